@@ -1,0 +1,290 @@
+"""One model on disk: a folder of safetensors and a manifest. No pickle anywhere.
+
+    manifest.json            schema, name, version, configuration, calibration, card, SHA-256 of each file
+    model.safetensors        target (the frozen backbone included), masked autoencoder, error measure
+    calibration.safetensors  the normalisers and the scores of the calibration images
+    golden.safetensors       a few generated canvases and the scores they must give
+
+A folder is written beside its final place and renamed, so that it is there whole or not at all.
+The golden canvases are generated patterns: no image of the customer's leaves with the model.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from anomaly.calibration import Calibration, Candidate, Conformal, Reduction
+from anomaly.config import from_dict, to_dict
+from anomaly.detector import Detector
+from anomaly.errors import (
+    ConfigError,
+    ModelCorrupt,
+    ModelNotFound,
+    ModelNotSaved,
+    ModelSchemaUnknown,
+    ModelUncalibrated,
+)
+from anomaly.model import AnomalyModel, ModelConfig
+from anomaly.normalise import NORMALISERS, Normaliser
+from anomaly.targets import state_digest
+from anomaly.types import Placement
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+_WEIGHTS, _CALIBRATION, _GOLDEN = (
+    "model.safetensors",
+    "calibration.safetensors",
+    "golden.safetensors",
+)
+_GOLDEN_TOLERANCE = 1e-3  # relative; another CPU or a GPU sums in another order
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A model as it lies on disk.
+
+    `card` tells where it comes from: training data, recipe, steps, commit, metrics. `version` is
+    set when the folder is written; `digest` is the manifest's SHA-256, so it covers every file.
+    """
+
+    name: str
+    model: AnomalyModel
+    calibration: Calibration | None
+    card: dict[str, Any]
+    version: str = ""
+    digest: str = ""
+
+    def detector(self, device: str | torch.device = "cpu") -> Detector:
+        """Return a detector on `device`; raises `ModelUncalibrated` without a calibration."""
+        if self.calibration is None:
+            raise ModelUncalibrated(
+                f"model {self.name!r} has no calibration, so its scores have no threshold; run "
+                "'maskline calibrate MODEL NORMALS' with held-out normal images"
+            )
+        return Detector(self.model, self.calibration, device)
+
+
+def save_bundle(bundle: Bundle, folder: Path, version: str) -> Bundle:
+    """Write a model folder, replacing one that is there only when the new one is whole.
+
+    Returns the bundle with its version and digest. Raises `ModelNotSaved`.
+    """
+    files = {_WEIGHTS: save(_state(bundle.model))}
+    if bundle.calibration is not None:
+        files[_CALIBRATION] = save(_calibration_tensors(bundle.calibration))
+        files[_GOLDEN] = save(_golden(bundle.detector()))
+    manifest = json.dumps(_manifest(bundle, version, files), indent=2).encode()
+    files[MANIFEST] = manifest
+    try:
+        _write_whole(files, folder)
+    except OSError as error:
+        raise ModelNotSaved(
+            f"could not write the model to {folder}: {error.strerror or error}; nothing was "
+            "changed there. Free some space or choose another place and save again"
+        ) from error
+    return dataclasses.replace(bundle, version=version, digest=hashlib.sha256(manifest).hexdigest())
+
+
+def load_bundle(folder: Path, *, check_golden: bool = True) -> Bundle:
+    """Read a model folder, checking schema, digests and golden scores.
+
+    Raises `ModelNotFound`, `ModelSchemaUnknown` or `ModelCorrupt`.
+    """
+    raw, manifest = _read_manifest(folder)
+    tensors = {name: _read_checked(folder, name, sha) for name, sha in manifest["files"].items()}
+    try:
+        model = AnomalyModel.empty(from_dict(ModelConfig, manifest["config"]))
+        model.load_state_dict(tensors[_WEIGHTS])
+        calibration = _calibration(manifest["calibration"], tensors.get(_CALIBRATION))
+    except (KeyError, TypeError, RuntimeError, ConfigError) as error:
+        raise ModelCorrupt(f"the model in {folder} does not fit its manifest: {error}") from error
+    bundle = Bundle(
+        name=manifest["name"],
+        model=model.eval(),
+        calibration=calibration,
+        card=manifest["card"],
+        version=manifest["version"],
+        digest=hashlib.sha256(raw).hexdigest(),
+    )
+    if check_golden and calibration is not None:
+        check_golden_scores(bundle.detector(), tensors[_GOLDEN])
+    return bundle
+
+
+def check_golden_scores(detector: Detector, golden: dict[str, torch.Tensor]) -> None:
+    """Raise `ModelCorrupt` unless the stored canvases give their stored scores on this device."""
+    found, wanted = _scores(detector, golden["canvases"]), golden["scores"]
+    allowed = _GOLDEN_TOLERANCE * (1 + wanted.abs())
+    if not bool(((found - wanted).abs() <= allowed).all()):
+        raise ModelCorrupt(
+            f"the model does not give its golden scores: wanted {wanted.tolist()}, found "
+            f"{found.tolist()}; the libraries differ too much or the files were changed"
+        )
+
+
+def _manifest(bundle: Bundle, version: str, files: dict[str, bytes]) -> dict[str, Any]:
+    model = bundle.model
+    backbone = getattr(model.target, "backbone", None)
+    described = None
+    if backbone is not None:
+        described = {"name": model.config.target.backbone, "sha256": state_digest(backbone)}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": bundle.name,
+        "version": version,
+        "config": to_dict(model.config),
+        "backbone": described,
+        "calibration": _calibration_values(bundle.calibration),
+        "card": bundle.card,
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    }
+
+
+def _read_manifest(folder: Path) -> tuple[bytes, dict[str, Any]]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ModelNotFound(f"no model in {folder} (there is no {MANIFEST}); train one first")
+    raw = path.read_bytes()
+    try:
+        manifest = json.loads(raw)
+        schema = manifest["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelCorrupt(f"{path} is not a manifest: {error}") from error
+    if schema != SCHEMA_VERSION:
+        raise ModelSchemaUnknown(
+            f"{path} has schema version {schema}, this version reads {SCHEMA_VERSION}; update "
+            "Maskline or train the model again"
+        )
+    missing = {"name", "version", "config", "calibration", "card", "files"} - manifest.keys()
+    if missing:
+        raise ModelCorrupt(f"{path} lacks {', '.join(sorted(missing))}")
+    return raw, manifest
+
+
+def _read_checked(folder: Path, name: str, sha256: str) -> dict[str, torch.Tensor]:
+    path = folder / Path(name).name  # a manifest cannot reach outside its folder
+    if not path.is_file():
+        raise ModelCorrupt(f"the model in {folder} lacks {name}; copy the whole folder again")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise ModelCorrupt(f"{path} was changed or damaged (its SHA-256 differs); copy it again")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ModelCorrupt(f"{path} cannot be read: {error}") from error
+
+
+def _write_whole(files: dict[str, bytes], folder: Path) -> None:
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        for name, data in files.items():
+            with (staging / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        staging.chmod(0o755)
+        _swap(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _swap(staging: Path, folder: Path) -> None:
+    """Rename a whole folder into place; what was there goes away after, not before."""
+    if not folder.exists():
+        staging.rename(folder)
+        return
+    previous = folder.with_name(f"{staging.name}.previous")
+    folder.rename(previous)
+    try:
+        staging.rename(folder)
+    except OSError:
+        previous.rename(folder)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _state(model: AnomalyModel) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+
+
+def _calibration_values(calibration: Calibration | None) -> dict[str, Any] | None:
+    if calibration is None:
+        return None
+    return {
+        "normalisers": [normaliser.kind for normaliser in calibration.normalisers],
+        "reduction": to_dict(calibration.reduction),
+        "false_alarm_rate": calibration.false_alarm_rate,
+        "threshold": calibration.threshold,
+        "map_threshold": calibration.map_threshold,
+        "images": len(calibration.images.scores),
+        "groups": calibration.images.groups,
+        "smallest_false_alarm_rate": calibration.images.smallest_rate,
+        "candidates": [to_dict(candidate) for candidate in calibration.candidates],
+    }
+
+
+def _calibration_tensors(calibration: Calibration) -> dict[str, torch.Tensor]:
+    stored = {
+        f"{normaliser.kind}.{name}": tensor.contiguous()
+        for normaliser in calibration.normalisers
+        for name, tensor in normaliser.tensors().items()
+    }
+    for name in ("images", "peaks"):
+        conformal: Conformal = getattr(calibration, name)
+        stored[f"{name}.scores"] = torch.from_numpy(conformal.scores)
+        stored[f"{name}.weights"] = torch.from_numpy(conformal.weights)
+    return stored
+
+
+def _calibration(
+    values: dict[str, Any] | None, tensors: dict[str, torch.Tensor] | None
+) -> Calibration | None:
+    if values is None or tensors is None:
+        return None
+    return Calibration(
+        normalisers=tuple(_normaliser(kind, tensors) for kind in values["normalisers"]),
+        reduction=from_dict(Reduction, values["reduction"]),
+        images=_conformal(tensors, "images"),
+        peaks=_conformal(tensors, "peaks"),
+        false_alarm_rate=values["false_alarm_rate"],
+        candidates=tuple(from_dict(Candidate, one) for one in values["candidates"]),
+    )
+
+
+def _normaliser(kind: str, tensors: dict[str, torch.Tensor]) -> Normaliser:
+    prefix = f"{kind}."
+    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return NORMALISERS[kind](**own)
+
+
+def _conformal(tensors: dict[str, torch.Tensor], name: str) -> Conformal:
+    return Conformal(tensors[f"{name}.scores"].numpy(), tensors[f"{name}.weights"].numpy())
+
+
+def _golden(detector: Detector) -> dict[str, torch.Tensor]:
+    side = detector.model.config.preprocess.canvas
+    generator = torch.Generator().manual_seed(20)
+    ramp = torch.linspace(0, 1, side).expand(3, side, side)
+    noise = torch.rand(3, side, side, generator=generator)
+    squares = ((torch.arange(side) // 16).view(-1, 1) + torch.arange(side) // 16) % 2
+    canvases = torch.stack([ramp, 0.5 * ramp + 0.3 * noise, squares.expand(3, -1, -1) * 0.8])
+    canvases = (canvases * 255).round().to(torch.uint8)
+    return {"canvases": canvases, "scores": _scores(detector, canvases)}
+
+
+def _scores(detector: Detector, canvases: torch.Tensor) -> torch.Tensor:
+    side = canvases.shape[-1]
+    whole = Placement((side, side), (side, side), (0, 0, side, side))
+    detections = detector.detect_canvases(canvases.float() / 255, [whole] * len(canvases))
+    return torch.tensor([detection.pred_score for detection in detections])

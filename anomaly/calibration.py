@@ -1,0 +1,266 @@
+"""What is normal, measured on normal images, and the threshold for a stated false-alarm rate.
+
+Scores of the calibration images are taken out of fold: an image never helps to normalise itself.
+The p-value is split-conformal (Vovk et al. 2005), with each session or lot counting once however
+many of its images there are (Dunn, Wasserman and Ramdas 2023, "Distribution-Free Prediction Sets
+for Two-Layer Hierarchical Models"). Choices that differ from product to product - the normalisers, the
+smoothing, the image score - are made here from normals and synthetic defects, never from real ones.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
+
+from anomaly.errors import CalibrationError
+from anomaly.normalise import NORMALISERS, Normaliser
+from anomaly.scoring import PatchErrors
+from anomaly.types import FloatArray, Grid
+
+_FOLDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """From scores on the grid to one number: Gaussian smoothing, then the mean of the top share.
+
+    `smoothing` is the Gaussian's sigma in patches (0 is none); `top_share` is the share of patches
+    that is averaged, from 0 (only the maximum) to 1 (the mean).
+    """
+
+    smoothing: float = 0.8
+    top_share: float = 0.0
+
+    def smooth(self, scores: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """Smooth (..., L) scores on their grid."""
+        if self.smoothing == 0:
+            return scores
+        radius = math.ceil(3 * self.smoothing)
+        offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
+        kernel = torch.exp(-0.5 * (offsets / self.smoothing) ** 2)
+        kernel = kernel / kernel.sum()
+        maps = scores.reshape(-1, 1, grid.rows, grid.cols)
+        maps = F.conv2d(F.pad(maps, (0, 0, radius, radius), "replicate"), kernel.view(1, 1, -1, 1))
+        maps = F.conv2d(F.pad(maps, (radius, radius, 0, 0), "replicate"), kernel.view(1, 1, 1, -1))
+        return maps.reshape(scores.shape)
+
+    def image_score(self, smoothed: torch.Tensor) -> torch.Tensor:
+        """Reduce (..., L) smoothed scores to (...)."""
+        count = max(1, round(self.top_share * smoothed.shape[-1]))
+        return smoothed.topk(count, dim=-1).values.mean(dim=-1)
+
+
+# The first of each is the default; another one must beat it by a margin to be chosen, because on
+# real sets averaging everything was as good as the best single choice (docs/LOG.md, 2026-11-24).
+NORMALISER_SETS: tuple[tuple[str, ...], ...] = (
+    ("uniform", "position", "texture"),
+    ("position",),
+    ("texture",),
+)
+REDUCTIONS = (Reduction(0.8, 0.02), Reduction(0.8, 0.0), Reduction(0.0, 0.02), Reduction(0.8, 0.1))
+_MARGIN = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Conformal:
+    """Sorted scores of normal images and their weights; each group's weights sum to one."""
+
+    scores: FloatArray
+    weights: FloatArray
+
+    @classmethod
+    def fit(cls, scores: np.ndarray, groups: Sequence[str]) -> "Conformal":
+        """Sort N scores; images of one group share its weight."""
+        _, member, count = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+        order = np.argsort(scores)
+        weights = (1.0 / count)[member]
+        return cls(scores[order].astype(np.float32), weights[order].astype(np.float32))
+
+    @property
+    def groups(self) -> int:
+        """How many independent groups stand behind the scores."""
+        return round(float(self.weights.sum(dtype=np.float64)))
+
+    @property
+    def smallest_rate(self) -> float:
+        """The smallest false-alarm rate that this many groups can certify, 1 / (G + 1)."""
+        return 1 / (self.groups + 1)
+
+    def p_value(self, score: float) -> float:
+        """Share of normal groups at least as anomalous, the new one included; in (0, 1]."""
+        first = int(np.searchsorted(self.scores, np.float32(score), side="left"))
+        above = float(self.weights[first:].sum(dtype=np.float64))
+        return min(1.0, (1 + above) / (self.groups + 1))
+
+    def threshold(self, rate: float) -> float:
+        """Smallest calibration score that normal images exceed at most at `rate`.
+
+        A rate below `smallest_rate` cannot be certified; the largest score seen is returned then.
+        """
+        if not 0 < rate < 1:
+            raise CalibrationError(
+                f"a false-alarm rate of {rate} makes no sense; want 0 < rate < 1"
+            )
+        cumulative = np.cumsum(self.weights[::-1], dtype=np.float64)[::-1]
+        above = np.append(cumulative[1:], 0.0)  # weight strictly after each score in sorted order
+        certified = (1 + above) / (self.groups + 1) <= rate + 1e-9
+        return float(self.scores[int(np.argmax(certified))] if certified.any() else self.scores[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to score that was tried, and how well it told synthetic defects from normals.
+
+    `synthetic_auroc` is None where there were no corrupted copies to try it on.
+    """
+
+    normalisers: tuple[str, ...]
+    reduction: Reduction
+    synthetic_auroc: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Makes raw errors comparable and gives them a threshold.
+
+    `images` are the image scores of held-out normals, `peaks` the maxima of their smoothed maps;
+    thresholds for both follow from `false_alarm_rate`.
+    """
+
+    normalisers: tuple[Normaliser, ...]
+    reduction: Reduction
+    images: Conformal
+    peaks: Conformal
+    false_alarm_rate: float
+    candidates: tuple[Candidate, ...] = ()
+
+    @property
+    def threshold(self) -> float:
+        """Image score above which a part is NG."""
+        return self.images.threshold(self.false_alarm_rate)
+
+    @property
+    def map_threshold(self) -> float:
+        """Map value above which a place is anomalous; what heatmaps are anchored at."""
+        return max(self.peaks.threshold(self.false_alarm_rate), 1e-3)
+
+    @property
+    def is_certified(self) -> bool:
+        """Whether there are enough normal groups for the stated false-alarm rate."""
+        return self.images.smallest_rate <= self.false_alarm_rate
+
+    def at_rate(self, rate: float) -> "Calibration":
+        """Return the same calibration with another stated false-alarm rate."""
+        self.images.threshold(rate)  # raises where the rate makes no sense
+        return replace(self, false_alarm_rate=rate)
+
+    def patch_scores(self, errors: PatchErrors, grid: Grid) -> torch.Tensor:
+        """Return comparable, smoothed scores of every repeat, (B, R, L)."""
+        return self.reduction.smooth(_normalise(self.normalisers, errors), grid)
+
+
+@dataclass(frozen=True, slots=True)
+class NormalSet:
+    """Errors of N normal images, the group each belongs to, and corrupted copies of them.
+
+    `corrupted` holds the errors of M copies with synthetic defects; copy j was made of image
+    `origin[j]`, so that both fall into the same fold.
+    """
+
+    errors: PatchErrors
+    groups: tuple[str, ...]
+    grid: Grid
+    corrupted: PatchErrors | None = None
+    origin: tuple[int, ...] = ()
+
+
+def calibrate(normals: NormalSet, false_alarm_rate: float = 0.01) -> Calibration:
+    """Fit a calibration on normal images, choosing how to score by synthetic defects if there are.
+
+    Raises `CalibrationError` with fewer than two independent groups.
+    """
+    folds = _folds(normals.groups)
+    held_out = [_out_of_fold(normals, kinds, folds) for kinds in NORMALISER_SETS]
+    tried = [
+        (_try(kinds, reduction, one, normals.grid), one)
+        for kinds, one in zip(NORMALISER_SETS, held_out, strict=True)
+        for reduction in REDUCTIONS
+    ]
+    best, scores = _choose(tried)
+    smoothed = best.reduction.smooth(scores.normal, normals.grid).mean(dim=1)  # (N, L)
+    calibration = Calibration(
+        normalisers=_fit(best.normalisers, normals.errors),
+        reduction=best.reduction,
+        images=Conformal.fit(best.reduction.image_score(smoothed).numpy(), normals.groups),
+        peaks=Conformal.fit(smoothed.amax(dim=1).numpy(), normals.groups),
+        false_alarm_rate=false_alarm_rate,
+        candidates=tuple(candidate for candidate, _ in tried),
+    )
+    return calibration.at_rate(false_alarm_rate)
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldOut:
+    """Out-of-fold scores: normals (N, R, L) and corrupted copies (M, R, L), not yet smoothed."""
+
+    normal: torch.Tensor
+    corrupted: torch.Tensor | None
+
+
+def _normalise(normalisers: Sequence[Normaliser], errors: PatchErrors) -> torch.Tensor:
+    """Average over normalisers and error kinds: (B, R, L)."""
+    each = [n(errors.error, errors.expected).mean(dim=2) for n in normalisers]
+    return torch.stack(each).mean(dim=0)
+
+
+def _fit(kinds: Sequence[str], errors: PatchErrors) -> tuple[Normaliser, ...]:
+    return tuple(NORMALISERS[kind].fit(errors.mean, errors.expected) for kind in kinds)
+
+
+def _folds(groups: Sequence[str]) -> torch.Tensor:
+    """Assign every image a fold, whole groups together: (N,) int64."""
+    names, member = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) < 2:
+        raise CalibrationError(
+            f"calibration needs normal images of at least 2 independent parts or sessions, found "
+            f"{len(names)}; collect more, a few dozen at the least"
+        )
+    order = np.random.default_rng(0).permutation(len(names))
+    return torch.from_numpy((order % min(_FOLDS, len(names)))[member])
+
+
+def _out_of_fold(normals: NormalSet, kinds: Sequence[str], folds: torch.Tensor) -> _HeldOut:
+    """Score every image with normalisers that were fitted without its fold."""
+    batch, repeats, _, length = normals.errors.error.shape
+    normal = torch.zeros(batch, repeats, length)
+    corrupted, copy_folds = None, folds[list(normals.origin)]
+    if normals.corrupted is not None:
+        corrupted = torch.zeros(len(normals.origin), repeats, length)
+    for fold in range(int(folds.max()) + 1):
+        fitted = _fit(kinds, normals.errors[folds != fold])
+        normal[folds == fold] = _normalise(fitted, normals.errors[folds == fold])
+        if normals.corrupted is not None and corrupted is not None:
+            rows = copy_folds == fold
+            corrupted[rows] = _normalise(fitted, normals.corrupted[rows])
+    return _HeldOut(normal, corrupted)
+
+
+def _try(kinds: tuple[str, ...], reduction: Reduction, scores: _HeldOut, grid: Grid) -> Candidate:
+    if scores.corrupted is None:
+        return Candidate(kinds, reduction, None)
+    both = torch.cat([scores.normal, scores.corrupted])
+    image = reduction.image_score(reduction.smooth(both, grid).mean(dim=1)).numpy()
+    label = np.arange(len(image)) >= len(scores.normal)
+    return Candidate(kinds, reduction, float(roc_auc_score(label, image)))
+
+
+def _choose(tried: Sequence[tuple[Candidate, _HeldOut]]) -> tuple[Candidate, _HeldOut]:
+    """Take the default unless another candidate beats it by the margin."""
+    default = tried[0]
+    best = max(tried, key=lambda pair: pair[0].synthetic_auroc or 0.0)
+    gain = (best[0].synthetic_auroc or 0.0) - (default[0].synthetic_auroc or 0.0)
+    return best if gain > _MARGIN else default

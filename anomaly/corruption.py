@@ -1,0 +1,101 @@
+"""Synthetic defects on normal images, to choose a scoring without seeing a real defect.
+
+Each corruption paints a shape (blob, rectangle, stroke) of a size drawn from a wide range and fills
+it from another normal image, a displaced part of the same one, a changed brightness, a blur, or noise
+(after Perlin masks in DRAEM, Zavrtanik et al. 2021; CutPaste, Li et al. 2021). They resemble no
+product's defects in particular. They choose among scorings; they never train a threshold.
+"""
+
+import cv2
+import numpy as np
+
+from anomaly.types import RgbImage
+
+_SMALLEST, _LARGEST = 0.03, 0.4  # of the shorter side
+_LEAST_CHANGE = 0.02  # of full scale, mean over the shape: fainter copies teach nothing
+_ATTEMPTS = 12
+
+
+def corrupt(
+    image: RgbImage, donor: RgbImage, generator: np.random.Generator
+) -> tuple[RgbImage, np.ndarray]:
+    """Return a copy of `image` with one visible synthetic defect, and its mask (H, W) bool.
+
+    `donor` is another normal image of the set; it is resized where the sizes differ.
+    """
+    deep = image.pixels.dtype == np.uint16
+    white = 65535.0 if deep else 255.0
+    original = image.pixels.astype(np.float32) / white
+    other = cv2.resize(donor.pixels, image.size[::-1], interpolation=cv2.INTER_AREA)
+    best, best_mask, best_change = original, np.zeros(image.size, bool), -1.0
+    for _ in range(_ATTEMPTS):
+        mask = _shape(image.size, generator)
+        filled = _fill(original, other.astype(np.float32) / white, generator)
+        weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.7)[..., None]
+        weight = weight * generator.uniform(0.5, 1.0)
+        changed = original * (1 - weight) + filled * weight
+        change = float(np.abs(changed - original)[mask].mean())
+        if change > best_change:
+            best, best_mask, best_change = changed, mask, change
+        if change >= _LEAST_CHANGE:
+            break
+    scaled = (best * white).round().clip(0, white)
+    return RgbImage(scaled.astype(np.uint16) if deep else scaled.astype(np.uint8)), best_mask
+
+
+def _shape(size: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
+    height, width = size
+    extent = min(size) * _SMALLEST * (_LARGEST / _SMALLEST) ** generator.random()
+    centre = (int(generator.uniform(0.1, 0.9) * width), int(generator.uniform(0.1, 0.9) * height))
+    mask = np.zeros(size, np.uint8)
+    kind = generator.integers(3)
+    if kind == 0:
+        return _blob(size, centre, extent, generator)
+    angle = float(generator.uniform(0, 180))
+    if kind == 1:
+        sides = (extent, extent * float(generator.uniform(0.3, 1)))
+        corners = cv2.boxPoints((centre, sides, angle))
+        cv2.fillPoly(mask, [corners.astype(np.int32)], 1)
+    else:
+        reach = np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))]) * extent
+        start, end = np.array(centre) - reach, np.array(centre) + reach
+        bend = (start + end) / 2 + generator.normal(0, 0.3, 2) * extent
+        thickness = max(1, round(float(generator.uniform(0.005, 0.03)) * min(size)))
+        line = np.stack([start, bend, end]).astype(np.int32)
+        cv2.polylines(mask, [line], isClosed=False, color=1, thickness=thickness)
+    mask[centre[1], centre[0]] = 1
+    return mask.astype(bool)
+
+
+def _blob(
+    size: tuple[int, int], centre: tuple[int, int], extent: float, generator: np.random.Generator
+) -> np.ndarray:
+    """A disc with a wavy edge, after smooth noise."""
+    rows, cols = np.ogrid[: size[0], : size[1]]
+    angle = np.arctan2(rows - centre[1], cols - centre[0])
+    radius = np.full(size, extent / 2)
+    for wave in range(2, 6):
+        phase = generator.uniform(0, 2 * np.pi)
+        radius *= 1 + generator.uniform(0, 0.6 / wave) * np.sin(wave * angle + phase)
+    inside: np.ndarray = np.hypot(rows - centre[1], cols - centre[0]) <= np.maximum(radius, 1)
+    return inside
+
+
+def _fill(original: np.ndarray, other: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    height, width = original.shape[:2]
+    shift = (int(generator.integers(height)), int(generator.integers(width)))
+    match generator.integers(5):
+        case 0:
+            filled = np.roll(other, shift, (0, 1))
+        case 1:
+            filled = np.roll(np.rot90(original, 2), shift, (0, 1))
+        case 2:
+            filled = original + generator.choice([-1, 1]) * generator.uniform(0.08, 0.5)
+        case 3:
+            filled = cv2.GaussianBlur(original, (0, 0), 0.02 * min(height, width) + 1)
+        case _:
+            noise = generator.normal(0, generator.uniform(0.05, 0.25), original.shape[:2])
+            filled = (
+                original + cv2.GaussianBlur(noise.astype(np.float32), (0, 0), 1.0)[..., None] * 2
+            )
+    return np.asarray(np.clip(filled, 0, 1), np.float32)

@@ -1,0 +1,79 @@
+"""Images in, detections out: the whole flow in one function. Read `Detector.detect` first."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from anomaly.calibration import Calibration
+from anomaly.heatmap import canvas_map, find_regions
+from anomaly.model import AnomalyModel
+from anomaly.preprocess import content_seed, preprocess
+from anomaly.types import Detection, Placement, RgbImage
+
+# An NG part always shows where: if no place passes the map threshold by itself, the area within
+# this share of the peak is reported.
+_NG_LEVEL = 0.7
+
+
+class Detector:
+    """A trained model with its calibration, on one device.
+
+    Not thread-safe by contract: one thread owns a detector, as one process owns the device.
+    """
+
+    def __init__(
+        self, model: AnomalyModel, calibration: Calibration, device: str | torch.device = "cpu"
+    ) -> None:
+        self.device = torch.device(device)
+        self.model = model.eval().to(self.device)
+        self.calibration = calibration
+
+    def detect(self, images: Sequence[RgbImage]) -> list[Detection]:
+        """Inspect images of any size; the answer for each does not depend on its batch-mates."""
+        if not images:
+            return []
+        pixels, placements = preprocess(images, self.model.config.preprocess)  # (B, 3, S, S)
+        return self.detect_canvases(pixels, placements)
+
+    def detect_canvases(
+        self, pixels: torch.Tensor, placements: Sequence[Placement]
+    ) -> list[Detection]:
+        """Inspect preprocessed canvases (B, 3, S, S) in [0, 1] on the CPU, one placement each."""
+        seeds = [content_seed(canvas) for canvas in pixels]
+        errors = self.model(pixels.to(self.device), seeds).cpu()  # (B, R, L) raw errors
+        scores = self.calibration.patch_scores(errors, self.model.target.grid)  # (B, R, L)
+        return [
+            self._detection(one, placement)
+            for one, placement in zip(scores, placements, strict=True)
+        ]
+
+    def _detection(self, scores: torch.Tensor, placement: Placement) -> Detection:
+        """Reduce one image's scores (R, L) to its verdict, map and regions."""
+        calibration, grid = self.calibration, self.model.target.grid
+        patch_scores = scores.mean(dim=0)  # (L,)
+        pred_score = float(calibration.reduction.image_score(patch_scores))
+        repeats = calibration.reduction.image_score(scores)  # (R,)
+        evidence = Detection(
+            pred_score=pred_score,
+            score_std=float(repeats.std(correction=0)),
+            p_value=calibration.images.p_value(pred_score),
+            patch_scores=patch_scores.numpy().reshape(grid.rows, grid.cols),
+            anomaly_map=canvas_map(patch_scores.numpy(), grid, placement.canvas),
+            placement=placement,
+        )
+        return judge(evidence, calibration.threshold, calibration.map_threshold)
+
+
+def judge(detection: Detection, threshold: float, map_threshold: float) -> Detection:
+    """Return the same evidence under other thresholds: verdict and regions are drawn anew."""
+    anomalous = detection.pred_score > threshold
+    level = min(map_threshold, _NG_LEVEL * float(detection.anomaly_map.max()))
+    regions = find_regions(detection.anomaly_map, detection.placement, level) if anomalous else ()
+    return replace(
+        detection,
+        threshold=threshold,
+        map_threshold=map_threshold,
+        is_anomalous=anomalous,
+        regions=regions,
+    )

@@ -1,0 +1,142 @@
+"""Calibrated patch scores to maps, regions and pictures in the caller's pixels.
+
+Pictures use one fixed scale anchored at the map threshold: half brightness is exactly the threshold
+and twice the threshold is full, so that two parts can be compared by eye. Nothing is ever stretched
+to the image at hand.
+"""
+
+import cv2
+import numpy as np
+
+from anomaly.types import Detection, FloatArray, Grid, Placement, Region, RgbImage
+
+_MIN_REGION_CANVAS_PX = 4
+_MAX_REGIONS = 50
+
+
+def canvas_map(patch_scores: FloatArray, grid: Grid, canvas: tuple[int, int]) -> FloatArray:
+    """Interpolate (L,) patch scores to a canvas-sized map, (H, W) float32."""
+    small = np.ascontiguousarray(patch_scores, dtype=np.float32).reshape(grid.rows, grid.cols)
+    size = (canvas[1], canvas[0])
+    return np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def source_map(anomaly_map: FloatArray, placement: Placement) -> FloatArray:
+    """Cut the image out of its canvas and resize to the caller's (H, W)."""
+    size = (placement.source[1], placement.source[0])
+    inside = crop_to_image(anomaly_map, placement)
+    return np.asarray(cv2.resize(inside, size, interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def crop_to_image(canvas: FloatArray, placement: Placement) -> FloatArray:
+    """Cut the part of a canvas that the image covers."""
+    top, left, bottom, right = placement.box
+    return canvas[top:bottom, left:right]
+
+
+def find_regions(anomaly_map: FloatArray, placement: Placement, level: float) -> tuple[Region, ...]:
+    """Connected areas of the canvas map above `level`, strongest first, in the caller's pixels.
+
+    Specks of fewer than four canvas pixels are dropped; at most 50 regions are returned.
+    """
+    inside = crop_to_image(anomaly_map, placement)
+    above = (inside > level).astype(np.uint8)
+    count, labels, stats, centroids = cv2.connectedComponentsWithStats(above, connectivity=8)
+    regions = [
+        _region(inside, labels == label, stats[label], centroids[label], placement)
+        for label in range(1, count)
+        if stats[label, cv2.CC_STAT_AREA] >= _MIN_REGION_CANVAS_PX
+    ]
+    return tuple(sorted(regions, key=lambda r: -r.peak_score)[:_MAX_REGIONS])
+
+
+def heat(anomaly_map: FloatArray, map_threshold: float) -> FloatArray:
+    """Put a map on the fixed scale: 0 at or below 0, 0.5 at the threshold, 1 at twice it or more."""
+    scale = 2.0 * max(map_threshold, 1e-6)
+    fixed: FloatArray = np.clip(anomaly_map / np.float32(scale), 0, 1).astype(np.float32)
+    return fixed
+
+
+def grey_png(anomaly_map: FloatArray, map_threshold: float, placement: Placement) -> bytes:
+    """8-bit grey PNG in the caller's size; 128 is the threshold."""
+    grey = _to_bytes(heat(source_map(anomaly_map, placement), map_threshold))
+    return _encode(".png", grey, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+
+def overlay(image: RgbImage, detection: Detection, white_level: int = 65535) -> np.ndarray:
+    """Blend the coloured map over the image, with the regions' boxes: (H, W, 3) RGB uint8."""
+    level = heat(source_map(detection.anomaly_map, detection.placement), detection.map_threshold)
+    colours = cv2.cvtColor(
+        cv2.applyColorMap(_to_bytes(level), cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB
+    )
+    weight = np.clip((level - 0.25) * 1.5, 0, 0.6)[..., None]  # below half the threshold: no tint
+    blended = as_uint8(image, white_level) * (1 - weight) + colours * weight
+    picture: np.ndarray = blended.round().astype(np.uint8)
+    thickness = max(1, round(max(image.size) / 400))
+    for region in detection.regions:
+        x, y, width, height = region.bbox
+        cv2.rectangle(picture, (x, y), (x + width - 1, y + height - 1), (255, 255, 255), thickness)
+    return picture
+
+
+def encode_png(rgb: np.ndarray) -> bytes:
+    """Encode (H, W, 3) RGB uint8 as PNG, fast rather than small."""
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    return _encode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+
+def encode_jpeg(rgb: np.ndarray, quality: int = 85) -> bytes:
+    """Encode (H, W, 3) RGB uint8 as JPEG."""
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    return _encode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+def as_uint8(image: RgbImage, white_level: int) -> np.ndarray:
+    """Show an image of any depth in 8 bits, by its declared white level."""
+    if image.pixels.dtype == np.uint8:
+        return image.pixels
+    scaled = image.pixels.astype(np.float32) * (255.0 / white_level)
+    shown: np.ndarray = np.clip(scaled, 0, 255).round().astype(np.uint8)
+    return shown
+
+
+def _region(
+    inside: FloatArray,
+    member: np.ndarray,
+    stats: np.ndarray,
+    centroid: np.ndarray,
+    placement: Placement,
+) -> Region:
+    left, top, width, height, area = (int(v) for v in stats)
+    masked = np.where(member, inside, -np.inf)
+    peak_y, peak_x = (int(v) for v in np.unravel_index(int(masked.argmax()), inside.shape))
+    y0, x0 = _inner_to_source(placement, top, left)
+    y1, x1 = _inner_to_source(placement, top + height, left + width)
+    py, px = _inner_to_source(placement, peak_y + 0.5, peak_x + 0.5)
+    cy, cx = _inner_to_source(placement, centroid[1] + 0.5, centroid[0] + 0.5)
+    x, y = int(x0), int(y0)
+    box = (x, y, max(1, int(np.ceil(x1)) - x), max(1, int(np.ceil(y1)) - y))
+    scale_y, scale_x = placement.scale
+    return Region(
+        bbox=box,
+        area_px=max(1, round(area * scale_y * scale_x)),
+        peak=(min(int(px), placement.source[1] - 1), min(int(py), placement.source[0] - 1)),
+        centroid=(round(cx, 2), round(cy, 2)),
+        peak_score=float(masked.max()),
+    )
+
+
+def _inner_to_source(placement: Placement, y: float, x: float) -> tuple[float, float]:
+    return placement.to_source(y + placement.box[0], x + placement.box[1])
+
+
+def _to_bytes(unit: FloatArray) -> np.ndarray:
+    scaled: np.ndarray = (unit * 256).clip(0, 255).astype(np.uint8)
+    return scaled
+
+
+def _encode(extension: str, pixels: np.ndarray, options: list[int]) -> bytes:
+    ok, buffer = cv2.imencode(extension, pixels, options)
+    if not ok:
+        raise ValueError(f"OpenCV could not encode {extension}")
+    return buffer.tobytes()

@@ -1,0 +1,119 @@
+"""Bytes to `RgbImage`: the only decoder.
+
+Knows formats, bit depth, orientation and size limits; knows nothing of models. JPEG goes through
+libjpeg-turbo in strict mode (a truncated file is an error, not a grey half), the rest through
+OpenCV. Alpha is dropped; grey is repeated into three channels; 16-bit stays 16-bit.
+"""
+
+import io
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from anomaly.errors import (
+    CorruptImage,
+    EmptyImage,
+    ImageTooLarge,
+    ImageTooSmall,
+    UnsupportedFormat,
+)
+from anomaly.types import RgbImage
+
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+MIN_SIDE_PX = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What is refused before any pixel is decoded."""
+
+    max_pixels: int = 100_000_000
+    min_side_px: int = MIN_SIDE_PX
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> RgbImage:
+    """Decode an encoded image to (H, W, 3) RGB, turned upright by its EXIF orientation.
+
+    Raises `EmptyImage`, `UnsupportedFormat`, `ImageTooSmall`, `ImageTooLarge` or `CorruptImage`.
+    """
+    if not data:
+        raise EmptyImage("the image is empty (0 bytes); send the bytes of a JPEG, PNG, BMP or TIFF")
+    header = _read_header(data)
+    _check_size(header.size, limits)
+    if header.is_plain_jpeg:
+        pixels = _upright(_decode_jpeg(data), header.orientation)
+    else:
+        pixels = _decode_with_opencv(data)
+    return RgbImage(np.ascontiguousarray(pixels))
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    size: tuple[int, int]  # (H, W) as stored, before orientation
+    orientation: int
+    is_plain_jpeg: bool
+
+
+def _read_header(data: bytes) -> _Header:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+            plain = image.format == "JPEG" and image.mode in ("L", "RGB")
+            return _Header((image.height, image.width), orientation, plain)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageTooLarge(f"the image is too large to decode safely: {error}") from error
+    except UnidentifiedImageError as error:
+        raise UnsupportedFormat(
+            "not an image this service reads; send JPEG, PNG, BMP or TIFF"
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError, Warning, OverflowError) as error:
+        raise CorruptImage(f"the image's header is damaged: {error}") from error
+
+
+def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
+    height, width = size
+    if min(height, width) < limits.min_side_px:
+        raise ImageTooSmall(
+            f"the image is {width}×{height} px; each side needs at least {limits.min_side_px} px"
+        )
+    if height * width > limits.max_pixels:
+        raise ImageTooLarge(
+            f"the image is {width}×{height} px, more than the limit of {limits.max_pixels} pixels; "
+            "crop or reduce it before sending"
+        )
+
+
+def _decode_jpeg(data: bytes) -> np.ndarray:
+    try:
+        pixels: np.ndarray = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+    except ValueError as error:
+        raise CorruptImage(f"the JPEG is truncated or damaged: {error}") from error
+    return pixels
+
+
+def _decode_with_opencv(data: bytes) -> np.ndarray:
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH  # keeps 16 bit, applies EXIF, drops alpha
+    try:
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise CorruptImage("the image is truncated or damaged") from error
+    if bgr is None:
+        raise CorruptImage("the image is truncated, damaged, or of a kind that is not supported")
+    if bgr.dtype not in (np.uint8, np.uint16):
+        raise UnsupportedFormat(f"pixels of type {bgr.dtype}; send 8 or 16 bits per channel")
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Apply EXIF orientation 1–8 (an unknown value means upright)."""
+    if orientation in (2, 4, 5, 7):  # mirrored kinds: mirror first, then turn as the sibling
+        pixels = pixels[:, ::-1]
+    quarter_turns = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)
+    return np.rot90(pixels, quarter_turns)

@@ -1,0 +1,89 @@
+"""`RgbImage` to a canvas the model sees, and a `Placement` to map results back.
+
+Training, calibration, evaluation and serving all go through `preprocess`: one implementation, so
+that no two of them can differ. It knows nothing of backbones: their mean and spread are applied in
+`anomaly.targets`.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+
+from anomaly.errors import ConfigError
+from anomaly.types import FloatArray, Placement, RgbImage
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessConfig:
+    """How an image becomes a canvas.
+
+    `stretch` fills the square; `letterbox` keeps the aspect and repeats the border into the rest.
+    `white_level` is the value of white in 16-bit images: 4095 for a 12-bit camera. It is declared,
+    never guessed from the image, because a guess makes dark parts bright.
+    """
+
+    canvas: int = 224
+    fit: Literal["stretch", "letterbox"] = "stretch"
+    white_level: int = 65535
+
+    def __post_init__(self) -> None:
+        if self.canvas < 32 or self.canvas % 16:
+            raise ConfigError(
+                f"preprocess.canvas is {self.canvas}; want a multiple of 16, 32 or more"
+            )
+        if self.fit not in ("stretch", "letterbox"):
+            raise ConfigError(f"preprocess.fit is {self.fit!r}; want 'stretch' or 'letterbox'")
+        if not 255 <= self.white_level <= 65535:
+            raise ConfigError(f"preprocess.white_level is {self.white_level}; want 255 to 65535")
+
+
+def preprocess(
+    images: Sequence[RgbImage], config: PreprocessConfig
+) -> tuple[torch.Tensor, list[Placement]]:
+    """Place images on canvases: (B, 3, S, S) float32 in [0, 1] and one placement each."""
+    placed = [place(image, config) for image in images]
+    canvases = np.stack([canvas for canvas, _ in placed])  # (B, S, S, 3)
+    pixels = torch.from_numpy(canvases).permute(0, 3, 1, 2).contiguous()
+    return pixels, [placement for _, placement in placed]
+
+
+def place(image: RgbImage, config: PreprocessConfig) -> tuple[FloatArray, Placement]:
+    """Place one image: (S, S, 3) float32 in [0, 1], and where it lies."""
+    side = config.canvas
+    box = _box(image.size, config)
+    height, width = box[2] - box[0], box[3] - box[1]
+    shrinks = image.size[0] >= height and image.size[1] >= width
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized = cv2.resize(image.pixels, (width, height), interpolation=interpolation)
+    if (height, width) != (side, side):
+        resized = cv2.copyMakeBorder(
+            resized, box[0], side - box[2], box[1], side - box[3], cv2.BORDER_REPLICATE
+        )
+    return to_unit(resized, config.white_level), Placement(image.size, (side, side), box)
+
+
+def to_unit(pixels: np.ndarray, white_level: int) -> FloatArray:
+    """Scale uint8 or uint16 pixels to float32 in [0, 1]; values above white are clipped."""
+    white = 255 if pixels.dtype == np.uint8 else white_level
+    unit: FloatArray = np.minimum(pixels.astype(np.float32) / np.float32(white), np.float32(1))
+    return unit
+
+
+def content_seed(canvas: torch.Tensor) -> int:
+    """Return a 32-bit seed from what the model sees, so that the same image gets the same masks."""
+    return zlib.crc32(canvas.contiguous().numpy().tobytes())
+
+
+def _box(size: tuple[int, int], config: PreprocessConfig) -> tuple[int, int, int, int]:
+    side = config.canvas
+    if config.fit == "stretch":
+        return 0, 0, side, side
+    scale = side / max(size)
+    height, width = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    top, left = (side - height) // 2, (side - width) // 2
+    return top, left, top + height, left + width

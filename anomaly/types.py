@@ -1,0 +1,96 @@
+"""Nouns that two or more modules share."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class RgbImage:
+    """A decoded image: RGB, uint8 in [0, 255] or uint16 in [0, 65535], shape (H, W, 3)."""
+
+    pixels: NDArray[np.uint8] | NDArray[np.uint16]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return int(self.pixels.shape[0]), int(self.pixels.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """How a canvas is cut into patches: `rows` × `cols` patches of `patch` × `patch` pixels."""
+
+    rows: int
+    cols: int
+    patch: int
+
+    @property
+    def length(self) -> int:
+        """Number of patches, L."""
+        return self.rows * self.cols
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where an image lies on the model's canvas, so that results can be mapped back.
+
+    `source` is the caller's (H, W); `box` is (top, left, bottom, right) in canvas pixels.
+    """
+
+    source: tuple[int, int]
+    canvas: tuple[int, int]
+    box: tuple[int, int, int, int]
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Caller's pixels per canvas pixel, (y, x)."""
+        top, left, bottom, right = self.box
+        return self.source[0] / (bottom - top), self.source[1] / (right - left)
+
+    def to_source(self, y: float, x: float) -> tuple[float, float]:
+        """Map a canvas coordinate (pixel edges, not centres) to the caller's, clamped to the image."""
+        scale_y, scale_x = self.scale
+        source_y = min(max((y - self.box[0]) * scale_y, 0.0), float(self.source[0]))
+        source_x = min(max((x - self.box[1]) * scale_x, 0.0), float(self.source[1]))
+        return source_y, source_x
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """One connected anomalous area, in the caller's pixels.
+
+    `bbox` is (x, y, width, height); `peak` and `centroid` are points (x, y); `area_px` counts the
+    caller's pixels; `peak_score` is the calibrated map's value at the peak.
+    """
+
+    bbox: tuple[int, int, int, int]
+    area_px: int
+    peak: tuple[int, int]
+    centroid: tuple[float, float]
+    peak_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """What one inspection found.
+
+    `pred_score` is raw and unclamped, comparable with `threshold`; higher is more anomalous.
+    `score_std` is its standard deviation over the repeated masks (0 with a single repeat).
+    `anomaly_map` is the calibrated map on the model's canvas, (H, W) float32, and
+    `patch_scores` the same on the patch grid; `map_threshold` is the map value that separates.
+    """
+
+    pred_score: float
+    score_std: float
+    p_value: float
+    patch_scores: FloatArray
+    anomaly_map: FloatArray
+    placement: Placement
+    threshold: float = 0.0
+    map_threshold: float = 0.0
+    is_anomalous: bool = False
+    regions: tuple[Region, ...] = ()

@@ -1,0 +1,289 @@
+"""The console command: a thin front door that imports lazily from the packages.
+
+Exit codes: 0 done; 1 `score` found at least one NG part; 2 wrong usage, bad input or a broken model,
+with one line on standard error that names a stable code.
+"""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Visual anomaly detection a factory line can run itself: train on good parts, serve POST /score.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Data = Annotated[
+    Path,
+    typer.Argument(help="MVTec-layout folder, plain folder of normal images, or .jsonl manifest."),
+]
+Model = Annotated[Path, typer.Argument(help="Model folder.")]
+Rate = Annotated[
+    float, typer.Option(help="Share of normal parts that may be rejected.", min=0.0, max=1.0)
+]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(
+        help="What counts as one independent part: image, session, folder, or a regular expression "
+        "on the path whose first group is the session."
+    ),
+]
+Skip = Annotated[bool, typer.Option("--skip-unreadable", help="Skip files that cannot be read.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override of the recipe, key.sub=value.")
+]
+
+
+@app.command()
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
+    recipe: Annotated[str, typer.Option(help="Recipe name or TOML file.")] = "default",
+    set_: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option(help="Calibrate on the validation split when trained.")
+    ] = True,
+    false_alarm_rate: Rate = 0.01,
+    group_by: GroupBy = None,
+    skip_unreadable: Skip = False,
+) -> None:
+    """Train a model on defect-free images and calibrate it on held-out ones."""
+    from training.config import load_recipe
+    from training.data import open_dataset
+    from training.pipeline import train_model
+
+    bundle = train_model(
+        open_dataset(data),
+        out,
+        load_recipe(recipe, set_ or ()),
+        resume=resume,
+        false_alarm_rate=false_alarm_rate if calibrate else None,
+        group_by=group_by,
+        skip_unreadable=skip_unreadable,
+    )
+    typer.echo(f"saved {out}, version {bundle.version}")
+    if bundle.calibration is None:
+        typer.echo(f"not calibrated yet: maskline calibrate {out} NORMALS")
+    else:
+        _say_calibration(bundle.calibration)
+
+
+@app.command()
+def calibrate(
+    model: Model,
+    normals: Annotated[
+        Path, typer.Argument(help="Held-out normal images: a folder, a set, or a manifest.")
+    ],
+    false_alarm_rate: Rate = 0.01,
+    group_by: GroupBy = None,
+    skip_unreadable: Skip = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Give a model its threshold, from normal images it was not trained on."""
+    from training.calibrate import with_groups
+    from training.data import normal_images
+    from training.pipeline import calibrate_folder
+
+    bundle = calibrate_folder(
+        model,
+        with_groups(normal_images(normals), group_by),
+        false_alarm_rate=false_alarm_rate,
+        skip_unreadable=skip_unreadable,
+        device=device,
+    )
+    calibration = bundle.calibration
+    if as_json and calibration is not None:
+        _print_json(
+            {
+                "version": bundle.version,
+                "threshold": calibration.threshold,
+                "false_alarm_rate": calibration.false_alarm_rate,
+                "smallest_certified_rate": calibration.images.smallest_rate,
+                "is_certified": calibration.is_certified,
+                "images": len(calibration.images.scores),
+                "groups": calibration.images.groups,
+            }
+        )
+        return
+    typer.echo(f"calibrated {model}, version {bundle.version}")
+    _say_calibration(calibration)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Data,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures to this file ('-': print).")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write report.html and pictures to this folder.")
+    ] = None,
+    skip_unreadable: Skip = False,
+    device: Device = "auto",
+) -> None:
+    """Score a test split: AUROC, AUPRO, false alarms, a table for each kind of defect."""
+    from training.data import open_dataset
+    from training.evaluate import format_table
+    from training.pipeline import evaluate_model
+
+    to_stdout = json_file is not None and str(json_file) == "-"
+    figures, page = evaluate_model(
+        model,
+        open_dataset(data),
+        json_file=None if to_stdout else json_file,
+        report=report,
+        skip_unreadable=skip_unreadable,
+        device=device,
+    )
+    if to_stdout:
+        _print_json(figures)
+        return
+    typer.echo(format_table(figures))
+    if page is not None:
+        typer.echo(f"report: {page}")
+
+
+@app.command()
+def score(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(help="Image files or folders.")],
+    heatmaps: Annotated[
+        Path | None, typer.Option(help="Write an overlay for each image to this folder.")
+    ] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Score images; exit code 1 when any is NG, 2 when any cannot be read."""
+    from training.scoring import score_files
+
+    ng = unreadable = 0
+    for row in score_files(model, images, heatmaps=heatmaps, device=device):
+        typer.echo(json.dumps(row) if as_json else _score_line(row))
+        ng += row.get("verdict") == "NG"
+        unreadable += row["status"] == "error"
+    if unreadable or ng:
+        raise typer.Exit(2 if unreadable else 1)
+
+
+@app.command()
+def serve(
+    models: Annotated[
+        Path | None, typer.Option(help="A model folder, or a folder of models.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+) -> None:
+    """Serve models over HTTP; everything else is set by MASKLINE_* in the environment."""
+    from service.run import serve as run
+
+    given = {"models_dir": models, "host": host, "port": port, "device": device}
+    run(**{name: value for name, value in given.items() if value is not None})
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where to work.")] = Path("maskline-demo"),
+    serve: Annotated[bool, typer.Option(help="Serve the model at the end.")] = True,
+    port: Annotated[int, typer.Option(help="Port to serve on.")] = 8000,
+    recipe: Annotated[str, typer.Option(help="Recipe name or TOML file.")] = "demo",
+    set_: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Do the whole job on drawn parts: generate, train, calibrate, evaluate, serve."""
+    from service.run import free_port
+    from training.config import load_recipe
+    from training.demo import run_demo
+    from training.evaluate import format_table
+    from training.synthetic import PartsConfig
+
+    if serve:
+        free_port("127.0.0.1", port).close()  # better to fail now than after the training
+    config = load_recipe(recipe, set_ or ())
+    made = run_demo(folder, config, PartsConfig(), say=lambda line: typer.echo(line, err=True))
+    if as_json:
+        _print_json(made.figures)
+    else:
+        typer.echo("\n" + format_table(made.figures))
+        typer.echo(f"\nreport and pictures: {made.report}")
+    typer.echo("Try it, from another terminal:" if serve else "To serve the model:", err=True)
+    command = f"    maskline serve --models {made.models} --port {port}\n"
+    typer.echo(("" if serve else command) + f"    {curl_line(made.example, port)}", err=True)
+    if serve:
+        from service.run import serve as run
+
+        run(models_dir=made.models, host="127.0.0.1", port=port)
+
+
+@app.command()
+def doctor(
+    models: Annotated[Path | None, typer.Option(help="Also check the models here.")] = None,
+    port: Annotated[int, typer.Option(help="Port the service would use.")] = 8000,
+    as_json: AsJson = False,
+) -> None:
+    """Say what this machine has, what would be used, and what is missing."""
+    from training.doctor import examine
+
+    findings = examine(models, port)
+    if as_json:
+        _print_json([finding.as_dict() for finding in findings])
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.mark}  {finding.name:<14}{finding.text}")
+    if any(finding.is_problem for finding in findings):
+        raise typer.Exit(2)
+
+
+def curl_line(image: Path, port: int) -> str:
+    """Return the exact command that scores an image."""
+    return (
+        f"curl -sS -H 'Content-Type: image/jpeg' --data-binary @{image} "
+        f"'http://127.0.0.1:{port}/score?part_id=demo-1&heatmap=none'"
+    )
+
+
+def main() -> None:
+    """Run a command; every error of ours is one line that says what to do."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except Exception as error:
+        code = getattr(error, "code", None)
+        if not isinstance(code, str):
+            raise
+        typer.echo(f"error [{code}]: {error}", err=True)
+        sys.exit(2)
+
+
+def _say_calibration(calibration: Any) -> None:
+    from training.calibrate import explain_limits
+
+    rate = calibration.false_alarm_rate
+    typer.echo(f"threshold {calibration.threshold:.4f} for a false-alarm rate of {rate:.2%}")
+    for line in explain_limits(calibration):
+        typer.echo(line)
+
+
+def _score_line(row: dict[str, Any]) -> str:
+    if row["status"] == "error":
+        return f"ERROR  {row['image']}: {row['detail']}"
+    return f"{row['verdict']:<5}  {row['score']:8.3f}  p={row['p_value']:.4f}  {row['image']}"
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2))
+
+
+if __name__ == "__main__":
+    main()

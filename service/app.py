@@ -1,0 +1,55 @@
+"""The application: settings in, FastAPI out. Models are loaded before the first request is taken."""
+
+import logging
+import os
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+import torch
+from fastapi import FastAPI
+
+from anomaly.errors import AnomalyError
+from service import errors
+from service.door import Door
+from service.engine import Engine
+from service.inspection import Inspector
+from service.metrics import Metrics
+from service.routes import health, models, score
+from service.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+_DESCRIPTION = (
+    "Visual anomaly detection: POST an image, get OK or NG with a score that has a meaning."
+)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the service; models load when it starts, and a model that cannot load stops the start."""
+    settings = settings or Settings()
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        _log.info("settings: %s", settings.model_dump(mode="json"))
+        torch.set_num_threads(settings.torch_threads or max(1, (os.cpu_count() or 1) - 1))
+        try:
+            engine = Engine(settings, metrics)
+        except AnomalyError as error:
+            app.state.failure = error  # told again, in one line, by `service.run`
+            raise
+        with ThreadPoolExecutor(settings.decode_threads, "decode") as pool:
+            app.state.inspector = Inspector(engine, metrics, settings, pool)
+            yield
+            engine.close()
+
+    app = FastAPI(
+        title="Maskline", version=version("maskline"), description=_DESCRIPTION, lifespan=lifespan
+    )
+    for routes in (score, models, health):
+        app.include_router(routes.router)
+    errors.install(app, metrics)
+    app.add_middleware(Door, limit=settings.max_in_flight, metrics=metrics)
+    return app

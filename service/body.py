@@ -1,0 +1,64 @@
+"""A request's body to the bytes of one image, never reading more than the limit."""
+
+from collections.abc import AsyncGenerator
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from service.errors import BodyTooLarge, BodyUnusable, MultipartInvalid
+
+# A bare `curl --data-binary` says it sends a form; the bytes decide.
+_RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")
+
+
+async def read_image(request: Request, max_bytes: int) -> bytes:
+    """Return the image of a raw or multipart body.
+
+    Raises `BodyTooLarge`, `BodyUnusable` or `MultipartInvalid`.
+    """
+    kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip()
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise _too_large(max_bytes)
+    if kind == "multipart/form-data":
+        return await _multipart_file(request, max_bytes)
+    if not kind.startswith(_RAW):
+        raise BodyUnusable(
+            f"a body of type {kind!r} is no image; send image/jpeg, image/png, image/bmp or "
+            "image/tiff as the body, or multipart/form-data with a part called 'file'"
+        )
+    return b"".join([chunk async for chunk in _limited(request, max_bytes)])
+
+
+async def _multipart_file(request: Request, max_bytes: int) -> bytes:
+    stream = _limited(request, max_bytes)
+    parser = MultiPartParser(request.headers, stream, max_files=1, max_fields=16)
+    parser.spool_max_size = max_bytes  # the limit is small enough to stay in memory
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        raise MultipartInvalid(f"the multipart body cannot be read: {error}") from error
+    try:
+        file = form.get("file")
+        if not isinstance(file, UploadFile):
+            raise MultipartInvalid("the multipart body has no file part called 'file'")
+        return await file.read()
+    finally:
+        await form.close()
+
+
+async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    total = 0
+    async for chunk in request.stream():
+        total += len(chunk)
+        if total > max_bytes:
+            raise _too_large(max_bytes)
+        yield chunk
+
+
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(
+        f"the body is larger than {max_bytes} bytes; send a smaller or more compressed image, or "
+        "raise MASKLINE_MAX_BODY_BYTES"
+    )

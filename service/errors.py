@@ -1,0 +1,159 @@
+"""Domain errors to `application/problem+json` (RFC 9457): one table, applied at the app."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from anomaly.errors import (
+    AnomalyError,
+    CalibrationError,
+    ImageError,
+    ImageTooLarge,
+    UnsupportedFormat,
+)
+from service.batching import BatcherClosed, QueueFull
+from service.metrics import Metrics
+
+PROBLEM = "application/problem+json"
+_log = logging.getLogger(__name__)
+
+
+class ServiceError(Exception):
+    """An error of the rim itself; `code` is stable."""
+
+    code = "service_error"
+    status = 500
+
+
+class BodyTooLarge(ServiceError):
+    """More bytes than the limit."""
+
+    code, status = "body_too_large", 413
+
+
+class BodyUnusable(ServiceError):
+    """The body is not one image in a form this service takes."""
+
+    code, status = "body_unusable", 415
+
+
+class MultipartInvalid(ServiceError):
+    """The multipart body is damaged or has no `file`."""
+
+    code, status = "multipart_invalid", 400
+
+
+class ModelUnknown(ServiceError):
+    """No model of that name is loaded."""
+
+    code, status = "model_not_found", 404
+
+
+class TooManyRequests(ServiceError):
+    """More requests in flight than the door lets in."""
+
+    code, status = "too_many_requests", 429
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class NotReady(ServiceError):
+    """No model is ready to answer."""
+
+    code, status = "not_ready", 503
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How one kind of error is answered; `reason` is its label in `maskline_rejected_total`."""
+
+    status: int
+    reason: str
+    code: str | None = None  # the error's own where None
+
+
+# The first class of an error's ancestry that stands here decides.
+RULES: dict[type[Exception], Rule] = {
+    ImageTooLarge: Rule(413, "too_many_pixels"),
+    UnsupportedFormat: Rule(415, "bad_image"),
+    ImageError: Rule(400, "bad_image"),
+    CalibrationError: Rule(422, "bad_parameter"),
+    BodyTooLarge: Rule(413, "too_large"),
+    BodyUnusable: Rule(415, "bad_image"),
+    MultipartInvalid: Rule(400, "bad_image"),
+    ModelUnknown: Rule(404, "no_model"),
+    TooManyRequests: Rule(429, "too_many_requests"),
+    NotReady: Rule(503, "not_ready"),
+    QueueFull: Rule(429, "queue_full", "queue_full"),
+    BatcherClosed: Rule(503, "draining", "draining"),
+    AnomalyError: Rule(500, "internal"),
+}
+
+
+def install(app: FastAPI, metrics: Metrics) -> None:
+    """Register one handler for each rule, for validation, for HTTP errors and for the unexpected."""
+    for kind, rule in RULES.items():
+        app.add_exception_handler(kind, _handler(rule, metrics))
+    app.add_exception_handler(RequestValidationError, _invalid(metrics))
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def problem(
+    status: int, code: str, detail: str, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """Build a problem document with a stable code."""
+    content = {
+        "type": f"urn:maskline:error:{code}",
+        "status": status,
+        "code": code,
+        "detail": detail,
+    }
+    return JSONResponse(content, status_code=status, headers=headers, media_type=PROBLEM)
+
+
+Handler = Callable[[Request, Exception], Awaitable[JSONResponse]]
+
+
+def _handler(rule: Rule, metrics: Metrics) -> Handler:
+    async def handle(request: Request, error: Exception) -> JSONResponse:
+        metrics.rejected.labels(rule.reason).inc()
+        code = rule.code or str(getattr(error, "code", "internal"))
+        return problem(rule.status, code, str(error), _retry_after(error))
+
+    return handle
+
+
+def _retry_after(error: Exception) -> dict[str, str] | None:
+    seconds = getattr(error, "retry_after_s", None)
+    return None if seconds is None else {"Retry-After": str(max(1, round(seconds)))}
+
+
+def _invalid(metrics: Metrics) -> Handler:
+    async def handle(request: Request, error: Exception) -> JSONResponse:
+        metrics.rejected.labels("bad_parameter").inc()
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return problem(422, "parameter_invalid", f"{where}: {first['msg']}")
+
+    return handle
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = {404: "route_not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    headers = dict(error.headers) if error.headers else None
+    return problem(error.status_code, code, str(error.detail), headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    _log.error("unexpected error at %s", request.url.path, exc_info=error)
+    return problem(500, "internal", "an unexpected error; the server's log has the details")

@@ -1,0 +1,132 @@
+"""One request from bytes to answer: read, decode, queue, inference, encode.
+
+The event loop only reads and writes; decoding, placing and picture encoding run in a bounded thread
+pool, inference in the engine's one thread.
+"""
+
+import asyncio
+import base64
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from starlette.requests import Request
+
+from anomaly.detector import judge
+from anomaly.heatmap import encode_jpeg, encode_png, grey_png, overlay
+from anomaly.image import ImageLimits, decode_image
+from anomaly.preprocess import place
+from anomaly.types import Detection, RgbImage
+from service.body import read_image
+from service.engine import Engine, ServedModel, Work
+from service.metrics import Metrics
+from service.schemas import HeatmapKind, HeatmapOut, ModelRef, ScoreOut, ScoreQuery
+from service.settings import Settings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Inspector:
+    """What a request passes through."""
+
+    engine: Engine
+    metrics: Metrics
+    settings: Settings
+    pool: ThreadPoolExecutor
+
+    async def inspect(self, request: Request, query: ScoreQuery) -> ScoreOut:
+        """Answer one request."""
+        timings: dict[str, float] = {}
+        timed = self.metrics.timed
+        model = self.engine.resolve(query.model)
+        with timed("read", timings):
+            data = await read_image(request, self.settings.max_body_bytes)
+        with timed("decode", timings):
+            image, work = await self._in_pool(lambda: self._decode(data, model))
+        outcome = await self.engine.detect(model, work)
+        self.metrics.observe_stage("queue", outcome.queue_s, timings)
+        self.metrics.observe_stage("inference", outcome.inference_s, timings)
+        with timed("encode", timings):
+            detection = _as_asked(outcome.result, model, query)
+            heatmap = await self._heatmap(image, detection, model, query.heatmap)
+        self.metrics.observe_detection(model.name, query.camera, detection)
+        return ScoreOut.of(
+            detection,
+            query,
+            model=model_ref(model),
+            heatmap=heatmap,
+            result_id=uuid.uuid4().hex,
+            timings=timings,
+        )
+
+    def _decode(self, data: bytes, model: ServedModel) -> tuple[RgbImage, Work]:
+        image = decode_image(data, ImageLimits(self.settings.max_image_pixels))
+        canvas, placement = place(image, model.config.preprocess)
+        return image, Work(canvas, placement)
+
+    async def _heatmap(
+        self, image: RgbImage, detection: Detection, model: ServedModel, kind: HeatmapKind
+    ) -> HeatmapOut | None:
+        if kind == "none":
+            return None
+        if kind == "float16":  # two microseconds: not worth a thread
+            return float16_heatmap(detection)
+        white_level = model.config.preprocess.white_level
+        return await self._in_pool(lambda: picture_heatmap(image, detection, kind, white_level))
+
+    async def _in_pool(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
+
+
+def model_ref(model: ServedModel) -> ModelRef:
+    """Name, version and digest of a model."""
+    return ModelRef(name=model.name, version=model.bundle.version, digest=model.bundle.digest)
+
+
+def float16_heatmap(detection: Detection) -> HeatmapOut:
+    """The patch grid as little-endian float16, in the score's own units."""
+    grid = np.ascontiguousarray(detection.patch_scores, dtype="<f2")
+    return _heatmap_out(
+        "float16", "application/octet-stream", grid.tobytes(), grid.shape, detection
+    )
+
+
+def picture_heatmap(
+    image: RgbImage, detection: Detection, kind: HeatmapKind, white_level: int
+) -> HeatmapOut:
+    """The map as a picture in the image's own size."""
+    if kind == "png":
+        png = grey_png(detection.anomaly_map, detection.map_threshold, detection.placement)
+        return _heatmap_out(kind, "image/png", png, image.size, detection)
+    picture = overlay(image, detection, white_level)
+    if kind == "overlay_png":
+        return _heatmap_out(kind, "image/png", encode_png(picture), image.size, detection)
+    return _heatmap_out(kind, "image/jpeg", encode_jpeg(picture), image.size, detection)
+
+
+def _heatmap_out(
+    kind: HeatmapKind, media_type: str, data: bytes, size: tuple[int, ...], detection: Detection
+) -> HeatmapOut:
+    return HeatmapOut(
+        kind=kind,
+        media_type=media_type,
+        data=base64.b64encode(data).decode("ascii"),
+        height=size[0],
+        width=size[1],
+        threshold=detection.map_threshold,
+    )
+
+
+def _as_asked(detection: Detection, model: ServedModel, query: ScoreQuery) -> Detection:
+    """Apply this request's own threshold or false-alarm rate, if it has one."""
+    calibration = model.detector.calibration
+    if query.false_alarm_rate is not None:
+        calibration = calibration.at_rate(query.false_alarm_rate)
+    threshold = calibration.threshold if query.threshold is None else query.threshold
+    if (threshold, calibration.map_threshold) == (detection.threshold, detection.map_threshold):
+        return detection
+    return judge(detection, threshold, calibration.map_threshold)

@@ -1,0 +1,96 @@
+"""Every Prometheus instrument, in one place. Seconds and bytes; no label is unbounded."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from anomaly.types import Detection
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_RATIOS = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+_MAX_CAMERAS = 64
+
+
+class Metrics:
+    """The instruments of one app, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.inspections = self._counter(
+            "inspections", "Parts inspected.", "model", "camera", "verdict"
+        )
+        self.score_ratio = Histogram(
+            "maskline_score_ratio",
+            "Score divided by threshold; above 1 is NG.",
+            ("model", "camera"),
+            buckets=_RATIOS,
+            registry=self.registry,
+        )
+        self.stage = Histogram(
+            "maskline_stage_duration_seconds",
+            "Time in each stage: read, decode, queue, inference, encode.",
+            ("stage",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.batch_size = Histogram(
+            "maskline_batch_size",
+            "Images in a batch.",
+            ("model",),
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+            registry=self.registry,
+        )
+        self.rejected = self._counter("rejected", "Requests refused, by reason.", "reason")
+        self.abandoned = self._counter("abandoned", "Requests whose client left.", "stage")
+        self.last_image = self._gauge(
+            "last_image_timestamp_seconds", "When a camera's last image came.", "camera"
+        )
+        self.model_info = self._gauge("model_info", "1.", "model", "version", "digest")
+        self.model_ready = self._gauge("model_ready", "1 when ready to answer.", "model")
+        self.queue_limit = self._gauge("queue_limit", "Most requests the queue holds.")
+        self.queue_depth = self._gauge("queue_depth", "Requests in the queue.")
+        self.in_flight = self._gauge("in_flight_requests", "Requests past the door.")
+        self._cameras: set[str] = set()
+
+    def watch_queue(self, depth: Callable[[], float], limit: int) -> None:
+        """Read the queue's depth whenever the metrics are read."""
+        self.queue_depth.set_function(depth)
+        self.queue_limit.set(limit)
+
+    @contextmanager
+    def timed(self, stage: str, timings: dict[str, float]) -> Iterator[None]:
+        """Time a stage into the histogram and the answer's timings."""
+        started = time.perf_counter()
+        yield
+        self.observe_stage(stage, time.perf_counter() - started, timings)
+
+    def observe_stage(self, stage: str, seconds: float, timings: dict[str, float]) -> None:
+        """Record a stage that was timed elsewhere."""
+        self.stage.labels(stage).observe(seconds)
+        timings[stage] = seconds
+
+    def observe_detection(self, model: str, camera: str | None, detection: Detection) -> None:
+        """Count one finished inspection."""
+        label = self._camera(camera)
+        verdict = "NG" if detection.is_anomalous else "OK"
+        self.inspections.labels(model, label, verdict).inc()
+        ratio = detection.pred_score / max(detection.threshold, 1e-6)
+        self.score_ratio.labels(model, label).observe(ratio)
+        self.last_image.labels(label).set_to_current_time()
+
+    def _camera(self, camera: str | None) -> str:
+        """Keep the label bounded: after 64 cameras the rest share `other`."""
+        name = camera or "none"
+        if name not in self._cameras:
+            if len(self._cameras) >= _MAX_CAMERAS:
+                return "other"
+            self._cameras.add(name)
+        return name
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"maskline_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"maskline_{name}", text, labels, registry=self.registry)

@@ -1,0 +1,81 @@
+"""`POST /score`."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from service.inspection import Inspector
+from service.parameters import inspector, with_headers
+from service.schemas import Problem, ScoreOut, ScoreQuery
+
+router = APIRouter(tags=["score"])
+
+_IMAGE = {"schema": {"type": "string", "format": "binary"}}
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/jpeg": _IMAGE,
+            "image/png": _IMAGE,
+            "image/bmp": _IMAGE,
+            "image/tiff": _IMAGE,
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                }
+            },
+        },
+    }
+}
+_EXAMPLE = {
+    "score": 7.31,
+    "p_value": 0.0065,
+    "threshold": 4.02,
+    "is_anomalous": True,
+    "verdict": "NG",
+    "score_std": 0.22,
+    "regions": [
+        {
+            "bbox": [212, 96, 40, 31],
+            "area_px": 884,
+            "peak": [231, 110],
+            "centroid": [230.4, 111.2],
+            "peak_score": 7.9,
+        }
+    ],
+    "heatmap": {
+        "kind": "float16",
+        "media_type": "application/octet-stream",
+        "data": "AD4APg==",
+        "height": 1,
+        "width": 2,
+        "threshold": 4.02,
+    },
+    "model": {"name": "bracket", "version": "20261124T101500Z", "digest": "5d41…"},
+    "part_id": "A-1007",
+    "camera": "cam1",
+    "lot": None,
+    "result_id": "0b0c5b0e4a3f4d0c8f4b3f8f8a2b1c77",
+    "timings": {"read": 0.001, "decode": 0.002, "queue": 0.0, "inference": 0.06, "encode": 0.0},
+}
+_CODES = (400, 404, 413, 415, 422, 429, 500, 503)
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {"example": _EXAMPLE}}},
+    **{code: {"model": Problem} for code in _CODES},
+}
+
+
+@router.post("/score", responses=_RESPONSES, openapi_extra=_BODY)
+@router.post("/v1/score", responses=_RESPONSES, openapi_extra=_BODY)
+async def score(
+    request: Request,
+    query: Annotated[ScoreQuery, Query()],
+    inspector: Annotated[Inspector, Depends(inspector)],
+) -> ScoreOut:
+    """Inspect one image: OK or NG, with score, p-value, regions and heatmap.
+
+    Every parameter may also come as a header, `X-Maskline-<Name>`; the query wins.
+    """
+    return await inspector.inspect(request, with_headers(query, request))

@@ -1,0 +1,155 @@
+"""The shapes of the wire, and one conversion from `Detection`."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from anomaly.types import Detection, Region
+
+HeatmapKind = Literal["none", "float16", "png", "overlay", "overlay_png"]
+Label = Annotated[str, Field(max_length=128, pattern=r"^[\w.:/@+ -]*$")]
+
+
+class ScoreQuery(BaseModel):
+    """What a request may say beside its image, in the query."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Annotated[str | None, Field(description="Which model; may be left out with one.")] = None
+    part_id: Annotated[Label | None, Field(description="Echoed in the answer.")] = None
+    camera: Annotated[Label | None, Field(description="Label of the metrics.")] = None
+    lot: Annotated[Label | None, Field(description="Echoed in the answer.")] = None
+    threshold: Annotated[
+        float | None, Field(allow_inf_nan=False, description="Threshold for this request only.")
+    ] = None
+    false_alarm_rate: Annotated[
+        float | None, Field(gt=0, lt=1, description="Stated false-alarm rate, this request only.")
+    ] = None
+    heatmap: Annotated[
+        HeatmapKind,
+        Field(
+            description=(
+                "float16: the patch grid, little-endian; png: grey in the image's size, 128 is the "
+                "threshold; overlay: JPEG over the image; overlay_png: the same as PNG."
+            )
+        ),
+    ] = "float16"
+
+
+class RegionOut(BaseModel):
+    """One anomalous area, in the pixels of the image as sent (after EXIF orientation)."""
+
+    bbox: Annotated[tuple[int, int, int, int], Field(description="x, y, width, height")]
+    area_px: int
+    peak: Annotated[tuple[int, int], Field(description="x, y")]
+    centroid: Annotated[tuple[float, float], Field(description="x, y")]
+    peak_score: float
+
+    @classmethod
+    def of(cls, region: Region) -> "RegionOut":
+        """Convert a region."""
+        return cls(
+            bbox=region.bbox,
+            area_px=region.area_px,
+            peak=region.peak,
+            centroid=region.centroid,
+            peak_score=region.peak_score,
+        )
+
+
+class HeatmapOut(BaseModel):
+    """The anomaly map, on a fixed scale: `threshold` is where a place becomes anomalous."""
+
+    kind: HeatmapKind
+    media_type: str
+    data: Annotated[str, Field(description="base64")]
+    height: int
+    width: int
+    threshold: Annotated[
+        float, Field(description="Map value of the threshold: 128 in png, as it is in float16.")
+    ]
+
+
+class ModelRef(BaseModel):
+    """Which model gave an answer."""
+
+    name: str
+    version: str
+    digest: str
+
+
+class ScoreOut(BaseModel):
+    """The answer to one image."""
+
+    score: Annotated[float, Field(description="Raw and unclamped; higher is more anomalous.")]
+    p_value: Annotated[
+        float, Field(description="Share of normal parts at least as anomalous; small is anomalous.")
+    ]
+    threshold: float
+    is_anomalous: bool
+    verdict: Literal["OK", "NG"]
+    score_std: Annotated[float, Field(description="Spread of the score over repeated masks.")]
+    regions: list[RegionOut]
+    heatmap: HeatmapOut | None
+    model: ModelRef
+    part_id: str | None
+    camera: str | None
+    lot: str | None
+    result_id: str
+    timings: Annotated[dict[str, float], Field(description="Seconds in each stage.")]
+
+    @classmethod
+    def of(
+        cls,
+        detection: Detection,
+        query: ScoreQuery,
+        *,
+        model: ModelRef,
+        heatmap: HeatmapOut | None,
+        result_id: str,
+        timings: dict[str, float],
+    ) -> "ScoreOut":
+        """Convert a detection."""
+        return cls(
+            score=detection.pred_score,
+            p_value=detection.p_value,
+            threshold=detection.threshold,
+            is_anomalous=detection.is_anomalous,
+            verdict="NG" if detection.is_anomalous else "OK",
+            score_std=detection.score_std,
+            regions=[RegionOut.of(region) for region in detection.regions],
+            heatmap=heatmap,
+            model=model,
+            part_id=query.part_id,
+            camera=query.camera,
+            lot=query.lot,
+            result_id=result_id,
+            timings=timings,
+        )
+
+
+class ModelOut(ModelRef):
+    """A loaded model."""
+
+    is_default: bool
+    canvas: int
+    false_alarm_rate: float
+    threshold: float
+    calibration_images: int
+    calibration_groups: int
+    smallest_false_alarm_rate: float
+
+
+class ModelsOut(BaseModel):
+    """All loaded models."""
+
+    models: list[ModelOut]
+
+
+class Problem(BaseModel):
+    """An error, as application/problem+json."""
+
+    type: str
+    status: int
+    code: Annotated[str, Field(description="Stable: programs may switch on it.")]
+    detail: str

@@ -1,0 +1,30 @@
+"""Settings of the service: read from the environment once, validated, frozen, passed in."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Everything the service can be told, as `MASKLINE_<NAME>` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="MASKLINE_", frozen=True, extra="ignore")
+
+    models_dir: Path = Field(Path("models"), description="A model folder, or a folder of them.")
+    default_model: str | None = Field(
+        None, description="Model for requests that name none; needed only with several models."
+    )
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    torch_threads: int | None = Field(None, ge=1, description="Default: all cores but one.")
+    decode_threads: int = Field(2, ge=1, le=64)
+    max_batch_size: int = Field(16, ge=1, le=1024)
+    max_queue_delay_ms: float = Field(0.0, ge=0, le=1000)
+    max_queue_size: int = Field(64, ge=1)
+    max_in_flight: int = Field(128, ge=1, description="Requests at the door, bodies included.")
+    max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024)
+    max_image_pixels: int = Field(100_000_000, ge=1024)
+    log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"

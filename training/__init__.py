@@ -1,0 +1,1 @@
+"""The pipeline: train, calibrate, evaluate, demo. Stands on `anomaly`; never meets `service`."""

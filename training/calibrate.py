@@ -1,0 +1,149 @@
+"""Held-out normal images to a calibration, choosing how to score by synthetic defects."""
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from anomaly.calibration import Calibration, NormalSet, calibrate
+from anomaly.corruption import corrupt
+from anomaly.model import AnomalyModel
+from anomaly.preprocess import content_seed, preprocess
+from anomaly.scoring import PatchErrors
+from anomaly.types import RgbImage
+from training.data import Sample, read_images
+from training.errors import DataError
+
+_log = logging.getLogger(__name__)
+_BATCH = 16
+_MAX_CORRUPTED = 300
+
+
+def calibrate_model(
+    model: AnomalyModel,
+    samples: Sequence[Sample],
+    *,
+    false_alarm_rate: float = 0.01,
+    skip_unreadable: bool = False,
+    quiet: bool = False,
+) -> Calibration:
+    """Calibrate on normal images that the model was not trained on.
+
+    Images of one session count as one; see `with_groups`. Raises `DataError`, `CalibrationError`.
+    """
+    if not samples:
+        raise DataError("no images to calibrate on; give held-out normal images")
+    errors, copies, groups, origin = _measure(
+        model, samples, skip_unreadable=skip_unreadable, quiet=quiet
+    )
+    if not errors:
+        raise DataError("none of the calibration images can be read")
+    corrupted = PatchErrors.concatenate(copies) if copies else None
+    normals = NormalSet(
+        PatchErrors.concatenate(errors), tuple(groups), model.target.grid, corrupted, tuple(origin)
+    )
+    return calibrate(normals, false_alarm_rate)
+
+
+def _measure(
+    model: AnomalyModel, samples: Sequence[Sample], *, skip_unreadable: bool, quiet: bool
+) -> tuple[list[PatchErrors], list[PatchErrors], list[str], list[int]]:
+    """Errors of the images and of corrupted copies, each image's group, each copy's image."""
+    generator = np.random.default_rng(0)
+    errors: list[PatchErrors] = []
+    copies: list[PatchErrors] = []
+    groups: list[str] = []
+    origin: list[int] = []
+    wanted = _copies(len(samples))
+    with tqdm(total=len(samples), desc="calibration", unit="image", disable=quiet) as bar:
+        for batch in batches(samples, skip_unreadable=skip_unreadable):
+            images = [image for _, image in batch]
+            errors.append(raw_errors(model, images))
+            of = [i for i in range(len(images)) for _ in range(wanted[len(groups) + i])]
+            altered = [corrupt(images[i], images[i - 1], generator)[0] for i in of]
+            if altered:
+                copies.append(raw_errors(model, altered))
+            origin += [len(groups) + i for i in of]
+            groups += [sample.session for sample, _ in batch]
+            bar.update(len(batch))
+    return errors, copies, groups, origin
+
+
+@torch.inference_mode()
+def raw_errors(model: AnomalyModel, images: Sequence[RgbImage]) -> PatchErrors:
+    """Errors of decoded images, exactly as an inspection computes them."""
+    pixels, _ = preprocess(images, model.config.preprocess)
+    seeds = [content_seed(canvas) for canvas in pixels]
+    errors: PatchErrors = model(pixels.to(model.target.mean.device), seeds)
+    return errors.cpu()
+
+
+def with_groups(samples: Sequence[Sample], group_by: str | None) -> list[Sample]:
+    """Set each sample's session.
+
+    `group_by` is `image` (every image by itself), `session` (as the manifest says, or the file
+    name), `folder`, or a regular expression on the path whose first group names the session.
+    """
+    return [_regroup(sample, group_by) for sample in samples]
+
+
+def explain_limits(calibration: Calibration) -> list[str]:
+    """Return what an engineer should know of a calibration, in plain sentences."""
+    images, rate = calibration.images, calibration.false_alarm_rate
+    said = [
+        f"{len(images.scores)} normal images in {images.groups} independent groups; the smallest "
+        f"false-alarm rate they can certify is {images.smallest_rate:.2%}."
+    ]
+    if not calibration.is_certified:
+        wanted = int(np.ceil(1 / rate)) - 1
+        said.append(
+            f"A rate of {rate:.2%} is NOT certified: it needs {wanted} independent groups. The "
+            "threshold is the largest score seen; expect false alarms at about "
+            f"{images.smallest_rate:.2%}."
+        )
+    return said
+
+
+def _regroup(sample: Sample, group_by: str | None) -> Sample:
+    match group_by:
+        case None | "session":
+            return sample
+        case "image":
+            return replace(sample, session=str(sample.path))
+        case "folder":
+            return replace(sample, session=str(sample.path.parent))
+    try:
+        found = re.search(group_by, str(sample.path))
+    except re.error as error:
+        raise DataError(f"--group-by {group_by!r} is no regular expression: {error}") from error
+    if found is None or not found.groups():
+        raise DataError(
+            f"--group-by {group_by!r} finds no group in {Path(sample.path).name}; put the part of "
+            "the name that is the session into parentheses"
+        )
+    return replace(sample, session=found.group(1))
+
+
+def _copies(count: int) -> np.ndarray:
+    """How many corrupted copies each image gets: two, fewer in large sets."""
+    total = min(2 * count, _MAX_CORRUPTED)
+    return np.diff(np.floor(np.linspace(0, total, count + 1))).astype(int)
+
+
+def batches(
+    samples: Sequence[Sample], *, skip_unreadable: bool = False
+) -> Iterator[list[tuple[Sample, RgbImage]]]:
+    """Decode samples in batches that suit an inspection."""
+    batch: list[tuple[Sample, RgbImage]] = []
+    for pair in read_images(samples, skip_unreadable=skip_unreadable):
+        batch.append(pair)
+        if len(batch) == _BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,107 @@
+"""Checkpoints: one safetensors file, written whole or not at all. No pickle.
+
+Only weights, their average and the optimiser's moments are stored: batches, masks and the schedule
+are functions of the step (`training.schedule`), so a resumed run goes on as if never stopped.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from anomaly.config import to_dict
+from training.config import TrainConfig
+from training.data import Sample
+from training.errors import ResumeError
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def fingerprint(config: TrainConfig, samples: Sequence[Sample]) -> str:
+    """Identify what must not change between a run and its resumption."""
+    values = to_dict(config)
+    values["run"] = {"seed": config.run.seed}
+    described = json.dumps([values, [sample.path.name for sample in samples]], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()
+
+
+def save_checkpoint(
+    path: Path,
+    step: int,
+    model: nn.Module,
+    average: Sequence[torch.Tensor],
+    optimiser: torch.optim.Optimizer,
+    fingerprint: str,
+) -> None:
+    """Write the state after `step` steps; the previous checkpoint stays until this one is whole."""
+    tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    for index, value in enumerate(average):
+        tensors[f"average.{index}"] = value.cpu().contiguous()
+    for index, moments in optimiser.state_dict()["state"].items():
+        for name in _MOMENTS:
+            tensors[f"optimiser.{index}.{name}"] = moments[name].detach().cpu().contiguous()
+    data = save(tensors, metadata={"step": str(step), "fingerprint": fingerprint})
+    write_whole(path, data)
+
+
+def load_checkpoint(
+    path: Path,
+    model: nn.Module,
+    average: Sequence[torch.Tensor],
+    optimiser: torch.optim.Optimizer,
+    fingerprint: str,
+) -> int:
+    """Restore the state and return how many steps were done.
+
+    Raises `ResumeError` when the file is damaged or belongs to another recipe or data.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ResumeError(f"the checkpoint {path} cannot be read: {error}") from error
+    if stored.get("fingerprint") != fingerprint:
+        raise ResumeError(
+            f"the checkpoint {path} belongs to another recipe or other images; train without "
+            "--resume to start anew, or give the same recipe and data"
+        )
+    model.load_state_dict(_part(tensors, "model."))
+    for index, value in enumerate(average):
+        value.copy_(tensors[f"average.{index}"])
+    optimiser.load_state_dict(_optimiser_state(optimiser, tensors))
+    return int(stored["step"])
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write beside the place and rename over it."""
+    staging = path.with_name(f".{path.name}.tmp")
+    try:
+        with staging.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        staging.replace(path)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _optimiser_state(
+    optimiser: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
+) -> dict[str, Any]:
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in _part(tensors, "optimiser.").items():
+        index, moment = name.split(".")
+        state.setdefault(int(index), {})[moment] = value
+    return {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}

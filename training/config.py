@@ -1,0 +1,159 @@
+"""Recipes: TOML files into one frozen `TrainConfig`, with `--set key=value` on top."""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from anomaly.config import from_dict
+from anomaly.errors import ConfigError
+from anomaly.model import ModelConfig
+from training.errors import RecipeError
+
+_RECIPES = resources.files("training") / "recipes"
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentConfig:
+    """How training images are varied.
+
+    `copies` altered copies of each image join the original; they are drawn once, so that backbone
+    features can be cached. `fresh` draws a new copy at every step instead, which needs the backbone
+    at every step. Flips are for parts that may lie either way.
+    """
+
+    copies: int = 1
+    fresh: bool = False
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+    shift: float = 0.02
+    brightness: float = 0.05
+    contrast: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.copies < 0:
+            raise ConfigError(f"augment.copies is {self.copies}; want 0 or more")
+        if not 0 <= max(self.shift, self.brightness, self.contrast) < 0.5:
+            raise ConfigError("augment.shift, brightness and contrast want 0 to 0.5")
+
+
+@dataclass(frozen=True, slots=True)
+class OptimiserConfig:
+    """AdamW with warm-up, cosine decay, clipping and an average of the weights."""
+
+    steps: int = 900
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 60
+    clip_norm: float = 1.0
+    ema_decay: float = 0.998
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch_size) < 1:
+            raise ConfigError("optimiser.steps and optimiser.batch_size must be 1 or more")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"optimiser.ema_decay is {self.ema_decay}; want 0 to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveConfig:
+    """What is minimised: masked prediction with a ratio drawn anew for each batch.
+
+    `decode_share` of the hidden tokens are decoded (the query decoder's cost follows it).
+    """
+
+    mask_ratio: tuple[float, float] = (0.5, 0.8)
+    decode_share: float = 0.5
+    cosine_weight: float = 1.0
+    l2_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        low, high = self.mask_ratio
+        if not 0 < low <= high < 1:
+            raise ConfigError(
+                f"objective.mask_ratio is {self.mask_ratio}; want 0 < low <= high < 1"
+            )
+        if not 0 < self.decode_share <= 1:
+            raise ConfigError(f"objective.decode_share is {self.decode_share}; want 0 to 1")
+        if min(self.cosine_weight, self.l2_weight) < 0 or not self.cosine_weight + self.l2_weight:
+            raise ConfigError("objective needs a positive cosine_weight or l2_weight")
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Where and how the run computes; none of it changes what is learned but `seed`."""
+
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = False
+    workers: int = 2
+    checkpoint_every: int = 200
+    log_every: int = 20
+    cache_limit_gb: float = 4.0
+    tensorboard: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """A whole recipe; stored in the model's card."""
+
+    model: ModelConfig = ModelConfig()
+    augment: AugmentConfig = AugmentConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    run: RunConfig = RunConfig()
+
+
+def recipe_names() -> list[str]:
+    """Return the recipes that come with Maskline."""
+    return sorted(Path(e.name).stem for e in _RECIPES.iterdir() if e.name.endswith(".toml"))
+
+
+def load_recipe(name: str = "default", overrides: Iterable[str] = ()) -> TrainConfig:
+    """Read a recipe by name or path and apply `key.sub=value` overrides, values in TOML.
+
+    Raises `RecipeError` naming the key or value that is wrong.
+    """
+    values = _read(name)
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return from_dict(TrainConfig, values)
+    except ConfigError as error:
+        raise RecipeError(f"recipe {name!r}: {error}") from error
+
+
+def _read(name: str) -> dict[str, Any]:
+    packaged = _RECIPES / f"{name}.toml"
+    if packaged.is_file():
+        text = packaged.read_text(encoding="utf-8")
+    elif Path(name).is_file():
+        text = Path(name).read_text(encoding="utf-8")
+    else:
+        known = ", ".join(recipe_names())
+        raise RecipeError(f"no recipe {name!r}: neither a file nor one of {known}")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"recipe {name!r} is not valid TOML: {error}") from error
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise RecipeError(f"override {override!r} is not of the form key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    *path, last = key.strip().split(".")
+    table: Any = values
+    for part in path:
+        table = table.setdefault(part, {})
+        if not isinstance(table, Mapping):
+            raise RecipeError(f"override {override!r}: {part!r} is a value, not a table")
+    table[last] = value

@@ -1,0 +1,50 @@
+"""The whole job on drawn parts: generate, train, calibrate, evaluate. Serving is the caller's."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from anomaly.bundle import Bundle
+from training.config import TrainConfig
+from training.data import open_dataset
+from training.pipeline import evaluate_model, train_model
+from training.synthetic import PartsConfig, write_parts
+
+MODEL = "flange"
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What the demo made."""
+
+    bundle: Bundle
+    models: Path
+    report: Path
+    figures: dict[str, Any]
+    example: Path
+
+
+def run_demo(
+    folder: Path,
+    config: TrainConfig,
+    parts: PartsConfig,
+    *,
+    say: Callable[[str], None],
+    quiet: bool = False,
+) -> Demo:
+    """Run the main job in `folder`; `say` gets one line before each stage."""
+    data, models = folder / "parts", folder / "models"
+    say(f"1/4 drawing {parts.total} parts into {data}")
+    images = write_parts(data, parts, seed=config.run.seed)
+    for _ in tqdm(images, total=parts.total, desc="drawing", unit="image", disable=quiet):
+        pass
+    dataset = open_dataset(data)
+    say(f"2/4 training on {len(dataset.select('train'))} good parts, 3/4 calibrating on others")
+    bundle = train_model(dataset, models / MODEL, config, quiet=quiet)
+    say("4/4 evaluating on parts that neither has seen")
+    figures, report = evaluate_model(models / MODEL, dataset, report=folder / "report", quiet=quiet)
+    example = next(sample for sample in dataset.select("test") if sample.label == "scratch")
+    return Demo(bundle, models, report or folder, figures, example.path)

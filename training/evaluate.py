@@ -1,0 +1,175 @@
+"""A calibrated model on a test split: figures as JSON, and a report that shows what they mean."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from anomaly.bundle import Bundle
+from anomaly.detector import Detector
+from anomaly.heatmap import crop_to_image
+from anomaly.metrics import image_metrics, pixel_metrics
+from anomaly.types import Detection
+from training.calibrate import batches
+from training.checkpoint import write_whole
+from training.data import Sample, read_mask
+from training.errors import DataError
+from training.report import Shown, keep_extremes
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Figures of one test split; `figures` is what goes to JSON."""
+
+    figures: dict[str, Any]
+    scores: np.ndarray
+    labels: tuple[str, ...]
+    shown: tuple[Shown, ...] = ()
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What is gathered image by image; maps are kept at canvas resolution only."""
+
+    samples: list[Sample] = field(default_factory=list)
+    detections: list[Detection] = field(default_factory=list)
+    masks: list[np.ndarray] = field(default_factory=list)
+    shown: list[Shown] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def evaluate(
+    bundle: Bundle,
+    detector: Detector,
+    samples: Sequence[Sample],
+    *,
+    skip_unreadable: bool = False,
+    quiet: bool = False,
+) -> Evaluation:
+    """Score a test split and compute its figures.
+
+    Pixel figures are computed on the image's part of the model's canvas, over normal images and those
+    with a mask. Raises `DataError` when there is nothing to tell apart.
+    """
+    if not samples:
+        raise DataError("no test images; want test/good and test/<kind of defect>")
+    tally = _tally(detector, samples, skip_unreadable=skip_unreadable, quiet=quiet)
+    scores = np.array([d.pred_score for d in tally.detections])
+    labels = tuple(sample.label for sample in tally.samples)
+    anomalous = np.array([not sample.is_normal for sample in tally.samples])
+    if anomalous.all() or not anomalous.any():
+        raise DataError("the test split needs both normal (test/good) and anomalous images")
+    figures: dict[str, Any] = {
+        "model": {"name": bundle.name, "version": bundle.version, "digest": bundle.digest},
+        "images": len(scores),
+        **image_metrics(anomalous, scores).as_dict(),
+        **_pixel_figures(tally),
+        **_decision_figures(detector, scores, anomalous),
+        "kinds": _kinds(tally, scores, detector.calibration.threshold),
+        "ms_per_image": round(1000 * tally.seconds / len(scores), 2),
+    }
+    return Evaluation(figures, scores, labels, tuple(tally.shown))
+
+
+def _tally(
+    detector: Detector, samples: Sequence[Sample], *, skip_unreadable: bool, quiet: bool
+) -> _Tally:
+    tally = _Tally()
+    with tqdm(total=len(samples), desc="evaluation", unit="image", disable=quiet) as bar:
+        for batch in batches(samples, skip_unreadable=skip_unreadable):
+            started = time.perf_counter()
+            detections = detector.detect([image for _, image in batch])
+            tally.seconds += time.perf_counter() - started
+            for (sample, image), detection in zip(batch, detections, strict=True):
+                tally.samples.append(sample)
+                tally.detections.append(detection)
+                tally.masks.append(_canvas_mask(sample, detection))
+                tally.shown = keep_extremes(tally.shown, Shown(sample, image, detection))
+            bar.update(len(batch))
+    return tally
+
+
+def _canvas_mask(sample: Sample, detection: Detection) -> np.ndarray:
+    """Ground truth at the map's resolution: a canvas pixel is a defect when most of it is."""
+    mask = read_mask(sample, detection.placement.source)
+    top, left, bottom, right = detection.placement.box
+    share = cv2.resize(
+        mask.astype(np.float32), (right - left, bottom - top), interpolation=cv2.INTER_AREA
+    )
+    small: np.ndarray = share >= 0.5
+    return small if small.any() or not mask.any() else share > 0  # a tiny defect stays a defect
+
+
+def _pixel_figures(tally: _Tally) -> dict[str, float]:
+    with_truth = [
+        (mask, crop_to_image(detection.anomaly_map, detection.placement))
+        for sample, detection, mask in zip(
+            tally.samples, tally.detections, tally.masks, strict=True
+        )
+        if sample.is_normal or sample.mask is not None
+    ]
+    masks, maps = [mask for mask, _ in with_truth], [one for _, one in with_truth]
+    if not any(mask.any() for mask in masks):
+        return {}
+    return pixel_metrics(masks, maps).as_dict()
+
+
+def _decision_figures(
+    detector: Detector, scores: np.ndarray, anomalous: np.ndarray
+) -> dict[str, float]:
+    calibration = detector.calibration
+    rejected = scores > calibration.threshold
+    at_five = scores > calibration.images.threshold(0.05)
+    return {
+        "threshold": calibration.threshold,
+        "stated_false_alarm_rate": calibration.false_alarm_rate,
+        "smallest_certified_rate": calibration.images.smallest_rate,
+        "realised_false_alarm_rate": float(rejected[~anomalous].mean()),
+        "recall": float(rejected[anomalous].mean()),
+        "realised_false_alarm_rate_at_5_percent": float(at_five[~anomalous].mean()),
+        "recall_at_5_percent": float(at_five[anomalous].mean()),
+    }
+
+
+def _kinds(tally: _Tally, scores: np.ndarray, threshold: float) -> dict[str, dict[str, float]]:
+    """Figures of each kind of defect against the normal images."""
+    labels = np.array([sample.label for sample in tally.samples])
+    normal = labels == "good"
+    kinds: dict[str, dict[str, float]] = {}
+    for kind in sorted(set(labels[~normal].tolist())):
+        member = labels == kind
+        both = member | normal
+        kinds[kind] = {
+            "images": int(member.sum()),
+            "image_AUROC": image_metrics(member[both], scores[both]).image_AUROC,
+            "recall": float((scores[member] > threshold).mean()),
+        }
+    return kinds
+
+
+def format_table(figures: dict[str, Any]) -> str:
+    """Lay the figures out for a terminal."""
+    lines = [f"{'kind':<20}{'images':>8}{'AUROC':>9}{'recall':>9}"]
+    for kind, row in figures["kinds"].items():
+        lines.append(f"{kind:<20}{row['images']:>8}{row['image_AUROC']:>9.3f}{row['recall']:>9.3f}")
+    lines.append("")
+    names = [name for name in figures if name.startswith(("image_", "pixel_"))]
+    lines += [f"{name:<36}{figures[name]:>9.3f}" for name in names]
+    stated, realised = figures["stated_false_alarm_rate"], figures["realised_false_alarm_rate"]
+    lines.append(f"{'false alarms, stated':<36}{stated:>9.3f}")
+    lines.append(f"{'false alarms, on test/good':<36}{realised:>9.3f}")
+    lines.append(f"{'recall at that threshold':<36}{figures['recall']:>9.3f}")
+    lines.append(f"{'milliseconds per image':<36}{figures['ms_per_image']:>9.1f}")
+    return "\n".join(lines)
+
+
+def save_figures(figures: dict[str, Any], path: Path) -> None:
+    """Write the figures as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, (json.dumps(figures, indent=2) + "\n").encode())

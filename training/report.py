@@ -1,0 +1,138 @@
+"""The evaluation as a page: histogram, ROC, tables, and the best and worst heatmaps as pictures."""
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jinja2 import Environment, PackageLoader, select_autoescape
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_curve
+
+from anomaly.heatmap import as_uint8, encode_jpeg, overlay
+from anomaly.types import Detection, RgbImage
+from training.checkpoint import write_whole
+from training.data import Sample
+
+_EACH = 6  # pictures at each end of the scores, for normal and anomalous images
+_PICTURE_HEIGHT = 240
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An image worth showing, with what was found."""
+
+    sample: Sample
+    image: RgbImage
+    detection: Detection
+
+
+def keep_extremes(shown: list[Shown], new: Shown) -> list[Shown]:
+    """Add an image and keep the six lowest and six highest scores of its kind of label."""
+    same = [s for s in shown if s.sample.is_normal == new.sample.is_normal]
+    rest = [s for s in shown if s.sample.is_normal != new.sample.is_normal]
+    same = sorted([*same, new], key=lambda s: s.detection.pred_score)
+    if len(same) > 2 * _EACH:
+        same = same[:_EACH] + same[-_EACH:]
+    return rest + same
+
+
+def write_report(
+    folder: Path,
+    figures: dict[str, Any],
+    scores: np.ndarray,
+    labels: tuple[str, ...],
+    shown: tuple[Shown, ...],
+    white_level: int,
+) -> Path:
+    """Write `report.html`, self-contained, and the pictures as JPEGs beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    anomalous = np.array([label != "good" for label in labels])
+    sections = []
+    for title, part in _sections(shown):
+        rows = [_picture(folder, one, white_level) for one in part]
+        sections.append({"title": title, "rows": rows})
+    loader = PackageLoader("training", ".")
+    page = Environment(loader=loader, autoescape=select_autoescape(["html", "j2"])).get_template(
+        "report.html.j2"
+    )
+    html = page.render(
+        figures=figures,
+        histogram=_as_png(_histogram(scores, anomalous, figures["threshold"])),
+        roc=_as_png(_roc(scores, anomalous, figures["image_AUROC"])),
+        sections=sections,
+    )
+    path = folder / "report.html"
+    write_whole(path, html.encode())
+    return path
+
+
+def side_by_side(shown: Shown, white_level: int) -> np.ndarray:
+    """Image and overlay beside each other, (240, W, 3) RGB uint8."""
+    plain = as_uint8(shown.image, white_level)
+    pair = np.hstack([plain, overlay(shown.image, shown.detection, white_level)])
+    width = max(1, round(pair.shape[1] * _PICTURE_HEIGHT / pair.shape[0]))
+    resized: np.ndarray = cv2.resize(pair, (width, _PICTURE_HEIGHT), interpolation=cv2.INTER_AREA)
+    return resized
+
+
+def _sections(shown: tuple[Shown, ...]) -> list[tuple[str, list[Shown]]]:
+    ordered = sorted(shown, key=lambda s: -s.detection.pred_score)
+    bad = [s for s in ordered if not s.sample.is_normal]
+    good = [s for s in ordered if s.sample.is_normal]
+    return [
+        ("Anomalous, highest scores", bad[:_EACH]),
+        ("Anomalous, lowest scores: what is missed first", bad[_EACH:][::-1]),
+        ("Normal, highest scores: the first false alarms", good[:_EACH]),
+    ]
+
+
+def _picture(folder: Path, shown: Shown, white_level: int) -> dict[str, Any]:
+    data = encode_jpeg(side_by_side(shown, white_level))
+    name = f"{shown.sample.label}_{shown.sample.path.stem}_heatmap.jpg".replace(" ", "_")
+    write_whole(folder / name, data)
+    return {
+        "name": f"{shown.sample.label}/{shown.sample.path.name}",
+        "score": shown.detection.pred_score,
+        "p_value": shown.detection.p_value,
+        "verdict": "NG" if shown.detection.is_anomalous else "OK",
+        "data": base64.b64encode(data).decode("ascii"),
+    }
+
+
+def _histogram(scores: np.ndarray, anomalous: np.ndarray, threshold: float) -> Figure:
+    figure, axes = _figure("score", "images")
+    edges = np.histogram_bin_edges(scores, bins=40)
+    axes.hist(scores[~anomalous], edges, alpha=0.6, label="normal", color="#2a7f62")
+    axes.hist(scores[anomalous], edges, alpha=0.6, label="anomalous", color="#c8553d")
+    axes.axvline(threshold, color="black", linestyle="--", label="threshold")
+    axes.legend()
+    return figure
+
+
+def _roc(scores: np.ndarray, anomalous: np.ndarray, auroc: float) -> Figure:
+    figure, axes = _figure("false alarms", "recall")
+    false_alarms, recall, _ = roc_curve(anomalous, scores)
+    axes.plot(false_alarms, recall, color="#30638e", label=f"AUROC {auroc:.3f}")
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def _figure(x: str, y: str) -> tuple[Figure, Any]:
+    figure = Figure(
+        figsize=(5, 3.2), layout="constrained"
+    )  # no pyplot: no global state, no display
+    axes = figure.subplots()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return figure, axes
+
+
+def _as_png(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,45 @@
+"""Everything that is a function of the step alone, so that resuming needs no stored state."""
+
+import math
+
+import numpy as np
+import torch
+
+from training.config import ObjectiveConfig, OptimiserConfig
+
+
+def learning_rate(step: int, config: OptimiserConfig) -> float:
+    """Linear warm-up, then half a cosine to zero (Loshchilov and Hutter 2017)."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    rest = max(1, config.steps - config.warmup_steps)
+    progress = (step - config.warmup_steps) / rest
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def ema_decay(step: int, limit: float) -> float:
+    """Decay of the weights' average: short at first, so that the start is forgotten."""
+    return min(limit, (1 + step) / (10 + step))
+
+
+def batch_indices(step: int, count: int, batch_size: int, seed: int) -> np.ndarray:
+    """Return which of `count` images step `step` sees: epochs of fresh permutations, end to end."""
+    wanted = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs = wanted // count
+    orders = {
+        int(e): np.random.default_rng((seed, 1, int(e))).permutation(count)
+        for e in np.unique(epochs)
+    }
+    return np.array([orders[int(e)][int(i)] for e, i in zip(epochs, wanted % count, strict=True)])
+
+
+def step_generator(step: int, seed: int) -> torch.Generator:
+    """Return the generator of a step's masks."""
+    mixed = np.random.SeedSequence((seed, 2, step)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
+
+
+def draw_mask_ratio(config: ObjectiveConfig, generator: torch.Generator) -> float:
+    """Draw a step's mask ratio uniformly."""
+    low, high = config.mask_ratio
+    return low + (high - low) * float(torch.rand((), generator=generator))

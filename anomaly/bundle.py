@@ -172,8 +172,8 @@ def _read_manifest(folder: Path) -> tuple[bytes, dict[str, Any]]:
 
 
 def _read_checked(folder: Path, name: str, sha256: str) -> dict[str, torch.Tensor]:
-    path = folder / Path(name).name  # a manifest cannot reach outside its folder
-    if not path.is_file():
+    path = folder / name
+    if Path(name).name != name or not path.is_file():  # a manifest cannot reach outside its folder
         raise ModelCorrupt(f"the model in {folder} lacks {name}; copy the whole folder again")
     if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
         raise ModelCorrupt(f"{path} was changed or damaged (its SHA-256 differs); copy it again")

@@ -15,7 +15,8 @@ from sklearn.cluster import MiniBatchKMeans
 
 from anomaly.errors import require_shape
 
-_PRIOR_COUNT = 20.0  # a place or texture seen n times keeps n / (n + 20) of its own statistics
+# A place or texture seen n times keeps n / (n + prior) of its own statistics.
+_PRIOR_OF_MEAN, _PRIOR_OF_VARIANCE = 2.0, 20.0
 _TEXTURES = 32
 
 
@@ -125,12 +126,14 @@ def _shrink(
     mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor, error: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Pull statistics (E, .) of few samples towards those of all patches of that error kind."""
-    own = count / (count + _PRIOR_COUNT)
     all_variance, all_mean = torch.var_mean(error, dim=(0, 2), correction=0)
-    all_variance, all_mean = all_variance.unsqueeze(1), all_mean.unsqueeze(1)
-    mean = own * mean + (1 - own) * all_mean
-    variance = own * variance + (1 - own) * all_variance
-    return mean, variance.maximum(1e-4 * all_variance).clamp(min=1e-12).sqrt()
+    floor = (1e-4 * all_variance).clamp(min=1e-12).unsqueeze(1)
+    own = count / (count + _PRIOR_OF_MEAN)
+    mean = own * mean + (1 - own) * all_mean.unsqueeze(1)
+    own = count / (count + _PRIOR_OF_VARIANCE)
+    log = variance.maximum(floor).log()  # geometric: one rough place must not widen all the others
+    log = own * log + (1 - own) * log.mean(dim=1, keepdim=True)
+    return mean, (0.5 * log).exp()
 
 
 def _cluster(tokens: torch.Tensor, textures: int) -> torch.Tensor:

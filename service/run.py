@@ -39,10 +39,13 @@ def serve(**given: Any) -> None:
         settings.host,
         port,
     )
-    server.run(sockets=[listener])
-    failure = getattr(app.state, "failure", None)
-    if failure is not None:
-        raise failure
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:  # uvicorn's way of saying that the application did not start
+        failure = getattr(app.state, "failure", None)
+        if failure is None:
+            raise
+        raise failure from None
 
 
 def read_settings(**given: Any) -> Settings:

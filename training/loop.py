@@ -185,6 +185,8 @@ def _step(trainer: Trainer, step: int) -> torch.Tensor:
         predicted = trainer.network(tokens, visible, queries)  # (B, Q, C)
     true = tokens.gather(1, queries.unsqueeze(-1).expand(-1, -1, tokens.shape[2]))
     loss = objective(predicted, true, config.objective)
+    if tokens.device.type == "cpu":  # no synchronisation to pay for: stop at the very step
+        _checked(loss, trainer, step)
     trainer.optimiser.zero_grad(set_to_none=True)
     trainer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     trainer.scaler.unscale_(trainer.optimiser)
@@ -192,8 +194,6 @@ def _step(trainer: Trainer, step: int) -> torch.Tensor:
     trainer.scaler.step(trainer.optimiser)
     trainer.scaler.update()
     _update_average(trainer.average, model.mae, ema_decay(step, config.optimiser.ema_decay))
-    if tokens.device.type == "cpu":  # no synchronisation to pay for: stop at the very step
-        _checked(loss, trainer, step)
     return loss.detach()
 
 
@@ -216,7 +216,7 @@ def _update_average(average: list[torch.Tensor], mae: MaskedAutoencoder, decay: 
 
 
 def _checked(loss: torch.Tensor, trainer: Trainer, step: int) -> float:
-    value = float(loss)
+    value = float(loss.detach())
     if math.isfinite(value):
         return value
     names = trainer.source.names(step)

@@ -1,0 +1,195 @@
+import errno
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from anomaly import bundle as bundle_module
+from anomaly.bundle import Bundle, load_bundle, save_bundle
+from anomaly.errors import (
+    ModelCorrupt,
+    ModelNotFound,
+    ModelNotSaved,
+    ModelSchemaUnknown,
+    ModelUncalibrated,
+)
+from anomaly.model import AnomalyModel, ModelConfig
+from anomaly.types import RgbImage
+from tests.conftest import normal_pixels, planted
+
+
+@pytest.fixture
+def folder(tiny_bundle: Bundle, tmp_path: Path) -> Path:
+    save_bundle(tiny_bundle, tmp_path / "tiny", "v1")
+    return tmp_path / "tiny"
+
+
+def edit_manifest(folder: Path, **changes: object) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_round_trip_changes_no_score(tiny_bundle: Bundle, folder: Path) -> None:
+    images = [RgbImage(normal_pixels(i)) for i in range(3)]
+    images.append(RgbImage(planted(normal_pixels(4), 60, 40, 8)))
+    before = tiny_bundle.detector().detect(images)
+    loaded = load_bundle(folder)
+    after = loaded.detector().detect(images)
+    assert [d.pred_score for d in before] == [d.pred_score for d in after]
+    assert [d.p_value for d in before] == [d.p_value for d in after]
+    assert [d.regions for d in before] == [d.regions for d in after]
+    assert loaded.name == "tiny"
+    assert loaded.version == "v1"
+    assert loaded.card == json.loads(json.dumps(tiny_bundle.card))
+    assert loaded.calibration is not None
+    assert tiny_bundle.calibration is not None
+    assert loaded.calibration.candidates == tiny_bundle.calibration.candidates
+
+
+def test_the_digest_is_the_manifests_and_stays(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    saved = save_bundle(tiny_bundle, tmp_path / "a", "v1")
+    assert load_bundle(tmp_path / "a").digest == saved.digest
+    other = save_bundle(tiny_bundle, tmp_path / "b", "v2")
+    assert other.digest != saved.digest
+
+
+def test_the_manifest_tells_what_a_person_would_ask(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["schema_version"] == 1
+    assert manifest["config"]["target"]["kind"] == "pixels"
+    assert manifest["backbone"] is None
+    assert manifest["calibration"]["images"] == 40
+    assert manifest["calibration"]["threshold"] > 0
+    assert manifest["card"]["training"]["steps"] == 80
+
+
+def test_a_feature_model_carries_its_backbone(tmp_path: Path) -> None:
+    model = AnomalyModel.fresh(ModelConfig())
+    save_bundle(Bundle("lite", model, None, {}), tmp_path / "lite", "v1")
+    manifest = json.loads((tmp_path / "lite/manifest.json").read_text())
+    assert manifest["backbone"]["name"] == "tf_efficientnet_lite0"
+    loaded = load_bundle(tmp_path / "lite").model
+    for (name, a), b in zip(model.state_dict().items(), loaded.state_dict().values(), strict=True):
+        assert bool((a == b).all()), name
+
+
+@pytest.mark.parametrize("name", ["model", "calibration", "golden"])
+def test_a_changed_file_is_refused(folder: Path, name: str) -> None:
+    path = folder / f"{name}.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(ModelCorrupt, match="SHA-256"):
+        load_bundle(folder)
+
+
+def test_a_missing_file_is_named(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelCorrupt, match=r"lacks model\.safetensors"):
+        load_bundle(folder)
+
+
+def test_no_manifest_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="train one first"):
+        load_bundle(tmp_path)
+
+
+def test_an_unknown_schema_is_refused(folder: Path) -> None:
+    edit_manifest(folder, schema_version=99)
+    with pytest.raises(ModelSchemaUnknown, match="99"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": 1}', '{"schema_version": 1}'])
+def test_a_damaged_manifest_is_refused(folder: Path, text: str) -> None:
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(ModelCorrupt):
+        load_bundle(folder)
+
+
+def test_a_manifest_that_does_not_fit_its_weights_is_refused(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["config"]["mae"]["depth"] = 3
+    edit_manifest(folder, **manifest)
+    with pytest.raises(ModelCorrupt, match="does not fit"):
+        load_bundle(folder)
+
+
+def test_a_manifest_cannot_reach_outside_its_folder(folder: Path) -> None:
+    (folder.parent / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["../secret.safetensors"] = "0" * 64
+    edit_manifest(folder, **manifest)
+    with pytest.raises(ModelCorrupt, match=r"lacks \.\./secret"):
+        load_bundle(folder)
+
+
+def test_wrong_golden_scores_are_refused(folder: Path) -> None:
+    path = folder / "golden.safetensors"
+    golden = load_file(path)
+    golden["scores"] = golden["scores"] + 1.0
+    save_file(golden, path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["golden.safetensors"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    edit_manifest(folder, **manifest)
+    with pytest.raises(ModelCorrupt, match="golden scores"):
+        load_bundle(folder)
+    assert load_bundle(folder, check_golden=False).calibration is not None
+
+
+def test_without_a_calibration_there_is_no_detector(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    save_bundle(replace(tiny_bundle, calibration=None), tmp_path / "raw", "v1")
+    loaded = load_bundle(tmp_path / "raw")
+    with pytest.raises(ModelUncalibrated, match="maskline calibrate"):
+        loaded.detector()
+
+
+def test_a_full_disk_leaves_what_was_there(
+    tiny_bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(bundle_module.os, "fsync", full)
+    with pytest.raises(ModelNotSaved, match="No space left on device"):
+        save_bundle(tiny_bundle, folder, "v2")
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert [p.name for p in folder.parent.iterdir()] == ["tiny"]
+
+
+def test_a_failed_swap_puts_the_old_model_back(
+    tiny_bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if target == folder and not self.name.endswith(".previous"):
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(ModelNotSaved):
+        save_bundle(tiny_bundle, folder, "v2")
+    monkeypatch.undo()
+    assert load_bundle(folder).version == "v1"
+    assert [p.name for p in folder.parent.iterdir()] == ["tiny"]
+
+
+def test_saving_again_replaces_the_model(tiny_bundle: Bundle, folder: Path) -> None:
+    save_bundle(tiny_bundle, folder, "v2")
+    assert load_bundle(folder).version == "v2"
+    assert [p.name for p in folder.parent.iterdir()] == ["tiny"]
+
+
+def test_nothing_on_disk_is_pickle_or_a_customers_image(folder: Path) -> None:
+    assert sorted(p.suffix for p in folder.iterdir()) == [".json"] + [".safetensors"] * 3
+    canvases = load_file(folder / "golden.safetensors")["canvases"].numpy()
+    assert np.ptp(canvases[0], axis=(0, 1)).max() <= 255
+    assert (canvases[0][:, 0] == canvases[0][:, -1]).all()  # a ramp, not a part

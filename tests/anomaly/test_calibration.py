@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anomaly.calibration import (
+    REDUCTIONS,
+    Calibration,
+    Conformal,
+    NormalSet,
+    Reduction,
+    calibrate,
+)
+from anomaly.errors import CalibrationError
+from anomaly.scoring import PatchErrors
+from anomaly.types import Grid
+
+GRID = Grid(6, 6, 8)
+
+
+def draw(count: int, seed: int, defect: float = 0.0) -> PatchErrors:
+    """Random errors (N, 2, 2, 36); a defect raises one patch."""
+    generator = torch.Generator().manual_seed(seed)
+    error = torch.rand(count, 2, 2, 36, generator=generator) + 0.5
+    error += 0.3 * torch.rand(count, 1, 1, 1, generator=generator)
+    error[:, :, :, 14:16] += defect
+    return PatchErrors(error, torch.randn(count, 36, 4, generator=generator))
+
+
+def normals(count: int, seed: int = 0) -> NormalSet:
+    return NormalSet(draw(count, seed), tuple(str(i) for i in range(count)), GRID)
+
+
+def image_scores(calibration: Calibration, errors: PatchErrors) -> np.ndarray:
+    smoothed = calibration.patch_scores(errors, GRID).mean(dim=1)
+    return calibration.reduction.image_score(smoothed).numpy()
+
+
+def test_a_stated_rate_is_met_on_other_normals() -> None:
+    realised = []
+    for seed in range(12):
+        calibration = calibrate(normals(150, seed), 0.1)
+        scores = image_scores(calibration, draw(400, 1000 + seed))
+        realised.append(float((scores > calibration.threshold).mean()))
+    assert np.mean(realised) <= 0.13
+    assert np.mean(realised) >= 0.05  # a threshold that rejects nothing would be no feat
+
+
+def test_defects_score_higher_and_get_small_p_values() -> None:
+    calibration = calibrate(normals(150), 0.05)
+    scores = image_scores(calibration, draw(50, 7, defect=3.0))
+    assert float((scores > calibration.threshold).mean()) == 1.0
+    assert calibration.images.p_value(float(scores[0])) == pytest.approx(1 / 151)
+
+
+scores_and_groups = st.lists(
+    st.tuples(st.floats(-5, 5, width=32), st.integers(0, 8)), min_size=2, max_size=60
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(scores_and_groups, st.floats(0.01, 0.9), st.floats(-6, 6, width=32))
+def test_rejection_and_p_value_agree(
+    rows: list[tuple[float, int]], rate: float, score: float
+) -> None:
+    conformal = Conformal.fit(np.array([s for s, _ in rows]), [str(g) for _, g in rows])
+    p_value = conformal.p_value(score)
+    assert 1 / (conformal.groups + 1) - 1e-9 <= p_value <= 1
+    if rate >= conformal.smallest_rate and abs(p_value - rate) > 1e-6:
+        assert (score > conformal.threshold(rate)) == (p_value <= rate)
+
+
+@given(scores_and_groups)
+def test_a_group_counts_once_however_many_its_images(rows: list[tuple[float, int]]) -> None:
+    scores, groups = np.array([s for s, _ in rows]), [str(g) for _, g in rows]
+    once = Conformal.fit(scores, groups)
+    twice = Conformal.fit(np.repeat(scores, 3), np.repeat(groups, 3).tolist())
+    assert once.groups == twice.groups == len(set(groups))
+    for score in (-1.0, 0.0, 2.5):
+        assert once.p_value(score) == pytest.approx(twice.p_value(score), abs=1e-5)
+
+
+def test_ungrouped_p_values_are_the_textbook_ones() -> None:
+    conformal = Conformal.fit(np.arange(99.0), [str(i) for i in range(99)])
+    assert conformal.p_value(98.5) == pytest.approx(0.01)
+    assert conformal.p_value(49.0) == pytest.approx(0.51)
+    assert conformal.threshold(0.01) == 98.0
+    assert conformal.threshold(0.05) == 94.0
+
+
+def test_too_few_normals_cannot_certify_and_say_so() -> None:
+    calibration = calibrate(normals(40), 0.01)
+    assert not calibration.is_certified
+    assert calibration.images.smallest_rate == pytest.approx(1 / 41)
+    assert calibration.threshold == float(calibration.images.scores[-1])
+    assert calibrate(normals(120), 0.01).is_certified
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, -1.0, float("nan")])
+def test_senseless_rates_are_refused(rate: float) -> None:
+    with pytest.raises(CalibrationError, match="makes no sense"):
+        calibrate(normals(10), rate)
+
+
+def test_one_group_is_not_enough() -> None:
+    lonely = NormalSet(draw(5, 0), ("lot1",) * 5, GRID)
+    with pytest.raises(CalibrationError, match="at least 2"):
+        calibrate(lonely)
+
+
+def test_images_are_scored_out_of_fold() -> None:
+    """One wild image must not pull the statistics that score it."""
+    errors = draw(10, 0)
+    errors.error[3] += 50
+    wild = NormalSet(errors, tuple(str(i) for i in range(10)), GRID)
+    highest = float(calibrate(wild).images.scores[-1])
+    assert highest > 30
+
+
+def test_synthetic_defects_are_tried_on_every_candidate() -> None:
+    base = normals(60)
+    with_copies = NormalSet(
+        base.errors, base.groups, GRID, draw(60, 5, defect=0.8), tuple(range(60))
+    )
+    candidates = calibrate(with_copies).candidates
+    assert len(candidates) == 12
+    assert all(c.synthetic_auroc is not None and 0.5 < c.synthetic_auroc <= 1 for c in candidates)
+
+
+def test_another_scoring_is_chosen_only_when_it_is_clearly_better() -> None:
+    """Defects of a single patch drown in the default's smoothing only when they are faint."""
+    base = normals(80)
+    error = draw(80, 5).error
+    error[:, :, :, 20] += 0.55
+    faint = PatchErrors(error, draw(80, 5).expected)
+    chosen = calibrate(NormalSet(base.errors, base.groups, GRID, faint, tuple(range(80))))
+    aurocs = {c.reduction: c.synthetic_auroc or 0 for c in chosen.candidates[:4]}
+    best = max(c.synthetic_auroc or 0 for c in chosen.candidates)
+    default = aurocs[REDUCTIONS[0]]
+    kept = chosen.reduction == REDUCTIONS[0] and len(chosen.normalisers) == 3
+    assert kept == (best - default <= 0.05)
+
+
+def test_reductions_do_what_they_say() -> None:
+    scores = torch.zeros(1, 36)
+    scores[0, 14] = 1.0
+    assert float(Reduction(0.0, 0.0).image_score(scores)) == 1.0
+    assert float(Reduction(0.0, 1.0).image_score(scores)) == pytest.approx(1 / 36)
+    smoothed = Reduction(0.8).smooth(scores, GRID)
+    assert int(smoothed.argmax()) == 14
+    assert float(smoothed.sum()) == pytest.approx(1.0, abs=0.01)  # the border takes its share
+    assert float(smoothed.max()) < 0.5
+    constant = torch.full((2, 3, 36), 4.0)
+    torch.testing.assert_close(Reduction(0.8).smooth(constant, GRID), constant)

@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+
+from anomaly.corruption import corrupt
+from anomaly.types import RgbImage
+from tests.conftest import normal_pixels
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_defect_is_visible_and_stays_near_its_mask(seed: int) -> None:
+    image, donor = RgbImage(normal_pixels(1)), RgbImage(normal_pixels(2, (50, 70)))
+    changed, mask = corrupt(image, donor, np.random.default_rng(seed))
+    assert changed.pixels.shape == image.pixels.shape
+    assert changed.pixels.dtype == np.uint8
+    assert mask.shape == image.size
+    assert mask.any()
+    difference = np.abs(changed.pixels.astype(int) - image.pixels).max(axis=2)
+    assert difference[mask].mean() > 1
+    far = np.ones_like(mask)
+    rows, cols = np.nonzero(mask)
+    far[max(0, rows.min() - 5) : rows.max() + 6, max(0, cols.min() - 5) : cols.max() + 6] = False
+    assert difference[far].max(initial=0) == 0
+
+
+def test_sixteen_bits_stay_sixteen_bits() -> None:
+    deep = RgbImage(normal_pixels(1).astype(np.uint16) * 257)
+    changed, _ = corrupt(deep, deep, np.random.default_rng(0))
+    assert changed.pixels.dtype == np.uint16
+
+
+def test_the_same_generator_gives_the_same_defect() -> None:
+    image = RgbImage(normal_pixels(1))
+    first = corrupt(image, image, np.random.default_rng(3))[0].pixels
+    second = corrupt(image, image, np.random.default_rng(3))[0].pixels
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_blank_image_does_not_trap_it() -> None:
+    blank = RgbImage(np.zeros((32, 32, 3), np.uint8))
+    changed, mask = corrupt(blank, blank, np.random.default_rng(0))
+    assert changed.pixels.shape == blank.pixels.shape
+    assert mask.any()

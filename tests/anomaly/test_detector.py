@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+
+from anomaly.bundle import Bundle
+from anomaly.detector import Detector, judge
+from anomaly.preprocess import preprocess
+from anomaly.types import RgbImage
+from tests.conftest import normal_pixels, planted
+
+
+@pytest.fixture(scope="module")
+def detector(tiny_bundle: Bundle) -> Detector:
+    return tiny_bundle.detector()
+
+
+@pytest.mark.parametrize("size", [(96, 128), (300, 90), (64, 64), (40, 400), (900, 1200)])
+def test_a_planted_defect_is_found_where_it_is(detector: Detector, size: tuple[int, int]) -> None:
+    y, x, half = int(size[0] * 0.35), int(size[1] * 0.6), max(7, min(size) // 8)
+    image = RgbImage(planted(normal_pixels(3000, size), x, y, half))
+    [found] = detector.detect([image])
+    assert found.is_anomalous
+    assert found.p_value == pytest.approx(1 / 41)
+    assert found.placement.source == size
+    peak_x, peak_y = found.regions[0].peak
+    patch_y, patch_x = size[0] / 8, size[1] / 8  # the canvas has 8 × 8 patches
+    assert abs(peak_y - y) <= half + patch_y
+    assert abs(peak_x - x) <= half + patch_x
+
+
+def test_normal_parts_mostly_pass(detector: Detector) -> None:
+    found = detector.detect([RgbImage(normal_pixels(4000 + i)) for i in range(60)])
+    assert np.mean([one.is_anomalous for one in found]) <= 0.15
+    assert all(one.regions == () for one in found if not one.is_anomalous)
+    assert all(0 < one.p_value <= 1 for one in found)
+
+
+def test_a_batch_of_n_equals_n_singles(detector: Detector) -> None:
+    images = [RgbImage(normal_pixels(i, (50 + 9 * i, 80))) for i in range(6)]
+    images[3] = RgbImage(planted(images[3].pixels, 30, 30, 8))
+    together = detector.detect(images)
+    for image, mate in zip(images, together, strict=True):
+        [alone] = detector.detect([image])
+        assert alone.pred_score == pytest.approx(mate.pred_score, abs=1e-5)
+        np.testing.assert_allclose(alone.anomaly_map, mate.anomaly_map, atol=1e-5)
+
+
+def test_the_same_image_gets_the_same_score_to_the_last_digit(
+    detector: Detector, image: RgbImage
+) -> None:
+    [first], [second] = detector.detect([image]), detector.detect([image])
+    assert first.pred_score == second.pred_score
+    assert first.score_std == second.score_std
+    np.testing.assert_array_equal(first.anomaly_map, second.anomaly_map)
+
+
+def test_the_spread_over_repeats_is_reported(detector: Detector, image: RgbImage) -> None:
+    [found] = detector.detect([image])
+    assert 0 < found.score_std < 3
+
+
+def test_other_thresholds_judge_the_same_evidence_anew(detector: Detector) -> None:
+    image = RgbImage(planted(normal_pixels(1), 60, 40, 10))
+    [found] = detector.detect([image])
+    lenient = judge(found, found.pred_score + 1, found.map_threshold)
+    assert not lenient.is_anomalous
+    assert lenient.regions == ()
+    strict = judge(lenient, found.threshold, found.map_threshold)
+    assert strict == found or strict.regions == found.regions
+
+
+def test_an_ng_part_always_shows_a_region(detector: Detector, image: RgbImage) -> None:
+    [found] = detector.detect([image])
+    strict = judge(found, found.pred_score - 0.1, 1e9)
+    assert strict.is_anomalous
+    assert len(strict.regions) >= 1
+
+
+def test_nothing_in_is_nothing_out(detector: Detector) -> None:
+    assert detector.detect([]) == []
+
+
+def test_sixteen_bit_images_score_like_their_eight_bit_twins(
+    detector: Detector, image: RgbImage
+) -> None:
+    deep = RgbImage(image.pixels.astype(np.uint16) * 257)
+    shallow, deep_pixels = (
+        preprocess([one], detector.model.config.preprocess) for one in (image, deep)
+    )
+    torch.testing.assert_close(deep_pixels[0], shallow[0], atol=2e-3, rtol=0)
+    [found] = detector.detect([deep])
+    assert found.placement.source == image.size
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_cpus_scores(tiny_bundle: Bundle, image: RgbImage) -> None:
+    [cpu] = tiny_bundle.detector("cpu").detect([image])
+    [gpu] = tiny_bundle.detector("cuda").detect([image])
+    tiny_bundle.model.to("cpu")
+    assert gpu.pred_score == pytest.approx(cpu.pred_score, rel=1e-3)

@@ -1,0 +1,131 @@
+import contextlib
+import io
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from anomaly.errors import (
+    CorruptImage,
+    EmptyImage,
+    ImageError,
+    ImageTooLarge,
+    ImageTooSmall,
+    UnsupportedFormat,
+)
+from anomaly.image import ImageLimits, decode_image
+from tests.conftest import jpeg, normal_pixels, png
+
+RGB = normal_pixels(1, (40, 60))
+
+
+def encoded(extension: str, pixels: np.ndarray) -> bytes:
+    shown = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(extension, shown)[1].tobytes()
+
+
+@pytest.mark.parametrize("extension", [".png", ".bmp", ".tiff"])
+def test_lossless_formats_give_the_pixels_back_in_rgb(extension: str) -> None:
+    np.testing.assert_array_equal(decode_image(encoded(extension, RGB)).pixels, RGB)
+
+
+def test_jpeg_gives_the_pixels_nearly_back() -> None:
+    decoded = decode_image(jpeg(RGB)).pixels
+    assert decoded.shape == RGB.shape
+    assert np.abs(decoded.astype(int) - RGB).mean() < 3
+
+
+@pytest.mark.parametrize("extension", [".png", ".tiff"])
+@pytest.mark.parametrize("channels", [0, 3])
+def test_sixteen_bits_stay_sixteen_bits(extension: str, channels: int) -> None:
+    shape = (20, 30, channels) if channels else (20, 30)
+    deep = np.random.default_rng(0).integers(0, 65536, shape, dtype=np.uint16)
+    decoded = decode_image(encoded(extension, deep)).pixels
+    assert decoded.dtype == np.uint16
+    np.testing.assert_array_equal(decoded, deep if channels else np.repeat(deep[..., None], 3, 2))
+
+
+def test_grey_is_repeated_and_alpha_is_dropped() -> None:
+    grey = decode_image(png(RGB[..., 0])).pixels
+    np.testing.assert_array_equal(grey, np.repeat(RGB[..., :1], 3, axis=2))
+    buffer = io.BytesIO()
+    Image.fromarray(np.dstack([RGB, RGB[..., 0]])).save(buffer, "PNG")
+    np.testing.assert_array_equal(decode_image(buffer.getvalue()).pixels, RGB)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_exif_orientation_is_applied_as_pillow_does(orientation: int, kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    picture = np.zeros((32, 48, 3), np.uint8)
+    picture[:16, :16] = 255  # one bright corner tells all eight apart
+    picture[:16, 16:] = 128
+    options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    Image.fromarray(picture).save(buffer, kind, exif=exif, **options)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(buffer.getvalue())))
+    decoded = decode_image(buffer.getvalue()).pixels
+    assert decoded.shape == np.asarray(upright).shape
+    assert np.abs(decoded.astype(int) - np.asarray(upright)).max() < 12
+
+
+def test_cmyk_jpeg_is_read() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(RGB).convert("CMYK").save(buffer, "JPEG", quality=98)
+    assert np.abs(decode_image(buffer.getvalue()).pixels.astype(int) - RGB).mean() < 8
+
+
+def test_no_bytes_is_its_own_error() -> None:
+    with pytest.raises(EmptyImage, match="empty"):
+        decode_image(b"")
+
+
+@pytest.mark.parametrize("data", [b"hello", b"%PDF-1.7 ...", b"GIF89a" + bytes(40), b"<svg/>"])
+def test_other_files_are_refused(data: bytes) -> None:
+    with pytest.raises(ImageError) as caught:
+        decode_image(data)
+    assert isinstance(caught.value, UnsupportedFormat | CorruptImage)
+
+
+@pytest.mark.parametrize("extension", [".png", ".bmp", ".tiff", ".jpg"])
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.97])
+def test_a_truncated_file_is_never_half_an_image(extension: str, share: float) -> None:
+    whole = encoded(extension, normal_pixels(2, (200, 300)))
+    with pytest.raises(ImageError):
+        decode_image(whole[: int(len(whole) * share)])
+
+
+def test_a_one_pixel_image_is_too_small() -> None:
+    with pytest.raises(ImageTooSmall, match="1×1"):
+        decode_image(png(np.zeros((1, 1, 3), np.uint8)))
+
+
+def test_too_many_pixels_are_refused_from_the_header() -> None:
+    with pytest.raises(ImageTooLarge, match="60×40"):
+        decode_image(png(RGB), ImageLimits(max_pixels=2399))
+
+
+def test_a_decompression_bomb_is_refused_from_the_header() -> None:
+    header = bytearray(png(RGB))
+    header[16:24] = (60_000).to_bytes(4, "big") * 2  # IHDR's width and height
+    with pytest.raises(ImageError):
+        decode_image(bytes(header))
+
+
+def test_float_tiff_is_refused() -> None:
+    with pytest.raises(ImageError):
+        decode_image(cv2.imencode(".tiff", np.ones((32, 32), np.float32))[1].tobytes())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_damaged_bytes_give_an_image_or_an_image_error(data: st.DataObject) -> None:
+    whole = bytearray(data.draw(st.sampled_from([png(RGB), jpeg(RGB), encoded(".bmp", RGB)])))
+    for _ in range(data.draw(st.integers(1, 6))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(ImageError):  # the only error it may raise
+        assert decode_image(bytes(whole)).pixels.shape[2] == 3

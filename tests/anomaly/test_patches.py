@@ -1,0 +1,32 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anomaly.errors import ShapeError
+from anomaly.patches import grid_of, patchify, unpatchify
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.sampled_from([2, 4, 8]), st.integers(1, 4))
+def test_unpatchify_undoes_patchify(batch: int, channels: int, patch: int, across: int) -> None:
+    grid = grid_of(patch * across, patch)
+    pixels = torch.rand(batch, channels, patch * across, patch * across)
+    patches = patchify(pixels, grid)
+    assert patches.shape == (batch, across * across, patch * patch * channels)
+    assert torch.equal(unpatchify(patches, grid), pixels)
+
+
+def test_patches_run_along_rows_and_channels_come_last() -> None:
+    pixels = torch.arange(16.0).view(1, 1, 4, 4).repeat(1, 2, 1, 1)
+    pixels[:, 1] += 100
+    patches = patchify(pixels, grid_of(4, 2))
+    assert patches[0, 1].tolist() == [2, 102, 3, 103, 6, 106, 7, 107]
+
+
+def test_wrong_shapes_name_the_wanted_and_the_found() -> None:
+    with pytest.raises(ShapeError, match=r"wanted \(B, C, 8, 8\), found \(1, 3, 9, 8\)"):
+        patchify(torch.zeros(1, 3, 9, 8), grid_of(8, 4))
+    with pytest.raises(ShapeError, match="patches"):
+        unpatchify(torch.zeros(1, 5, 48), grid_of(8, 4))
+    with pytest.raises(ShapeError, match="divisible by 16"):
+        grid_of(40, 16)

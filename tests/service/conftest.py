@@ -1,0 +1,24 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from service.app import create_app
+from service.settings import Settings
+
+
+def settings(models: Path, **changes: object) -> Settings:
+    return Settings(models_dir=models, torch_threads=1, device="cpu", max_batch_size=4, **changes)
+
+
+@pytest.fixture(scope="session")
+def app(tiny_folder: Path) -> FastAPI:
+    return create_app(settings(tiny_folder, max_body_bytes=200_000, max_image_pixels=90_000))
+
+
+@pytest.fixture(scope="session")
+def client(app: FastAPI) -> Iterator[TestClient]:
+    with TestClient(app, raise_server_exceptions=False) as open_client:
+        yield open_client

@@ -1,0 +1,126 @@
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import maskline
+from tests.conftest import TINY, normal_pixels, planted, png
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(maskline.app, [str(a) for a in arguments])
+
+
+def overrides(*more: str) -> list[str]:
+    return [word for override in (*TINY, *more) for word in ("--set", override)]
+
+
+def test_every_command_explains_itself() -> None:
+    for command in ("train", "calibrate", "evaluate", "score", "serve", "demo", "doctor"):
+        result = invoke(command, "--help")
+        assert result.exit_code == 0
+        assert "Usage" in result.output
+
+
+def test_train_calibrate_evaluate_score_in_a_row(tiny_data: Path, tmp_path: Path) -> None:
+    model = tmp_path / "m"
+    trained = invoke("train", tiny_data, "--out", model, *overrides(), "--no-calibrate")
+    assert trained.exit_code == 0, trained.output
+    assert "not calibrated yet: maskline calibrate" in trained.output
+    calibrated = invoke("calibrate", model, tiny_data, "--false-alarm-rate", 0.05, "--json")
+    assert calibrated.exit_code == 0, calibrated.output
+    values = json.loads(calibrated.stdout)
+    assert values["groups"] == 40
+    assert values["is_certified"] is True
+    evaluated = invoke("evaluate", model, tiny_data, "--json", "-")
+    assert json.loads(evaluated.stdout)["image_AUROC"] > 0.9
+    table = invoke("evaluate", model, tiny_data, "--report", tmp_path / "report")
+    assert "image_AUROC" in table.output
+    assert (tmp_path / "report/report.html").is_file()
+    (tmp_path / "bad.png").write_bytes(png(planted(normal_pixels(1), 60, 40, 12)))
+    scored = invoke("score", model, tmp_path / "bad.png", "--json")
+    assert scored.exit_code == 1
+    assert json.loads(scored.stdout)["verdict"] == "NG"
+    assert invoke("score", model, tmp_path / "bad.png").output.startswith("NG")
+    (tmp_path / "broken.png").write_bytes(b"x")
+    broken = invoke("score", model, tmp_path / "broken.png")
+    assert broken.exit_code == 2
+    assert broken.output.startswith("ERROR")
+
+
+def test_train_calibrates_by_itself_and_says_what_it_can_certify(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    steps = overrides("optimiser.steps=3")
+    result = invoke("train", tiny_data, "--out", tmp_path / "m", *steps)
+    assert result.exit_code == 0, result.output
+    assert "NOT certified" in result.output
+
+
+@pytest.mark.slow
+def test_the_demo_does_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training import synthetic
+
+    small = synthetic.PartsConfig(12, 6, 4, 2, size=(120, 160))
+    monkeypatch.setattr(synthetic, "PartsConfig", lambda: small)
+    result = invoke("demo", "--folder", tmp_path, "--no-serve", *overrides("optimiser.steps=5"))
+    assert result.exit_code == 0, result.output
+    for name in ("scratch", "dent", "missing", "contamination", "crack", "image_AUROC"):
+        assert name in result.output
+    assert "curl -sS" in result.output
+    assert "maskline serve --models" in result.output
+    assert (tmp_path / "report/report.html").is_file()
+    assert (tmp_path / "models/flange/manifest.json").is_file()
+
+
+def test_the_demo_looks_for_its_port_before_it_trains(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        result = invoke("demo", "--folder", tmp_path / "d", "--port", taken.getsockname()[1])
+    assert getattr(result.exception, "code", None) == "port_in_use"
+    assert not (tmp_path / "d").exists()
+
+
+def test_doctor_says_what_is_there(tiny_folder: Path) -> None:
+    result = invoke("doctor", "--models", tiny_folder, "--port", 0, "--json")
+    findings = {row["name"]: row for row in json.loads(result.stdout)}
+    assert result.exit_code == 0
+    assert "EfficientNet-Lite0" in findings["backbone"]["text"]
+    assert "golden scores reproduced" in findings["model"]["text"]
+    assert "✓" in invoke("doctor", "--port", 0).output
+
+
+def test_doctor_finds_what_is_wrong(tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "tiny")
+    (tmp_path / "tiny/model.safetensors").unlink()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        result = invoke("doctor", "--models", tmp_path, "--port", taken.getsockname()[1])
+    assert result.exit_code == 2
+    assert "model_corrupt" in result.output
+    assert "is in use" in result.output
+    assert "none in" in invoke("doctor", "--models", tmp_path / "x", "--port", 0).output
+
+
+def test_our_errors_are_one_line_and_exit_code_two(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.argv", ["maskline", "score", str(tmp_path), "x.png"])
+    with pytest.raises(SystemExit) as caught:
+        maskline.main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("error [model_not_found]: no model in")
+
+
+def test_a_defect_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(maskline, "app", broken)
+    with pytest.raises(ZeroDivisionError):
+        maskline.main()

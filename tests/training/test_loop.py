@@ -1,0 +1,191 @@
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import TINY, samples
+from training import checkpoint as checkpoint_module
+from training import loop
+from training.config import TrainConfig, load_recipe
+from training.data import Sample
+from training.errors import DataError, ResumeError, TrainingDiverged
+from training.loop import train
+from training.schedule import batch_indices, ema_decay, learning_rate
+
+
+@pytest.fixture(scope="module")
+def normals(tiny_data: Path) -> list[Sample]:
+    return samples(tiny_data / "train/good")
+
+
+def short(*changes: str) -> TrainConfig:
+    return load_recipe("default", [*TINY, "optimiser.steps=12", "run.checkpoint_every=4", *changes])
+
+
+def weights(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_two_runs_of_one_seed_are_equal_and_another_seed_differs(
+    normals: list[Sample], tmp_path: Path
+) -> None:
+    first, _ = train(normals, short(), tmp_path / "a", quiet=True)
+    second, _ = train(normals, short(), tmp_path / "b", quiet=True)
+    other, _ = train(normals, short("run.seed=1"), tmp_path / "c", quiet=True)
+    assert torch.equal(weights(first), weights(second))
+    assert not torch.equal(weights(first), weights(other))
+
+
+@pytest.mark.parametrize("changes", [(), ("augment.fresh=true",), ("augment.copies=0",)])
+def test_a_resumed_run_equals_an_unbroken_one(
+    normals: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: tuple[str, ...],
+) -> None:
+    config = short(*changes)
+    unbroken, _ = train(normals, config, tmp_path / "whole", quiet=True)
+    take_step = loop._step
+
+    def power_cut(trainer: loop.Trainer, step: int) -> torch.Tensor:
+        if step == 9:
+            raise KeyboardInterrupt
+        return take_step(trainer, step)
+
+    monkeypatch.setattr(loop, "_step", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        train(normals, config, tmp_path / "cut", quiet=True)
+    monkeypatch.undo()
+    resumed, _ = train(normals, config, tmp_path / "cut", resume=True, quiet=True)
+    assert torch.equal(weights(unbroken), weights(resumed))
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "cut")]
+    losses = [[json.loads(line)["loss"] for line in log.splitlines()] for log in logs]
+    assert losses[0] == losses[1]
+
+
+def test_resuming_without_a_checkpoint_starts_from_the_beginning(
+    normals: list[Sample], tmp_path: Path
+) -> None:
+    _, card = train(normals, short(), tmp_path, resume=True, quiet=True)
+    assert card["steps"] == 12
+
+
+def test_another_recipe_or_other_images_cannot_be_resumed(
+    normals: list[Sample], tmp_path: Path
+) -> None:
+    train(normals, short(), tmp_path, quiet=True)
+    with pytest.raises(ResumeError, match="another recipe"):
+        train(normals, short("optimiser.learning_rate=0.1"), tmp_path, resume=True, quiet=True)
+    with pytest.raises(ResumeError, match="another recipe"):
+        train(normals[:-1], short(), tmp_path, resume=True, quiet=True)
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"torn")
+    with pytest.raises(ResumeError, match="cannot be read"):
+        train(normals, short(), tmp_path, resume=True, quiet=True)
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(
+    normals: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(normals, short(), tmp_path, quiet=True)
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_module.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        train(normals, short("run.seed=4"), tmp_path, quiet=True)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.safetensors", "log.jsonl"]
+
+
+def test_a_non_finite_loss_stops_with_the_step_and_the_batch(
+    normals: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = loop.objective
+    calls = iter(range(100))
+
+    def diverging(*arguments: object) -> torch.Tensor:
+        value = objective(*arguments)
+        return value * math.nan if next(calls) == 5 else value
+
+    monkeypatch.setattr(loop, "objective", diverging)
+    with pytest.raises(TrainingDiverged, match=r"nan at step 6; its batch was .*\.png") as caught:
+        train(normals, short(), tmp_path, quiet=True)
+    assert "learning_rate" in str(caught.value)
+
+
+def test_the_loss_falls_and_the_log_says_so(
+    tiny_config: TrainConfig, normals: list[Sample], tmp_path: Path
+) -> None:
+    config = replace(tiny_config, run=replace(tiny_config.run, tensorboard=True, log_every=10))
+    _, card = train(normals, config, tmp_path, quiet=True)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(10, 81, 10))
+    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+    assert rows[-1]["images_per_s"] > 0
+    assert card["final_loss"] == rows[-1]["loss"]
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+@pytest.mark.slow
+def test_features_are_cached_and_trained_on(normals: list[Sample], tmp_path: Path) -> None:
+    config = short(
+        'model.target.kind="features"',
+        "model.target.patch=16",
+        'model.scoring.errors=["cosine", "whitened"]',
+        "objective.cosine_weight=1.0",
+    )
+    cached, _ = train(normals, config, tmp_path / "a", quiet=True)
+    assert cached.error.whitening.shape == (152, 152)
+    assert not torch.equal(cached.error.whitening, torch.eye(152))
+    fresh, _ = train(
+        normals,
+        replace(config, run=replace(config.run, cache_limit_gb=0.0)),
+        tmp_path / "b",
+        quiet=True,
+    )
+    torch.testing.assert_close(cached.target.mean, fresh.target.mean, atol=2e-3, rtol=1e-2)
+
+
+def test_one_image_is_too_few(normals: list[Sample], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="too few"):
+        train(normals[:1], short(), tmp_path, quiet=True)
+
+
+def test_bf16_autocast_trains_on_any_device(normals: list[Sample], tmp_path: Path) -> None:
+    model, card = train(normals, short("run.precision=bf16"), tmp_path, quiet=True)
+    assert card["precision"] == "torch.bfloat16"
+    assert all(p.dtype == torch.float32 for p in model.mae.parameters())
+
+
+def test_epochs_show_every_image_once_before_any_twice() -> None:
+    seen = [i for step in range(6) for i in batch_indices(step, 9, 3, seed=1).tolist()]
+    assert sorted(seen[:9]) == sorted(seen[9:]) == list(range(9))
+    assert seen[:9] != seen[9:]
+    assert len(batch_indices(0, 2, 16, seed=0)) == 16
+
+
+def test_the_schedule_warms_up_and_decays_to_nothing() -> None:
+    config = short("optimiser.steps=100", "optimiser.warmup_steps=10").optimiser
+    rates = [learning_rate(step, config) for step in range(101)]
+    assert max(rates) == pytest.approx(config.learning_rate, rel=1e-3)
+    assert rates[0] == pytest.approx(config.learning_rate / 10)
+    assert rates[100] == pytest.approx(0, abs=1e-9)
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert ema_decay(0, 0.99) == pytest.approx(0.1)
+    assert ema_decay(10_000, 0.99) == 0.99
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["auto", "fp16"])
+def test_training_on_a_gpu(normals: list[Sample], tmp_path: Path, precision: str) -> None:
+    config = short("run.device=cuda", f"run.precision={precision}", "run.compile=true")
+    model, card = train(normals, config, tmp_path, quiet=True)
+    assert card["device"].startswith("cuda")
+    assert bool(weights(model).isfinite().all())

@@ -1,0 +1,169 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from anomaly.bundle import Bundle, load_bundle, save_bundle
+from anomaly.errors import CalibrationError, ModelUncalibrated
+from tests.conftest import normal_pixels, planted, png, samples, write_set
+from training.calibrate import calibrate_model, explain_limits, with_groups
+from training.config import TrainConfig
+from training.data import Sample, open_dataset
+from training.errors import DataError
+from training.evaluate import format_table
+from training.pipeline import calibrate_folder, evaluate_model, train_model
+from training.scoring import score_files
+
+
+def test_train_calibrate_and_evaluate_from_paths(
+    tiny_data: Path, tiny_config: TrainConfig, tmp_path: Path
+) -> None:
+    dataset = open_dataset(tiny_data)
+    out = tmp_path / "models" / "part"
+    raw = train_model(dataset, out, tiny_config, false_alarm_rate=None, quiet=True)
+    assert raw.calibration is None
+    with pytest.raises(ModelUncalibrated):
+        evaluate_model(out, dataset, quiet=True)
+    calibrated = calibrate_folder(
+        out, samples(tiny_data / "validation/good"), false_alarm_rate=0.05, quiet=True
+    )
+    assert calibrated.version > raw.version
+    figures, page = evaluate_model(
+        out, dataset, json_file=tmp_path / "f.json", report=tmp_path / "report", quiet=True
+    )
+    assert json.loads((tmp_path / "f.json").read_text()) == figures
+    assert figures["image_AUROC"] > 0.95
+    assert figures["pixel_AUROC"] > 0.9
+    assert figures["realised_false_alarm_rate"] <= 0.25
+    assert figures["kinds"]["blob"]["images"] == 6
+    table = format_table(figures)
+    assert "image_AUROC" in table
+    assert "false alarms, stated" in table
+    assert page is not None
+    html = page.read_text()
+    assert "blob/000.png" in html
+    assert html.count("data:image/jpeg") == len(list((tmp_path / "report").glob("*.jpg")))
+    assert "stretch" not in html
+
+
+def test_training_leaves_log_and_checkpoint_beside_the_model(
+    tiny_data: Path, tiny_config: TrainConfig, tmp_path: Path
+) -> None:
+    config = replace(tiny_config, optimiser=replace(tiny_config.optimiser, steps=4))
+    train_model(open_dataset(tiny_data), tmp_path / "m", config, quiet=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m", "m.run"]
+    card = load_bundle(tmp_path / "m").card
+    assert card["training"]["recipe"]["optimiser"]["steps"] == 4
+    assert card["training"]["images"] == 24
+
+
+def test_broken_training_images_are_skipped_only_on_request(
+    tiny_config: TrainConfig, tmp_path: Path
+) -> None:
+    config = replace(tiny_config, optimiser=replace(tiny_config.optimiser, steps=2))
+    data = write_set(tmp_path / "data", {"train/good": 6, "validation/good": 4})
+    (data / "train/good/003.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"003\.png"):
+        train_model(open_dataset(data), tmp_path / "m", config, quiet=True)
+    assert not (tmp_path / "m").exists()
+    bundle = train_model(
+        open_dataset(data), tmp_path / "m", config, skip_unreadable=True, quiet=True
+    )
+    assert bundle.card["training"]["images"] == 5
+
+
+def test_calibrating_on_nothing_readable_is_said(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no images"):
+        calibrate_model(tiny_bundle.model, [], quiet=True)
+    (tmp_path / "a.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match="none of"):
+        calibrate_model(tiny_bundle.model, samples(tmp_path), skip_unreadable=True, quiet=True)
+
+
+def test_one_session_cannot_calibrate(tiny_bundle: Bundle, tiny_data: Path) -> None:
+    one = [replace(s, session="lot1") for s in samples(tiny_data / "validation/good")]
+    with pytest.raises(CalibrationError, match="at least 2"):
+        calibrate_model(tiny_bundle.model, one, quiet=True)
+
+
+def test_calibration_is_reproducible(tiny_bundle: Bundle, tiny_data: Path) -> None:
+    normals = samples(tiny_data / "validation/good")[:12]
+    first = calibrate_model(tiny_bundle.model, normals, quiet=True)
+    second = calibrate_model(tiny_bundle.model, normals, quiet=True)
+    assert first.threshold == second.threshold
+    assert first.candidates == second.candidates
+
+
+def test_groups_can_come_from_names_folders_or_images() -> None:
+    sample = Sample(Path("/lots/mon/cam1_0007_b.png"), "good", "train", "as-manifest")
+    by = {key: with_groups([sample], key)[0].session for key in (None, "session", "folder")}
+    assert by == {None: "as-manifest", "session": "as-manifest", "folder": "/lots/mon"}
+    assert with_groups([sample], "image")[0].session == str(sample.path)
+    assert with_groups([sample], r"cam1_(\d+)")[0].session == "0007"
+    with pytest.raises(DataError, match="finds no group"):
+        with_groups([sample], r"cam2_(\d+)")
+    with pytest.raises(DataError, match="finds no group"):
+        with_groups([sample], r"cam1")
+    with pytest.raises(DataError, match="no regular expression"):
+        with_groups([sample], "(")
+
+
+def test_the_finite_sample_limit_is_said_aloud(tiny_bundle: Bundle) -> None:
+    assert tiny_bundle.calibration is not None
+    said = " ".join(explain_limits(tiny_bundle.calibration.at_rate(0.01)))
+    assert "40 normal images in 40 independent groups" in said
+    assert "NOT certified: it needs 99" in said
+    assert len(explain_limits(tiny_bundle.calibration)) == 1
+
+
+def test_files_are_scored_one_record_each(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/bad.png").write_bytes(png(planted(normal_pixels(1), 60, 40, 12)))
+    (tmp_path / "in/broken.png").write_bytes(b"broken")
+    rows = list(
+        score_files(tiny_folder, [tmp_path / "in", tmp_path / "gone.png"], heatmaps=tmp_path / "h")
+    )
+    assert [row["status"] for row in rows] == ["ok", "error", "error"]
+    assert rows[0]["verdict"] == "NG"
+    assert rows[0]["regions"]
+    assert rows[1]["code"] == "image_unsupported"
+    assert rows[2]["code"] == "file_unreadable"
+    picture = cv2.imread(str(tmp_path / "h/bad_heatmap.jpg"))
+    assert picture is not None
+    assert picture.shape == (96, 128, 3)
+
+
+def test_an_empty_folder_to_score_is_said(tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no images"):
+        list(score_files(tiny_folder, [tmp_path]))
+
+
+def test_a_test_split_needs_both_kinds(tiny_folder: Path, tmp_path: Path) -> None:
+    data = write_set(tmp_path, {"train/good": 3, "validation/good": 3})
+    with pytest.raises(DataError, match="no test images"):
+        evaluate_model(tiny_folder, open_dataset(data), quiet=True)
+    write_set(data, {"test/good": 3})
+    with pytest.raises(DataError, match="both normal"):
+        evaluate_model(tiny_folder, open_dataset(data), quiet=True)
+
+
+def test_sets_without_masks_have_no_pixel_figures(tiny_folder: Path, tmp_path: Path) -> None:
+    data = write_set(tmp_path, {"train/good": 3, "validation/good": 3, "test/good": 3})
+    (data / "test/odd").mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (50, 60, 3), dtype=np.uint8)
+    (data / "test/odd/a.png").write_bytes(png(noise))
+    figures, _ = evaluate_model(tiny_folder, open_dataset(data), quiet=True)
+    assert figures["image_AUROC"] == 1.0
+    assert "pixel_AUROC" not in figures
+
+
+def test_saving_a_calibration_keeps_the_weights(
+    tiny_bundle: Bundle, tiny_data: Path, tmp_path: Path
+) -> None:
+    save_bundle(tiny_bundle, tmp_path / "m", "v1")
+    before = (tmp_path / "m/model.safetensors").read_bytes()
+    calibrate_folder(tmp_path / "m", samples(tiny_data / "validation/good")[:10], quiet=True)
+    assert (tmp_path / "m/model.safetensors").read_bytes() == before

@@ -259,7 +259,7 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        code = getattr(error, "code", None)
+        code = "file_unusable" if isinstance(error, OSError) else getattr(error, "code", None)
         if not isinstance(code, str):
             raise
         typer.echo(f"error [{code}]: {error}", err=True)

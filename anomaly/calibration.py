@@ -65,6 +65,12 @@ REDUCTIONS = (Reduction(0.8, 0.02), Reduction(0.8, 0.0), Reduction(0.0, 0.02), R
 _MARGIN = 0.05
 
 
+def check_rate(rate: float) -> None:
+    """Raise `CalibrationError` unless a false-alarm rate lies between 0 and 1."""
+    if not 0 < rate < 1:
+        raise CalibrationError(f"a false-alarm rate of {rate} makes no sense; want 0 < rate < 1")
+
+
 @dataclass(frozen=True, slots=True)
 class Conformal:
     """Sorted scores of normal images and their weights; each group's weights sum to one."""
@@ -101,10 +107,7 @@ class Conformal:
 
         A rate below `smallest_rate` cannot be certified; the largest score seen is returned then.
         """
-        if not 0 < rate < 1:
-            raise CalibrationError(
-                f"a false-alarm rate of {rate} makes no sense; want 0 < rate < 1"
-            )
+        check_rate(rate)
         cumulative = np.cumsum(self.weights[::-1], dtype=np.float64)[::-1]
         above = np.append(cumulative[1:], 0.0)  # weight strictly after each score in sorted order
         certified = (1 + above) / (self.groups + 1) <= rate + 1e-9
@@ -155,7 +158,7 @@ class Calibration:
 
     def at_rate(self, rate: float) -> "Calibration":
         """Return the same calibration with another stated false-alarm rate."""
-        self.images.threshold(rate)  # raises where the rate makes no sense
+        check_rate(rate)
         return replace(self, false_alarm_rate=rate)
 
     def patch_scores(self, errors: PatchErrors, grid: Grid) -> torch.Tensor:
@@ -183,6 +186,7 @@ def calibrate(normals: NormalSet, false_alarm_rate: float = 0.01) -> Calibration
 
     Raises `CalibrationError` with fewer than two independent groups.
     """
+    check_rate(false_alarm_rate)
     folds = _folds(normals.groups)
     held_out = [_out_of_fold(normals, kinds, folds) for kinds in NORMALISER_SETS]
     tried = [
@@ -192,7 +196,7 @@ def calibrate(normals: NormalSet, false_alarm_rate: float = 0.01) -> Calibration
     ]
     best, scores = _choose(tried)
     smoothed = best.reduction.smooth(scores.normal, normals.grid).mean(dim=1)  # (N, L)
-    calibration = Calibration(
+    return Calibration(
         normalisers=_fit(best.normalisers, normals.errors),
         reduction=best.reduction,
         images=Conformal.fit(best.reduction.image_score(smoothed).numpy(), normals.groups),
@@ -200,7 +204,6 @@ def calibrate(normals: NormalSet, false_alarm_rate: float = 0.01) -> Calibration
         false_alarm_rate=false_alarm_rate,
         candidates=tuple(candidate for candidate, _ in tried),
     )
-    return calibration.at_rate(false_alarm_rate)
 
 
 @dataclass(frozen=True, slots=True)

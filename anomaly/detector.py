@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from anomaly.calibration import Calibration
+from anomaly.device import choose_device
 from anomaly.heatmap import canvas_map, find_regions
 from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed, preprocess
@@ -25,7 +26,7 @@ class Detector:
     def __init__(
         self, model: AnomalyModel, calibration: Calibration, device: str | torch.device = "cpu"
     ) -> None:
-        self.device = torch.device(device)
+        self.device = choose_device(device) if isinstance(device, str) else device
         self.model = model.eval().to(self.device)
         self.calibration = calibration
 

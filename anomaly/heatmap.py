@@ -121,7 +121,7 @@ def _region(
         bbox=box,
         area_px=max(1, round(area * scale_y * scale_x)),
         peak=(min(int(px), placement.source[1] - 1), min(int(py), placement.source[0] - 1)),
-        centroid=(round(cx, 2), round(cy, 2)),
+        centroid=(round(float(cx), 2), round(float(cy), 2)),
         peak_score=float(masked.max()),
     )
 

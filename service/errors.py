@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from anomaly.errors import (
     AnomalyError,
@@ -101,6 +102,7 @@ def install(app: FastAPI, metrics: Metrics) -> None:
     """Register one handler for each rule, for validation, for HTTP errors and for the unexpected."""
     for kind, rule in RULES.items():
         app.add_exception_handler(kind, _handler(rule, metrics))
+    app.add_exception_handler(ClientDisconnect, _gone(metrics))
     app.add_exception_handler(RequestValidationError, _invalid(metrics))
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unexpected)
@@ -134,6 +136,14 @@ def _handler(rule: Rule, metrics: Metrics) -> Handler:
 def _retry_after(error: Exception) -> dict[str, str] | None:
     seconds = getattr(error, "retry_after_s", None)
     return None if seconds is None else {"Retry-After": str(max(1, round(seconds)))}
+
+
+def _gone(metrics: Metrics) -> Handler:
+    async def handle(request: Request, error: Exception) -> JSONResponse:
+        metrics.abandoned.labels("read").inc()
+        return problem(400, "client_gone", "the client left while sending")  # nobody reads this
+
+    return handle
 
 
 def _invalid(metrics: Metrics) -> Handler:

@@ -124,3 +124,23 @@ def test_a_defect_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(maskline, "app", broken)
     with pytest.raises(ZeroDivisionError):
         maskline.main()
+
+
+def test_a_file_that_cannot_be_used_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "set.jsonl").mkdir()
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(
+        "sys.argv", ["maskline", "calibrate", str(tmp_path / "file/model"), str(tmp_path)]
+    )
+    with pytest.raises(SystemExit) as caught:
+        maskline.main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("error [")
+
+
+def test_a_senseless_rate_is_refused_before_training(tiny_data: Path, tmp_path: Path) -> None:
+    result = invoke("train", tiny_data, "--out", tmp_path / "m", "--false-alarm-rate", 0)
+    assert getattr(result.exception, "code", None) == "calibration_impossible"
+    assert not (tmp_path / "m.run").exists()

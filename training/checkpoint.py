@@ -19,7 +19,7 @@ from torch import nn
 from anomaly.config import to_dict
 from training.config import TrainConfig
 from training.data import Sample
-from training.errors import ResumeError
+from training.errors import NotWritten, ResumeError
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -81,7 +81,7 @@ def load_checkpoint(
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write beside the place and rename over it."""
+    """Write beside the place and rename over it; raises `NotWritten`, leaving what was there."""
     staging = path.with_name(f".{path.name}.tmp")
     try:
         with staging.open("wb") as file:
@@ -89,8 +89,12 @@ def write_whole(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         staging.replace(path)
-    finally:
+    except OSError as error:
         staging.unlink(missing_ok=True)
+        raise NotWritten(
+            f"could not write {path}: {error.strerror or error}; what was there before is "
+            "untouched. Free some space or choose another place, then run the command again"
+        ) from error
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -5,7 +5,8 @@ AnomalyError
     ├── DataError              data_invalid
     ├── RecipeError            recipe_invalid
     ├── ResumeError            resume_impossible
-    └── TrainingDiverged       training_diverged
+    ├── TrainingDiverged       training_diverged
+    └── NotWritten             file_not_written
 """
 
 from anomaly.errors import AnomalyError
@@ -39,3 +40,9 @@ class TrainingDiverged(TrainingError):
     """The loss is no longer a finite number."""
 
     code = "training_diverged"
+
+
+class NotWritten(TrainingError):
+    """A file could not be written; what stood there before is untouched."""
+
+    code = "file_not_written"

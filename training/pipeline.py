@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anomaly.bundle import Bundle, load_bundle, save_bundle
+from anomaly.calibration import check_rate
 from anomaly.device import choose_device
 from training.calibrate import calibrate_model, with_groups
 from training.config import TrainConfig
@@ -33,6 +34,8 @@ def train_model(
     With a `false_alarm_rate` the model is calibrated on the validation split as well; without, it is
     saved uncalibrated and cannot be served yet.
     """
+    if false_alarm_rate is not None:
+        check_rate(false_alarm_rate)  # before the training, not after it
     samples = readable(_normal(dataset, "train"), skip_unreadable=skip_unreadable)
     model, card = train(samples, config, run_folder(out), resume=resume, quiet=quiet)
     bundle = Bundle(out.absolute().name, model, None, {"training": card | _origin(dataset)})

@@ -118,3 +118,35 @@ def test_openapi_has_examples_and_stable_errors(client: TestClient) -> None:
     assert post["responses"]["200"]["content"]["application/json"]["example"]["verdict"] == "NG"
     assert "429" in post["responses"]
     assert "image/jpeg" in post["requestBody"]["content"]
+
+
+def test_a_client_that_leaves_while_sending_is_counted_and_harms_nobody(tiny_folder: Path) -> None:
+    app = create_app(settings(tiny_folder))
+    with TestClient(app) as client:
+        messages = iter(
+            [
+                {"type": "http.request", "body": GOOD[:100], "more_body": True},
+                {"type": "http.disconnect"},
+            ]
+        )
+
+        async def leave() -> None:
+            async def receive() -> dict[str, object]:
+                return next(messages)
+
+            async def send(message: object) -> None:
+                pass
+
+            scope = {
+                "type": "http",
+                "method": "POST",
+                "path": "/score",
+                "query_string": b"",
+                "headers": [],
+                "state": {},
+            }
+            await app(scope, receive, send)
+
+        client.portal.call(leave)
+        assert 'maskline_abandoned_total{stage="read"} 1.0' in client.get("/metrics").text
+        assert client.post("/score", content=GOOD).status_code == 200

@@ -1,0 +1,73 @@
+# One definition of each check; CI and people run the same targets. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+DATA ?= ../shared/data/magnetic_tile
+SEEDS ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format format-check lint types contracts bench bench-quality openapi clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+install: $(VENV)/.dev ## Make .venv with everything, development tools included
+
+demo: $(VENV)/.runtime ## Draw parts, train, calibrate, evaluate, serve (ARGS=--no-serve stops before)
+	$(BIN)/maskline demo $(ARGS)
+
+test: $(VENV)/.dev ## Run the whole test suite
+	$(BIN)/python -m pytest
+
+check: format-check lint types contracts coverage ## Everything CI wants: format, lint, types, imports, tests
+
+format: $(VENV)/.dev ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+format-check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+
+lint: $(VENV)/.dev ## Lint
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev ## Check types, strictly
+	$(BIN)/mypy
+
+contracts: $(VENV)/.dev ## Check which package may import which
+	$(BIN)/lint-imports
+
+.PHONY: coverage
+coverage: $(VENV)/.dev ## Run the tests and require 90 % branch coverage of anomaly/ and service/
+	$(BIN)/python -m pytest --cov --cov-report= -p no:cacheprovider | tee $(VENV)/pytest.log; exit $${PIPESTATUS[0]}
+	$(BIN)/coverage report --include 'anomaly/*,service/*' --fail-under 90
+	$(BIN)/coverage report --include 'training/*' --fail-under 85
+	@tail -n 1 $(VENV)/pytest.log
+
+bench: bench-quality ## All benchmarks
+
+bench-quality: $(VENV)/.runtime ## Quality on DATA=folder, for SEEDS=0,1,2
+	$(BIN)/python -m bench.quality $(DATA) --seeds $(SEEDS) $(ARGS)
+
+openapi: $(VENV)/.dev ## Write docs/openapi.json anew, after a wanted change of the wire contract
+	$(BIN)/python -m service.openapi docs/openapi.json
+
+clean: ## Remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+
+SHELL := /bin/bash
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Maskline needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing (torch is large: a few minutes on a first run)"
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(PIP) -e '.[dev]'
+	@touch $@

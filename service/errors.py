@@ -28,47 +28,36 @@ class ServiceError(Exception):
     """An error of the rim itself; `code` is stable."""
 
     code = "service_error"
-    status = 500
 
 
 class BodyTooLarge(ServiceError):
     """More bytes than the limit."""
 
-    code, status = "body_too_large", 413
+    code = "body_too_large"
 
 
 class BodyUnusable(ServiceError):
     """The body is not one image in a form this service takes."""
 
-    code, status = "body_unusable", 415
+    code = "body_unusable"
 
 
 class MultipartInvalid(ServiceError):
     """The multipart body is damaged or has no `file`."""
 
-    code, status = "multipart_invalid", 400
+    code = "multipart_invalid"
 
 
 class ModelUnknown(ServiceError):
     """No model of that name is loaded."""
 
-    code, status = "model_not_found", 404
-
-
-class TooManyRequests(ServiceError):
-    """More requests in flight than the door lets in."""
-
-    code, status = "too_many_requests", 429
-
-    def __init__(self, message: str, retry_after_s: float) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
+    code = "model_not_found"
 
 
 class NotReady(ServiceError):
     """No model is ready to answer."""
 
-    code, status = "not_ready", 503
+    code = "not_ready"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +79,6 @@ RULES: dict[type[Exception], Rule] = {
     BodyUnusable: Rule(415, "bad_image"),
     MultipartInvalid: Rule(400, "bad_image"),
     ModelUnknown: Rule(404, "no_model"),
-    TooManyRequests: Rule(429, "too_many_requests"),
     NotReady: Rule(503, "not_ready"),
     QueueFull: Rule(429, "queue_full", "queue_full"),
     BatcherClosed: Rule(503, "draining", "draining"),

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,32 +33,34 @@ def fingerprint(config: TrainConfig, samples: Sequence[Sample]) -> str:
     return hashlib.sha256(described.encode()).hexdigest()
 
 
-def save_checkpoint(
-    path: Path,
-    step: int,
-    model: nn.Module,
-    average: Sequence[torch.Tensor],
-    optimiser: torch.optim.Optimizer,
-    fingerprint: str,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """What changes from step to step: weights, their average, moments, the fp16 loss scale."""
+
+    model: nn.Module
+    average: Sequence[torch.Tensor]
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+
+
+def save_checkpoint(path: Path, step: int, state: RunState, fingerprint: str) -> None:
     """Write the state after `step` steps; the previous checkpoint stays until this one is whole."""
-    tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    for index, value in enumerate(average):
+    weights = state.model.state_dict().items()
+    tensors = {f"model.{name}": value.detach().cpu().contiguous() for name, value in weights}
+    for index, value in enumerate(state.average):
         tensors[f"average.{index}"] = value.cpu().contiguous()
-    for index, moments in optimiser.state_dict()["state"].items():
+    for index, moments in state.optimiser.state_dict()["state"].items():
         for name in _MOMENTS:
             tensors[f"optimiser.{index}.{name}"] = moments[name].detach().cpu().contiguous()
-    data = save(tensors, metadata={"step": str(step), "fingerprint": fingerprint})
-    write_whole(path, data)
+    metadata = {
+        "step": str(step),
+        "fingerprint": fingerprint,
+        "scaler": json.dumps(state.scaler.state_dict()),
+    }
+    write_whole(path, save(tensors, metadata=metadata))
 
 
-def load_checkpoint(
-    path: Path,
-    model: nn.Module,
-    average: Sequence[torch.Tensor],
-    optimiser: torch.optim.Optimizer,
-    fingerprint: str,
-) -> int:
+def load_checkpoint(path: Path, state: RunState, fingerprint: str) -> int:
     """Restore the state and return how many steps were done.
 
     Raises `ResumeError` when the file is damaged or belongs to another recipe or data.
@@ -67,16 +70,19 @@ def load_checkpoint(
             stored = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ResumeError(f"the checkpoint {path} cannot be read: {error}") from error
+        raise ResumeError(
+            f"the checkpoint {path} cannot be read: {error}; train without --resume to start anew"
+        ) from error
     if stored.get("fingerprint") != fingerprint:
         raise ResumeError(
             f"the checkpoint {path} belongs to another recipe or other images; train without "
             "--resume to start anew, or give the same recipe and data"
         )
-    model.load_state_dict(_part(tensors, "model."))
-    for index, value in enumerate(average):
+    state.model.load_state_dict(_part(tensors, "model."))
+    for index, value in enumerate(state.average):
         value.copy_(tensors[f"average.{index}"])
-    optimiser.load_state_dict(_optimiser_state(optimiser, tensors))
+    state.optimiser.load_state_dict(_optimiser_state(state.optimiser, tensors))
+    state.scaler.load_state_dict(json.loads(stored["scaler"]))
     return int(stored["step"])
 
 

@@ -18,7 +18,7 @@ from anomaly.mae import MaskedAutoencoder
 from anomaly.masking import covering_masks, random_masks, split_indices
 from anomaly.model import AnomalyModel
 from anomaly.scoring import reconstruct
-from training.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from training.checkpoint import RunState, fingerprint, load_checkpoint, save_checkpoint
 from training.config import ObjectiveConfig, TrainConfig
 from training.data import Sample
 from training.errors import DataError, TrainingDiverged
@@ -46,6 +46,11 @@ class Trainer:
     average: list[torch.Tensor]
     scaler: torch.amp.GradScaler
     network: Callable[..., torch.Tensor]  # the autoencoder, compiled where the recipe asks for it
+
+    @property
+    def state(self) -> RunState:
+        """What a checkpoint holds."""
+        return RunState(self.model.mae, self.average, self.optimiser, self.scaler)
 
 
 def train(
@@ -84,7 +89,7 @@ def train(
         "seconds": round(time.monotonic() - started, 1),
         "device": str(model.target.mean.device),
         "precision": str(_precision(config, model.target.mean.device)),
-        "final_loss": loss,
+        "final_loss": loss if math.isfinite(loss) else None,  # a finished run, resumed
         "recipe": to_dict(config),
     }
     return model.eval(), card
@@ -161,14 +166,7 @@ def _run(
                 bar.set_postfix_str(f"loss {loss:.4f}, {speed_s:.0f} images/s")
             if (step + 1) % config.run.checkpoint_every == 0 or step + 1 == last:
                 _checked(value, trainer, step)
-                save_checkpoint(
-                    checkpoint,
-                    step + 1,
-                    trainer.model.mae,
-                    trainer.average,
-                    trainer.optimiser,
-                    mark,
-                )
+                save_checkpoint(checkpoint, step + 1, trainer.state, mark)
     return loss
 
 
@@ -230,7 +228,7 @@ def _resume(trainer: Trainer, checkpoint: Path, mark: str) -> int:
     if not checkpoint.is_file():
         _log.info("no checkpoint in %s: starting from the beginning", checkpoint.parent)
         return 0
-    return load_checkpoint(checkpoint, trainer.model.mae, trainer.average, trainer.optimiser, mark)
+    return load_checkpoint(checkpoint, trainer.state, mark)
 
 
 def _precision(config: TrainConfig, device: torch.device) -> torch.dtype:

@@ -135,29 +135,37 @@ def build_target(config: TargetConfig, canvas: int, *, backbone: nn.Module | Non
 
 def empty_backbone(config: TargetConfig) -> nn.Module:
     """Build the backbone's layers up to the last stage used, with weights yet to be loaded."""
-    try:
-        backbone: nn.Module = timm.create_model(
-            config.backbone, pretrained=False, features_only=True, out_indices=config.stages
-        )
-    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        raise ConfigError(
-            f"timm cannot give stages {list(config.stages)} of {config.backbone!r}: {error}"
-        ) from error
-    return backbone
+    return _create(config, pretrained=False)
 
 
 def load_backbone(config: TargetConfig) -> nn.Module:
     """Build the frozen backbone with its published weights."""
     if config.weights == HUB:
-        backbone: nn.Module = timm.create_model(
-            config.backbone, pretrained=True, features_only=True, out_indices=config.stages
-        )
-        return backbone
+        return _create(config, pretrained=True)
     backbone = empty_backbone(config)
     state = _bundled_state(config) if config.weights == BUNDLED else _file_state(config.weights)
-    missing = backbone.load_state_dict(state, strict=False).missing_keys
+    wrapped = {f"model.{name}": value for name, value in state.items()}
+    missing = backbone.load_state_dict(wrapped, strict=False).missing_keys
     if missing:
-        raise ConfigError(f"the weights of {config.backbone!r} lack {missing[0]!r}; wrong file?")
+        lacking = missing[0].removeprefix("model.")
+        raise ConfigError(f"the weights of {config.backbone!r} lack {lacking!r}; wrong file?")
+    return backbone
+
+
+def _create(config: TargetConfig, *, pretrained: bool) -> nn.Module:
+    """Build timm's feature getter: it drops the layers behind the last stage and stops there."""
+    try:
+        backbone: nn.Module = timm.create_model(
+            config.backbone,
+            pretrained=pretrained,
+            features_only=True,
+            out_indices=config.stages,
+            feature_cls="getter",
+        )
+    except (RuntimeError, ValueError, AssertionError, IndexError, OSError) as error:
+        raise ConfigError(
+            f"timm cannot give stages {list(config.stages)} of {config.backbone!r}: {error}"
+        ) from error
     return backbone
 
 

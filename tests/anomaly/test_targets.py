@@ -76,7 +76,8 @@ def test_standardisation_uses_the_fitted_mean_and_spread() -> None:
 def test_weights_can_come_from_a_file(tmp_path: Path) -> None:
     config = TargetConfig(weights=str(tmp_path / "weights.safetensors"))
     original = load_backbone(TargetConfig())
-    save_file(original.state_dict(), config.weights)
+    plain = {k.removeprefix("model."): v for k, v in original.state_dict().items()}
+    save_file(plain, config.weights)
     assert state_digest(load_backbone(config)) == state_digest(original)
     assert state_digest(empty_backbone(config)) != state_digest(original)
 

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import tempfile
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,10 @@ def load_bundle(folder: Path, *, check_golden: bool = True) -> Bundle:
         model.load_state_dict(tensors[_WEIGHTS])
         calibration = _calibration(manifest["calibration"], tensors.get(_CALIBRATION))
     except (KeyError, TypeError, RuntimeError, ConfigError) as error:
-        raise ModelCorrupt(f"the model in {folder} does not fit its manifest: {error}") from error
+        reason = textwrap.shorten(str(error), 200)  # torch lists every tensor
+        raise ModelCorrupt(
+            f"the model in {folder} does not fit its manifest or this version of Maskline: {reason}"
+        ) from error
     bundle = Bundle(
         name=manifest["name"],
         model=model.eval(),

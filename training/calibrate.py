@@ -1,6 +1,5 @@
 """Held-out normal images to a calibration, choosing how to score by synthetic defects."""
 
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,7 +18,6 @@ from anomaly.types import RgbImage
 from training.data import Sample, read_images
 from training.errors import DataError
 
-_log = logging.getLogger(__name__)
 _BATCH = 16
 _MAX_CORRUPTED = 300
 

@@ -7,7 +7,7 @@ DATA ?= ../shared/data/magnetic_tile
 SEEDS ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format format-check lint types contracts bench bench-quality openapi clean
+.PHONY: help install demo test check format format-check lint types contracts bench bench-quality bench-knn openapi clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -45,10 +45,13 @@ coverage: $(VENV)/.dev ## Run the tests and require 90 % branch coverage of anom
 	$(BIN)/coverage report --include 'training/*' --fail-under 85
 	@tail -n 1 $(VENV)/pytest.log
 
-bench: bench-quality ## All benchmarks
+bench: bench-quality bench-knn ## All benchmarks
 
 bench-quality: $(VENV)/.runtime ## Quality on DATA=folder, for SEEDS=0,1,2
 	$(BIN)/python -m bench.quality $(DATA) --seeds $(SEEDS) $(ARGS)
+
+bench-knn: $(VENV)/.runtime ## A memory bank on the same features, beside bench-quality
+	$(BIN)/python -m bench.knn $(DATA) --seeds $(SEEDS)
 
 openapi: $(VENV)/.dev ## Write docs/openapi.json anew, after a wanted change of the wire contract
 	$(BIN)/python -m service.openapi docs/openapi.json

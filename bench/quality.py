@@ -94,7 +94,7 @@ def _device() -> str:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="image set in MVTec layout")
-    parser.add_argument("--seeds", type=_seeds, default=[0], help="comma-separated, default 0")
+    parser.add_argument("--seeds", type=seeds_of, default=[0], help="comma-separated, default 0")
     parser.add_argument("--recipe", default="default")
     parser.add_argument("--set", action="append", default=[], help="override of the recipe")
     parser.add_argument("--false-alarm-rate", type=float, default=0.01)
@@ -103,7 +103,8 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _seeds(text: str) -> list[int]:
+def seeds_of(text: str) -> list[int]:
+    """Parse `0,1,2`."""
     return [int(part) for part in text.split(",")]
 
 

@@ -15,7 +15,7 @@ from anomaly.bundle import Bundle
 from anomaly.detector import Detector
 from anomaly.heatmap import crop_to_image
 from anomaly.metrics import image_metrics, pixel_metrics
-from anomaly.types import Detection
+from anomaly.types import Detection, Placement
 from training.calibrate import batches
 from training.checkpoint import write_whole
 from training.data import Sample, read_mask
@@ -89,16 +89,16 @@ def _tally(
             for (sample, image), detection in zip(batch, detections, strict=True):
                 tally.samples.append(sample)
                 tally.detections.append(detection)
-                tally.masks.append(_canvas_mask(sample, detection))
+                mask = read_mask(sample, image.size)
+                tally.masks.append(canvas_mask(mask, detection.placement))
                 tally.shown = keep_extremes(tally.shown, Shown(sample, image, detection))
             bar.update(len(batch))
     return tally
 
 
-def _canvas_mask(sample: Sample, detection: Detection) -> np.ndarray:
+def canvas_mask(mask: np.ndarray, placement: Placement) -> np.ndarray:
     """Ground truth at the map's resolution: a canvas pixel is a defect when most of it is."""
-    mask = read_mask(sample, detection.placement.source)
-    top, left, bottom, right = detection.placement.box
+    top, left, bottom, right = placement.box
     share = cv2.resize(
         mask.astype(np.float32), (right - left, bottom - top), interpolation=cv2.INTER_AREA
     )

@@ -75,6 +75,17 @@ class Bundle:
         return Detector(self.model, self.calibration, device)
 
 
+def model_folders(folder: Path) -> list[Path]:
+    """Return `folder` if it is a model, or those of its subfolders that are, by name.
+
+    Hidden folders are left out: a process killed while saving leaves its half-written one behind.
+    """
+    if (folder / MANIFEST).is_file():
+        return [folder]
+    found = (path.parent for path in folder.glob(f"*/{MANIFEST}"))
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
 def save_bundle(bundle: Bundle, folder: Path, version: str) -> Bundle:
     """Write a model folder, replacing one that is there only when the new one is whole.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from anomaly.bundle import MANIFEST, Bundle, load_bundle
+from anomaly.bundle import Bundle, load_bundle, model_folders
 from anomaly.detector import Detector
 from anomaly.device import choose_device
 from anomaly.errors import ModelNotFound
@@ -119,10 +119,7 @@ class Engine:
 
 def load_models(folder: Path, device: torch.device) -> dict[str, ServedModel]:
     """Load the model in `folder`, or every model in its subfolders, checked on `device`."""
-    if (folder / MANIFEST).is_file():
-        paths = [folder]
-    else:
-        paths = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
+    paths = model_folders(folder)
     if not paths:
         raise ModelNotFound(
             f"no model in {folder.absolute()}; point MASKLINE_MODELS_DIR (or --models) at a folder "

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from anomaly.bundle import MANIFEST, load_bundle
+from anomaly.bundle import load_bundle, model_folders
 from anomaly.device import choose_device
 from anomaly.errors import AnomalyError
 from anomaly.targets import TargetConfig, load_backbone
@@ -83,11 +83,7 @@ def _port(port: int) -> Finding:
 
 
 def _models(folder: Path) -> list[Finding]:
-    paths = (
-        [folder]
-        if (folder / MANIFEST).is_file()
-        else sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
-    )
+    paths = model_folders(folder)
     if not paths:
         return [Finding("models", f"none in {folder}; run 'maskline train'", is_problem=True)]
     return [_model(path) for path in paths]

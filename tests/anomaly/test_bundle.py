@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from anomaly import bundle as bundle_module
-from anomaly.bundle import Bundle, load_bundle, save_bundle
+from anomaly.bundle import Bundle, load_bundle, model_folders, save_bundle
 from anomaly.errors import (
     ModelCorrupt,
     ModelNotFound,
@@ -194,3 +194,10 @@ def test_nothing_on_disk_is_pickle_or_a_customers_image(folder: Path) -> None:
     canvases = load_file(folder / "golden.safetensors")["canvases"].numpy()
     assert np.ptp(canvases[0], axis=(0, 1)).max() <= 255
     assert (canvases[0][:, 0] == canvases[0][:, -1]).all()  # a ramp, not a part
+
+
+def test_what_a_killed_save_leaves_behind_is_no_model(folder: Path) -> None:
+    (folder.parent / ".tiny.k1ll3d").mkdir()
+    (folder.parent / ".tiny.k1ll3d" / "manifest.json").write_text("{")
+    assert model_folders(folder.parent) == [folder]
+    assert model_folders(folder) == [folder]

@@ -42,7 +42,7 @@ class Detector:
     ) -> list[Detection]:
         """Inspect preprocessed canvases (B, 3, S, S) in [0, 1] on the CPU, one placement each."""
         seeds = [content_seed(canvas) for canvas in pixels]
-        errors = self.model(pixels.to(self.device), seeds).cpu()  # (B, R, L) raw errors
+        errors = self.model(pixels.to(self.device), seeds).cpu()  # error is (B, R, E, L)
         scores = self.calibration.patch_scores(errors, self.model.target.grid)  # (B, R, L)
         return [
             self._detection(one, placement)

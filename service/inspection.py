@@ -51,7 +51,7 @@ class Inspector:
         self.metrics.observe_stage("queue", outcome.queue_s, timings)
         self.metrics.observe_stage("inference", outcome.inference_s, timings)
         with timed("encode", timings):
-            detection = _as_asked(outcome.result, model, query)
+            detection = await self._as_asked(outcome.result, model, query)
             heatmap = await self._heatmap(image, detection, model, query.heatmap)
         self.metrics.observe_detection(model.name, query.camera, detection)
         return ScoreOut.of(
@@ -77,6 +77,18 @@ class Inspector:
             return float16_heatmap(detection)
         white_level = model.config.preprocess.white_level
         return await self._in_pool(lambda: picture_heatmap(image, detection, kind, white_level))
+
+    async def _as_asked(
+        self, detection: Detection, model: ServedModel, query: ScoreQuery
+    ) -> Detection:
+        """Apply this request's own threshold or false-alarm rate, if it has one."""
+        if query.threshold is None and query.false_alarm_rate is None:
+            return detection
+        calibration = model.detector.calibration
+        if query.false_alarm_rate is not None:
+            calibration = calibration.at_rate(query.false_alarm_rate)
+        threshold = calibration.threshold if query.threshold is None else query.threshold
+        return await self._in_pool(lambda: judge(detection, threshold, calibration.map_threshold))
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)
@@ -119,14 +131,3 @@ def _heatmap_out(
         width=size[1],
         threshold=detection.map_threshold,
     )
-
-
-def _as_asked(detection: Detection, model: ServedModel, query: ScoreQuery) -> Detection:
-    """Apply this request's own threshold or false-alarm rate, if it has one."""
-    calibration = model.detector.calibration
-    if query.false_alarm_rate is not None:
-        calibration = calibration.at_rate(query.false_alarm_rate)
-    threshold = calibration.threshold if query.threshold is None else query.threshold
-    if (threshold, calibration.map_threshold) == (detection.threshold, detection.map_threshold):
-        return detection
-    return judge(detection, threshold, calibration.map_threshold)

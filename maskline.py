@@ -227,6 +227,46 @@ def demo(
 
 
 @app.command()
+def export(model: Model) -> None:
+    """Add an ONNX graph to a model; the service then uses it on a CPU."""
+    from training.pipeline import export_folder
+
+    bundle, exported = export_folder(model)
+    typer.echo(f"exported {model}, version {bundle.version}")
+    typer.echo(
+        f"one image: {exported.model_ms:.1f} ms by torch, {exported.graph_ms:.1f} ms by ONNX Runtime"
+    )
+
+
+@app.command("import-mae")
+def import_mae(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="Official .pth with its decoder, .safetensors, or a folder saved by transformers "
+            "(ViTMAEForPreTraining)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
+    norm_pixels: Annotated[
+        bool,
+        typer.Option(
+            "--norm-pixels",
+            help="The weights predict patches standardised by themselves (norm_pix_loss); a "
+            "transformers folder says so itself.",
+        ),
+    ] = False,
+) -> None:
+    """Make a model of public masked-autoencoder weights; calibrate it on your normal images next."""
+    from training.pipeline import import_model
+    from training.pretrained import MaeChoices
+
+    bundle = import_model(checkpoint, out, MaeChoices(norm_patches=norm_pixels))
+    typer.echo(f"saved {out}, version {bundle.version}")
+    typer.echo(f"not calibrated yet: maskline calibrate {out} NORMALS")
+
+
+@app.command()
 def doctor(
     models: Annotated[Path | None, typer.Option(help="Also check the models here.")] = None,
     port: Annotated[int, typer.Option(help="Port the service would use.")] = 8000,

@@ -1,9 +1,10 @@
 """One model on disk: a folder of safetensors and a manifest. No pickle anywhere.
 
     manifest.json            schema, name, version, configuration, calibration, card, SHA-256 of each file
-    model.safetensors        target (the frozen backbone included), masked autoencoder, error measure
+    model.safetensors        target (the frozen backbone included), masked autoencoder, memory, repair head
     calibration.safetensors  the normalisers and the scores of the calibration images
     golden.safetensors       a few generated canvases and the scores they must give
+    model.onnx               the scoring path for ONNX Runtime, where that was faster on a CPU
 
 A folder is written beside its final place and renamed, so that it is there whole or not at all.
 The golden canvases are generated patterns: no image of the customer's leaves with the model.
@@ -22,11 +23,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from anomaly.calibration import Calibration, Candidate, Conformal, Reduction
 from anomaly.config import from_dict, to_dict
 from anomaly.detector import Detector
+from anomaly.device import choose_device
 from anomaly.errors import (
     ConfigError,
     ModelCorrupt,
@@ -35,17 +37,19 @@ from anomaly.errors import (
     ModelSchemaUnknown,
     ModelUncalibrated,
 )
+from anomaly.export import OnnxModel
 from anomaly.model import AnomalyModel, ModelConfig
 from anomaly.normalise import NORMALISERS, Normaliser
 from anomaly.targets import state_digest
 from anomaly.types import Placement
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
-_WEIGHTS, _CALIBRATION, _GOLDEN = (
+_WEIGHTS, _CALIBRATION, _GOLDEN, _GRAPH = (
     "model.safetensors",
     "calibration.safetensors",
     "golden.safetensors",
+    "model.onnx",
 )
 _GOLDEN_TOLERANCE = 1e-3  # relative; another CPU or a GPU sums in another order
 
@@ -55,7 +59,8 @@ class Bundle:
     """A model as it lies on disk.
 
     `card` tells where it comes from: training data, recipe, steps, commit, metrics. `version` is
-    set when the folder is written; `digest` is the manifest's SHA-256, so it covers every file.
+    set when the folder is written; `digest` is the manifest's SHA-256, so it covers every file. `graph`
+    is the ONNX file, if there is one; it serves on a CPU.
     """
 
     name: str
@@ -64,6 +69,7 @@ class Bundle:
     card: dict[str, Any]
     version: str = ""
     digest: str = ""
+    graph: bytes | None = None
 
     def detector(self, device: str | torch.device = "cpu") -> Detector:
         """Return a detector on `device`; raises `ModelUncalibrated` without a calibration."""
@@ -72,7 +78,11 @@ class Bundle:
                 f"model {self.name!r} has no calibration, so its scores have no threshold; run "
                 "'maskline calibrate MODEL NORMALS' with held-out normal images"
             )
-        return Detector(self.model, self.calibration, device)
+        chosen = choose_device(device) if isinstance(device, str) else device
+        if self.graph is None or chosen.type != "cpu":
+            return Detector(self.model, self.calibration, chosen)
+        network = OnnxModel(self.model, self.graph)
+        return Detector(self.model, self.calibration, chosen, network)
 
 
 def model_folders(folder: Path) -> list[Path]:
@@ -94,7 +104,9 @@ def save_bundle(bundle: Bundle, folder: Path, version: str) -> Bundle:
     files = {_WEIGHTS: save(_state(bundle.model))}
     if bundle.calibration is not None:
         files[_CALIBRATION] = save(_calibration_tensors(bundle.calibration))
-        files[_GOLDEN] = save(_golden(bundle.detector()))
+        files[_GOLDEN] = save(_golden(Detector(bundle.model, bundle.calibration)))
+    if bundle.graph is not None:
+        files[_GRAPH] = bundle.graph
     manifest = json.dumps(_manifest(bundle, version, files), indent=2).encode()
     files[MANIFEST] = manifest
     try:
@@ -113,7 +125,9 @@ def load_bundle(folder: Path, *, check_golden: bool = True) -> Bundle:
     Raises `ModelNotFound`, `ModelSchemaUnknown` or `ModelCorrupt`.
     """
     raw, manifest = _read_manifest(folder)
-    tensors = {name: _read_checked(folder, name, sha) for name, sha in manifest["files"].items()}
+    stored = {name: _read_checked(folder, name, sha) for name, sha in manifest["files"].items()}
+    graph = stored.pop(_GRAPH, None)
+    tensors = {name: _tensors(folder / name, data) for name, data in stored.items()}
     try:
         model = AnomalyModel.empty(from_dict(ModelConfig, manifest["config"]))
         model.load_state_dict(tensors[_WEIGHTS])
@@ -130,6 +144,7 @@ def load_bundle(folder: Path, *, check_golden: bool = True) -> Bundle:
         card=manifest["card"],
         version=manifest["version"],
         digest=hashlib.sha256(raw).hexdigest(),
+        graph=graph,
     )
     if check_golden and calibration is not None:
         check_golden_scores(bundle.detector(), tensors[_GOLDEN])
@@ -186,14 +201,19 @@ def _read_manifest(folder: Path) -> tuple[bytes, dict[str, Any]]:
     return raw, manifest
 
 
-def _read_checked(folder: Path, name: str, sha256: str) -> dict[str, torch.Tensor]:
+def _read_checked(folder: Path, name: str, sha256: str) -> bytes:
     path = folder / name
     if Path(name).name != name or not path.is_file():  # a manifest cannot reach outside its folder
         raise ModelCorrupt(f"the model in {folder} lacks {name}; copy the whole folder again")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
         raise ModelCorrupt(f"{path} was changed or damaged (its SHA-256 differs); copy it again")
+    return data
+
+
+def _tensors(path: Path, data: bytes) -> dict[str, torch.Tensor]:
     try:
-        return load_file(path)
+        return load(data)
     except SafetensorError as error:
         raise ModelCorrupt(f"{path} cannot be read: {error}") from error
 
@@ -238,6 +258,7 @@ def _calibration_values(calibration: Calibration | None) -> dict[str, Any] | Non
         return None
     return {
         "normalisers": [normaliser.kind for normaliser in calibration.normalisers],
+        "weights": calibration.weights.tolist(),
         "reduction": to_dict(calibration.reduction),
         "false_alarm_rate": calibration.false_alarm_rate,
         "threshold": calibration.threshold,
@@ -269,6 +290,7 @@ def _calibration(
         return None
     return Calibration(
         normalisers=tuple(_normaliser(kind, tensors) for kind in values["normalisers"]),
+        weights=torch.tensor(values["weights"]),
         reduction=from_dict(Reduction, values["reduction"]),
         images=_conformal(tensors, "images"),
         peaks=_conformal(tensors, "peaks"),

@@ -3,8 +3,9 @@
 Scores of the calibration images are taken out of fold: an image never helps to normalise itself.
 The p-value is split-conformal (Vovk et al. 2005), with each session or lot counting once however
 many of its images there are (Dunn, Wasserman and Ramdas 2023, "Distribution-Free Prediction Sets
-for Two-Layer Hierarchical Models"). Choices that differ from product to product - the normalisers, the
-smoothing, the image score - are made here from normals and synthetic defects, never from real ones.
+for Two-Layer Hierarchical Models"). Choices that differ from product to product - what each kind of
+evidence weighs, the normalisers, the smoothing, the image score - are made here from normals and
+synthetic defects, never from real ones.
 """
 
 import math
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 
 from anomaly.errors import CalibrationError
-from anomaly.normalise import NORMALISERS, Normaliser
+from anomaly.normalise import NORMALISERS, Normaliser, UniformNormaliser
 from anomaly.scoring import PatchErrors
 from anomaly.types import FloatArray, Grid
 
@@ -28,20 +29,21 @@ _FOLDS = 5
 class Reduction:
     """From scores on the grid to one number: Gaussian smoothing, then the mean of the top share.
 
-    `smoothing` is the Gaussian's sigma in patches (0 is none); `top_share` is the share of patches
+    `smoothing` is the Gaussian's sigma in patches (0 is none); `top_share` is the share of cells
     that is averaged, from 0 (only the maximum) to 1 (the mean).
     """
 
-    smoothing: float = 0.8
-    top_share: float = 0.0
+    smoothing: float = 0.5
+    top_share: float = 0.01
 
     def smooth(self, scores: torch.Tensor, grid: Grid) -> torch.Tensor:
         """Smooth (..., L) scores on their grid."""
         if self.smoothing == 0:
             return scores
-        radius = math.ceil(3 * self.smoothing)
+        sigma = self.smoothing * grid.cells
+        radius = math.ceil(3 * sigma)
         offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
-        kernel = torch.exp(-0.5 * (offsets / self.smoothing) ** 2)
+        kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
         kernel = kernel / kernel.sum()
         maps = scores.reshape(-1, 1, grid.rows, grid.cols)
         maps = F.conv2d(F.pad(maps, (0, 0, radius, radius), "replicate"), kernel.view(1, 1, -1, 1))
@@ -53,16 +55,28 @@ class Reduction:
         count = max(1, round(self.top_share * smoothed.shape[-1]))
         return smoothed.topk(count, dim=-1).values.mean(dim=-1)
 
+    def __call__(self, scores: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """Smooth (..., L) scores and reduce them to (...)."""
+        return self.image_score(self.smooth(scores, grid))
 
-# The first of each is the default; another one must beat it by a margin to be chosen, because on
-# real sets averaging everything was as good as the best single choice (docs/LOG.md, 2026-11-24).
+
+# The first of each is the default; another one must beat it by a margin to be chosen, because synthetic
+# defects do not tell real ones well enough to follow them blindly (docs/LOG.md).
 NORMALISER_SETS: tuple[tuple[str, ...], ...] = (
-    ("uniform", "position", "texture"),
+    ("uniform",),
+    ("uniform", "position"),
     ("position",),
-    ("texture",),
 )
-REDUCTIONS = (Reduction(0.8, 0.02), Reduction(0.8, 0.0), Reduction(0.0, 0.02), Reduction(0.8, 0.1))
-_MARGIN = 0.05
+REDUCTIONS = (
+    Reduction(0.5, 0.01),
+    Reduction(0.5, 0.0),
+    Reduction(0.0, 0.002),
+    Reduction(0.8, 0.02),
+    Reduction(0.8, 0.1),
+)
+MAP = Reduction(1.0, 0.0)
+_MARGIN = 0.03
+_LEAST_POWER = 0.01  # evidence that tells nothing keeps this much
 
 
 def check_rate(rate: float) -> None:
@@ -128,13 +142,15 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Makes raw errors comparable and gives them a threshold.
+    """Makes raw evidence comparable, fuses it and gives it a threshold.
 
-    `images` are the image scores of held-out normals, `peaks` the maxima of their smoothed maps;
-    thresholds for both follow from `false_alarm_rate`.
+    `weights` (E,) are what each kind of evidence counts; `reduction` makes the image score, while maps
+    are always smoothed the same way. `images` are the image scores of held-out normals, `peaks` the
+    maxima of their maps; thresholds for both follow from `false_alarm_rate`.
     """
 
     normalisers: tuple[Normaliser, ...]
+    weights: torch.Tensor
     reduction: Reduction
     images: Conformal
     peaks: Conformal
@@ -161,17 +177,21 @@ class Calibration:
         check_rate(rate)
         return replace(self, false_alarm_rate=rate)
 
-    def patch_scores(self, errors: PatchErrors, grid: Grid) -> torch.Tensor:
-        """Return comparable, smoothed scores of every repeat, (B, R, L)."""
-        return self.reduction.smooth(_normalise(self.normalisers, errors), grid)
+    def patch_scores(self, errors: PatchErrors) -> torch.Tensor:
+        """Return comparable scores of every repeat, (B, R, L), not smoothed."""
+        return _fuse(self.normalisers, self.weights, errors)
+
+    def map_scores(self, scores: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """Smooth patch scores (..., L) into what heatmaps and regions are drawn from."""
+        return MAP.smooth(scores, grid)
 
 
 @dataclass(frozen=True, slots=True)
 class NormalSet:
-    """Errors of N normal images, the group each belongs to, and corrupted copies of them.
+    """Evidence on N normal images, the group each belongs to, and corrupted copies of them.
 
-    `corrupted` holds the errors of M copies with synthetic defects; copy j was made of image
-    `origin[j]`, so that both fall into the same fold.
+    `grid` is the map's; `corrupted` holds the evidence on M copies with synthetic defects; copy j was
+    made of image `origin[j]`, so that both fall into the same fold.
     """
 
     errors: PatchErrors
@@ -188,22 +208,55 @@ def calibrate(normals: NormalSet, false_alarm_rate: float = 0.01) -> Calibration
     """
     check_rate(false_alarm_rate)
     folds = _folds(normals.groups)
-    held_out = [_out_of_fold(normals, kinds, folds) for kinds in NORMALISER_SETS]
+    weights = weigh(normals)
+    held_out = [_out_of_fold(normals, kinds, weights, folds) for kinds in NORMALISER_SETS]
     tried = [
         (_try(kinds, reduction, one, normals.grid), one)
         for kinds, one in zip(NORMALISER_SETS, held_out, strict=True)
         for reduction in REDUCTIONS
     ]
     best, scores = _choose(tried)
-    smoothed = best.reduction.smooth(scores.normal, normals.grid).mean(dim=1)  # (N, L)
+    normal = scores.normal.mean(dim=1)  # (N, L)
     return Calibration(
         normalisers=_fit(best.normalisers, normals.errors),
+        weights=weights,
         reduction=best.reduction,
-        images=Conformal.fit(best.reduction.image_score(smoothed).numpy(), normals.groups),
-        peaks=Conformal.fit(smoothed.amax(dim=1).numpy(), normals.groups),
+        images=Conformal.fit(best.reduction(normal, normals.grid).numpy(), normals.groups),
+        peaks=Conformal.fit(MAP(normal, normals.grid).numpy(), normals.groups),
         false_alarm_rate=false_alarm_rate,
         candidates=tuple(candidate for candidate, _ in tried),
     )
+
+
+def weigh(normals: NormalSet) -> torch.Tensor:
+    """Return what each kind of evidence counts, (E,).
+
+    Each family has an equal say: its map is brought to unit spread on the normals. Within a family, a kind
+    counts by how well it alone tells corrupted copies from normals (its AUROC above chance); without copies,
+    all count the same. So a fine stage leads where defects are small, a coarse one where they are large.
+    """
+    usual = UniformNormaliser.fit(normals.errors.mean)
+    scores = usual(normals.errors.error).mean(dim=1)  # (N, E, L)
+    copies = None if normals.corrupted is None else usual(normals.corrupted.error).mean(dim=1)
+    families = [name.partition(".")[0] for name in normals.errors.names]
+    power = torch.tensor([_power(i, scores, copies, normals.grid) for i in range(len(families))])
+    weights = torch.zeros(len(families))
+    for family in set(families):
+        own = torch.tensor([name == family for name in families])
+        share = power[own] / power[own].sum()
+        spread = torch.einsum("nel,e->nl", scores[:, own], share).std()
+        weights[own] = share / spread.clamp(min=1e-6) / len(set(families))
+    return weights
+
+
+def _power(kind: int, scores: torch.Tensor, copies: torch.Tensor | None, grid: Grid) -> float:
+    if copies is None:
+        return 1.0
+    both = torch.cat([scores[:, kind], copies[:, kind]])
+    reduction = REDUCTIONS[0]
+    image = reduction(both, grid).numpy()
+    label = np.arange(len(image)) >= len(scores)
+    return max(float(roc_auc_score(label, image)) - 0.5, _LEAST_POWER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,14 +267,16 @@ class _HeldOut:
     corrupted: torch.Tensor | None
 
 
-def _normalise(normalisers: Sequence[Normaliser], errors: PatchErrors) -> torch.Tensor:
-    """Average over normalisers and error kinds: (B, R, L)."""
-    each = [n(errors.error, errors.expected).mean(dim=2) for n in normalisers]
+def _fuse(
+    normalisers: Sequence[Normaliser], weights: torch.Tensor, errors: PatchErrors
+) -> torch.Tensor:
+    """Average over normalisers, then weigh the kinds of evidence: (B, R, L)."""
+    each = [torch.einsum("brel,e->brl", n(errors.error), weights) for n in normalisers]
     return torch.stack(each).mean(dim=0)
 
 
 def _fit(kinds: Sequence[str], errors: PatchErrors) -> tuple[Normaliser, ...]:
-    return tuple(NORMALISERS[kind].fit(errors.mean, errors.expected) for kind in kinds)
+    return tuple(NORMALISERS[kind].fit(errors.mean) for kind in kinds)
 
 
 def _folds(groups: Sequence[str]) -> torch.Tensor:
@@ -236,7 +291,9 @@ def _folds(groups: Sequence[str]) -> torch.Tensor:
     return torch.from_numpy((order % min(_FOLDS, len(names)))[member])
 
 
-def _out_of_fold(normals: NormalSet, kinds: Sequence[str], folds: torch.Tensor) -> _HeldOut:
+def _out_of_fold(
+    normals: NormalSet, kinds: Sequence[str], weights: torch.Tensor, folds: torch.Tensor
+) -> _HeldOut:
     """Score every image with normalisers that were fitted without its fold."""
     batch, repeats, _, length = normals.errors.error.shape
     normal = torch.zeros(batch, repeats, length)
@@ -245,10 +302,10 @@ def _out_of_fold(normals: NormalSet, kinds: Sequence[str], folds: torch.Tensor) 
         corrupted = torch.zeros(len(normals.origin), repeats, length)
     for fold in range(int(folds.max()) + 1):
         fitted = _fit(kinds, normals.errors[folds != fold])
-        normal[folds == fold] = _normalise(fitted, normals.errors[folds == fold])
+        normal[folds == fold] = _fuse(fitted, weights, normals.errors[folds == fold])
         if normals.corrupted is not None and corrupted is not None:
             rows = copy_folds == fold
-            corrupted[rows] = _normalise(fitted, normals.corrupted[rows])
+            corrupted[rows] = _fuse(fitted, weights, normals.corrupted[rows])
     return _HeldOut(normal, corrupted)
 
 
@@ -256,7 +313,7 @@ def _try(kinds: tuple[str, ...], reduction: Reduction, scores: _HeldOut, grid: G
     if scores.corrupted is None:
         return Candidate(kinds, reduction, None)
     both = torch.cat([scores.normal, scores.corrupted])
-    image = reduction.image_score(reduction.smooth(both, grid).mean(dim=1)).numpy()
+    image = reduction(both.mean(dim=1), grid).numpy()
     label = np.arange(len(image)) >= len(scores.normal)
     return Candidate(kinds, reduction, float(roc_auc_score(label, image)))
 

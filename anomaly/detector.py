@@ -1,6 +1,6 @@
 """Images in, detections out: the whole flow in one function. Read `Detector.detect` first."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,6 +10,7 @@ from anomaly.device import choose_device
 from anomaly.heatmap import canvas_map, find_regions
 from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed, preprocess
+from anomaly.scoring import PatchErrors
 from anomaly.types import Detection, Placement, RgbImage
 
 # An NG part always shows where: if no place passes the map threshold by itself, the area within
@@ -20,15 +21,21 @@ _NG_LEVEL = 0.7
 class Detector:
     """A trained model with its calibration, on one device.
 
-    Not thread-safe by contract: one thread owns a detector, as one process owns the device.
+    `network` computes what the model computes in another way (an exported graph); without one the model
+    itself does. Not thread-safe by contract: one thread owns a detector, as one process owns the device.
     """
 
     def __init__(
-        self, model: AnomalyModel, calibration: Calibration, device: str | torch.device = "cpu"
+        self,
+        model: AnomalyModel,
+        calibration: Calibration,
+        device: str | torch.device = "cpu",
+        network: Callable[[torch.Tensor, Sequence[int]], PatchErrors] | None = None,
     ) -> None:
         self.device = choose_device(device) if isinstance(device, str) else device
         self.model = model.eval().to(self.device)
         self.calibration = calibration
+        self.network = network or self.model
 
     def detect(self, images: Sequence[RgbImage]) -> list[Detection]:
         """Inspect images of any size; the answer for each does not depend on its batch-mates."""
@@ -42,8 +49,10 @@ class Detector:
     ) -> list[Detection]:
         """Inspect preprocessed canvases (B, 3, S, S) in [0, 1] on the CPU, one placement each."""
         seeds = [content_seed(canvas) for canvas in pixels]
-        errors = self.model(pixels.to(self.device), seeds).cpu()  # error is (B, R, E, L)
-        scores = self.calibration.patch_scores(errors, self.model.target.grid)  # (B, R, L)
+        errors: PatchErrors = self.network(
+            pixels.to(self.device), seeds
+        ).cpu()  # error is (B, R, E, L)
+        scores = self.calibration.patch_scores(errors)  # (B, R, L)
         return [
             self._detection(one, placement)
             for one, placement in zip(scores, placements, strict=True)
@@ -51,10 +60,10 @@ class Detector:
 
     def _detection(self, scores: torch.Tensor, placement: Placement) -> Detection:
         """Reduce one image's scores (R, L) to its verdict, map and regions."""
-        calibration, grid = self.calibration, self.model.target.grid
-        patch_scores = scores.mean(dim=0)  # (L,)
-        pred_score = float(calibration.reduction.image_score(patch_scores))
-        repeats = calibration.reduction.image_score(scores)  # (R,)
+        calibration, grid = self.calibration, self.model.target.map_grid
+        pred_score = float(calibration.reduction(scores.mean(dim=0), grid))
+        repeats = calibration.reduction(scores, grid)  # (R,)
+        patch_scores = calibration.map_scores(scores.mean(dim=0), grid)  # (L,)
         evidence = Detection(
             pred_score=pred_score,
             score_std=float(repeats.std(correction=0)),

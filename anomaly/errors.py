@@ -10,6 +10,7 @@
     ├── ShapeError                 tensor_shape
     ├── ConfigError                config_invalid
     ├── CalibrationError           calibration_impossible
+    ├── ExportFailed               export_failed
     └── ModelError                 a model folder cannot be used
         ├── ModelNotFound          model_not_found
         ├── ModelCorrupt           model_corrupt
@@ -81,6 +82,12 @@ class CalibrationError(AnomalyError):
     """The calibration images cannot give what was asked of them."""
 
     code = "calibration_impossible"
+
+
+class ExportFailed(AnomalyError):
+    """The model cannot be written as a graph, or the graph does not compute the same."""
+
+    code = "export_failed"
 
 
 class ModelError(AnomalyError):

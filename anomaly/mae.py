@@ -8,7 +8,8 @@ The model does not know what its tokens are, nor how errors become scores.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,11 @@ from anomaly.types import Grid
 
 @dataclass(frozen=True, slots=True)
 class MaeConfig:
-    """Sizes of the encoder and the decoder; widths must be divisible by their heads."""
+    """Sizes of the encoder and the decoder; widths must be divisible by their heads.
+
+    `window` is the side, in patches, of the square of tokens it sees at once; a larger grid is covered by
+    overlapping windows.
+    """
 
     width: int = 192
     depth: int = 4
@@ -33,6 +38,8 @@ class MaeConfig:
     decoder_heads: int = 6
     positions: Literal["learned", "sincos"] = "learned"
     class_token: bool = False
+    norm_eps: float = 1e-6
+    window: int = 14
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.decoder_width % self.decoder_heads:
@@ -57,9 +64,9 @@ class MaskedAutoencoder(nn.Module):
         self.position = _positions(config.positions, grid, config.width)
         self.class_token = _class_token(config)
         self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, qkv_bias=True) for _ in range(config.depth)
+            _block(config.width, config.heads, config.norm_eps) for _ in range(config.depth)
         )
-        self.norm = nn.LayerNorm(config.width)
+        self.norm = nn.LayerNorm(config.width, config.norm_eps)
         self.decoder = _DECODERS[config.decoder](config, grid, token_dim)
         self.apply(_initialise)
 
@@ -132,9 +139,10 @@ class ClassicDecoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.has_class_token = config.class_token
         self.blocks = nn.ModuleList(
-            Block(width, config.decoder_heads, qkv_bias=True) for _ in range(config.decoder_depth)
+            _block(width, config.decoder_heads, config.norm_eps)
+            for _ in range(config.decoder_depth)
         )
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, config.norm_eps)
         self.predict = nn.Linear(width, token_dim)
 
     def forward(
@@ -202,6 +210,11 @@ def _sincos(coordinate: torch.Tensor, width: int) -> torch.Tensor:
     frequency = 10000 ** (-torch.arange(width // 2, dtype=torch.float64) / (width / 2))
     angle = coordinate.reshape(-1, 1) * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+def _block(width: int, heads: int, norm_eps: float) -> Block:
+    norm: Any = partial(nn.LayerNorm, eps=norm_eps)
+    return Block(width, heads, qkv_bias=True, norm_layer=norm)
 
 
 def _positions(kind: str, grid: Grid, width: int) -> nn.Parameter:

@@ -1,4 +1,4 @@
-"""The trained parts together: canvases in, raw patch errors out. Knows no calibration."""
+"""The trained parts together: canvases in, raw evidence out. Knows no calibration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,16 +7,20 @@ import torch
 from torch import nn
 
 from anomaly.mae import MaeConfig, MaskedAutoencoder
+from anomaly.memory import Memory
 from anomaly.preprocess import PreprocessConfig
+from anomaly.repair import RepairHead
 from anomaly.scoring import (
     PatchErrors,
     ScoringConfig,
-    TokenError,
     check_error_suits_target,
     image_masks,
-    patch_errors,
+    masked_errors,
+    masked_names,
+    reconstruct,
 )
 from anomaly.targets import Target, TargetConfig, build_target, empty_backbone
+from anomaly.windows import window_of, window_places
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +37,20 @@ class ModelConfig:
 
 
 class AnomalyModel(nn.Module):
-    """Target, masked autoencoder and error measure of one product."""
+    """Target, masked autoencoder and the three kinds of evidence of one product."""
 
     def __init__(self, config: ModelConfig, target: Target) -> None:
         super().__init__()
         self.config = config
         self.target = target
-        self.mae = MaskedAutoencoder(config.mae, target.grid, target.token_dim)
-        self.error = TokenError(config.scoring.errors, target)
+        self.window = window_of(target.grid, config.mae.window)
+        self.places = window_places(target.grid, self.window)  # (W, l)
+        self.mae = MaskedAutoencoder(config.mae, self.window, target.token_dim)
+        scoring, blocks = config.scoring, target.blocks
+        self.memory = Memory(blocks, scoring.memory_size) if "memory" in scoring.families else None
+        self.repair = (
+            RepairHead(blocks, scoring.repair_width) if "repair" in scoring.families else None
+        )
 
     @classmethod
     def fresh(cls, config: ModelConfig) -> "AnomalyModel":
@@ -57,9 +67,43 @@ class AnomalyModel(nn.Module):
 
     @torch.inference_mode()
     def forward(self, pixels: torch.Tensor, seeds: Sequence[int]) -> PatchErrors:
-        """Raw errors of (B, 3, S, S) canvases in [0, 1]; image i is masked by seed i."""
+        """Raw evidence on (B, 3, S, S) canvases in [0, 1]; image i is masked by seed i."""
         tokens = self.target(pixels)  # (B, L, C)
-        masks = image_masks(list(seeds), tokens.shape[1], self.config.scoring.masking)
-        return patch_errors(
-            self.mae, self.error, tokens, masks, max_rows=self.config.scoring.max_rows
-        )
+        return self.evidence(tokens, self.predict(tokens, seeds))
+
+    def predict(self, tokens: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+        """Predict all of (B, L, C) standardised tokens while hidden, (B, R, L, C)."""
+        scoring = self.config.scoring
+        masks = image_masks(seeds, len(self.places), self.window.length, scoring.masking)
+        return reconstruct(self.mae, tokens, masks, self.places, max_rows=scoring.max_rows)
+
+    def evidence(self, tokens: torch.Tensor, predicted: torch.Tensor) -> PatchErrors:
+        """Compare (B, L, C) tokens with their predictions (B, R, L, C)."""
+        target, kinds = self.target, self.config.scoring.errors
+        true = target.cells(target.wanted(tokens))
+        memory = None if self.memory is None else target.on_map(self.memory(true))
+        repeats = []
+        for one in predicted.unbind(dim=1):
+            guess = target.cells(one)
+            found = []
+            if self.has_masked:
+                found.append(masked_errors(target, kinds, true, guess))
+            if memory is not None:
+                found.append(memory)
+            if self.repair is not None:
+                found.append(target.on_map(self.repair(true, guess)))
+            repeats.append(torch.cat(found, dim=1))  # (B, E, L)
+        return PatchErrors(torch.stack(repeats, dim=1), self.names)
+
+    @property
+    def has_masked(self) -> bool:
+        """Whether errors of masked prediction are evidence by themselves."""
+        return "masked" in self.config.scoring.families
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each kind of evidence is called, in order."""
+        masked = masked_names(self.target, self.config.scoring.errors) if self.has_masked else ()
+        memory = () if self.memory is None else self.memory.names
+        repair = () if self.repair is None else self.repair.names
+        return masked + memory + repair

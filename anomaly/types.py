@@ -22,16 +22,42 @@ class RgbImage:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """How a canvas is cut into patches: `rows` × `cols` patches of `patch` × `patch` pixels."""
+    """How a canvas is cut into patches: `rows` × `cols` patches of `patch` × `patch` pixels.
+
+    A refined grid's patches are cells; `cells` of them lie along the side of a patch of the model.
+    """
 
     rows: int
     cols: int
     patch: int
+    cells: int = 1
 
     @property
     def length(self) -> int:
         """Number of patches, L."""
         return self.rows * self.cols
+
+    def refined(self, cells: int) -> "Grid":
+        """Return the grid that cuts every patch into `cells` × `cells` cells."""
+        return Grid(self.rows * cells, self.cols * cells, self.patch // cells, self.cells * cells)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A run of a token's channels that come from one source: `channels` for each of `cells`² cells.
+
+    A source finer than the patch grid keeps its detail by cells: a patch of 2 × 2 cells has one token, and
+    the block holds four times the channels.
+    """
+
+    name: str
+    channels: int
+    cells: int = 1
+
+    @property
+    def width(self) -> int:
+        """Number of token channels."""
+        return self.channels * self.cells**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +107,7 @@ class Detection:
     `pred_score` is raw and unclamped, comparable with `threshold`; higher is more anomalous.
     `score_std` is its standard deviation over the repeated masks (0 with a single repeat).
     `anomaly_map` is the calibrated map on the model's canvas, (H, W) float32, and
-    `patch_scores` the same on the patch grid; `map_threshold` is the map value that separates.
+    `patch_scores` the same on the map's own grid; `map_threshold` is the map value that separates.
     """
 
     pred_score: float

@@ -20,6 +20,10 @@ TINY = (
     'model.target.kind="pixels"',
     "model.target.patch=8",
     'model.scoring.errors=["l2", "msgms"]',
+    "model.scoring.memory_size=200",
+    "model.scoring.repair_width=16",
+    "evidence.steps=40",
+    "evidence.batch_size=256",
     "model.mae.width=32",
     "model.mae.depth=2",
     "model.mae.heads=2",
@@ -35,6 +39,7 @@ TINY = (
     "optimiser.ema_decay=0.9",
     "run.tensorboard=false",
     'run.device="cpu"',
+    'run.export="never"',
 )
 
 

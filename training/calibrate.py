@@ -18,7 +18,7 @@ from anomaly.types import RgbImage
 from training.data import Sample, read_images
 from training.errors import DataError
 
-_BATCH = 16
+_BATCH = 8
 _MAX_CORRUPTED = 300
 
 
@@ -43,7 +43,11 @@ def calibrate_model(
         raise DataError("none of the calibration images can be read")
     corrupted = PatchErrors.concatenate(copies) if copies else None
     normals = NormalSet(
-        PatchErrors.concatenate(errors), tuple(groups), model.target.grid, corrupted, tuple(origin)
+        PatchErrors.concatenate(errors),
+        tuple(groups),
+        model.target.map_grid,
+        corrupted,
+        tuple(origin),
     )
     return calibrate(normals, false_alarm_rate)
 
@@ -74,11 +78,11 @@ def _measure(
 
 @torch.inference_mode()
 def raw_errors(model: AnomalyModel, images: Sequence[RgbImage]) -> PatchErrors:
-    """Errors of decoded images, exactly as an inspection computes them."""
+    """Evidence on decoded images as an inspection gathers it, averaged over repeats to save memory."""
     pixels, _ = preprocess(images, model.config.preprocess)
     seeds = [content_seed(canvas) for canvas in pixels]
     errors: PatchErrors = model(pixels.to(model.target.mean.device), seeds)
-    return errors.cpu()
+    return errors.averaged().cpu()
 
 
 def with_groups(samples: Sequence[Sample], group_by: str | None) -> list[Sample]:

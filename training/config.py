@@ -24,7 +24,7 @@ class AugmentConfig:
     at every step. Flips are for parts that may lie either way.
     """
 
-    copies: int = 1
+    copies: int = 0
     fresh: bool = False
     flip_horizontal: bool = False
     flip_vertical: bool = False
@@ -83,8 +83,48 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class EvidenceConfig:
+    """How the memory and the repair head are fitted once the autoencoder is trained.
+
+    `patches` bounds how many patches of normal images are looked at, and as many of corrupted copies; each
+    head takes `steps` of `batch_size` cells, a quarter of them corrupted.
+    """
+
+    patches: int = 300_000
+    steps: int = 600
+    batch_size: int = 4096
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if min(self.patches, self.steps) < 1 or self.batch_size < 4:
+            raise ConfigError("evidence wants patches and steps of 1 and a batch_size of 4 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class PlanConfig:
+    """What is decided from the training images before training.
+
+    The canvas is the smallest of `canvases` unless a larger one, no larger than the images are, tells
+    corrupted copies of `images` training images from normal ones better by `gain` of AUROC. Without
+    `canvases`, `model.preprocess.canvas` holds.
+    """
+
+    canvases: tuple[int, ...] = ()
+    images: int = 60
+    gain: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.images < 8:
+            raise ConfigError(f"plan.images is {self.images}; want 8 or more")
+
+
+@dataclass(frozen=True, slots=True)
 class RunConfig:
-    """Where and how the run computes; none of it changes what is learned but `seed`."""
+    """Where and how the run computes; none of it changes what is learned but `seed`.
+
+    `export` adds an ONNX graph to a calibrated model: `auto` where this machine has no GPU and the graph
+    is faster than torch.
+    """
 
     seed: int = 0
     device: str = "auto"
@@ -95,6 +135,7 @@ class RunConfig:
     log_every: int = 20
     cache_limit_gb: float = 4.0
     tensorboard: bool = True
+    export: Literal["auto", "always", "never"] = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +146,8 @@ class TrainConfig:
     augment: AugmentConfig = AugmentConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
+    evidence: EvidenceConfig = EvidenceConfig()
+    plan: PlanConfig = PlanConfig()
     run: RunConfig = RunConfig()
 
 

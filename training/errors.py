@@ -6,6 +6,7 @@ AnomalyError
     ├── RecipeError            recipe_invalid
     ├── ResumeError            resume_impossible
     ├── TrainingDiverged       training_diverged
+    ├── WeightsError           weights_invalid
     └── NotWritten             file_not_written
 """
 
@@ -40,6 +41,12 @@ class TrainingDiverged(TrainingError):
     """The loss is no longer a finite number."""
 
     code = "training_diverged"
+
+
+class WeightsError(TrainingError):
+    """A file of pretrained weights is not what it should be."""
+
+    code = "weights_invalid"
 
 
 class NotWritten(TrainingError):

@@ -14,14 +14,15 @@ from tqdm import tqdm
 
 from anomaly.config import to_dict
 from anomaly.device import choose_device
-from anomaly.mae import MaskedAutoencoder
-from anomaly.masking import covering_masks, random_masks, split_indices
+from anomaly.mae import MaskedAutoencoder, take
+from anomaly.masking import random_masks, split_indices
 from anomaly.model import AnomalyModel
-from anomaly.scoring import reconstruct
+from anomaly.types import Block
 from training.checkpoint import RunState, fingerprint, load_checkpoint, save_checkpoint
 from training.config import ObjectiveConfig, TrainConfig
 from training.data import Sample
 from training.errors import DataError, TrainingDiverged
+from training.evidence import fit_evidence
 from training.log import RunLog
 from training.schedule import (
     draw_mask_ratio,
@@ -32,7 +33,6 @@ from training.schedule import (
 from training.tokens import TokenSource, prepare_tokens
 
 _log = logging.getLogger(__name__)
-_RESIDUAL_BATCHES = 12
 
 
 @dataclass(slots=True)
@@ -73,7 +73,9 @@ def train(
     started = time.monotonic()
     run_folder.mkdir(parents=True, exist_ok=True)
     model = new_model(config)
-    source = prepare_tokens(samples, config, model.target, _progress("features", quiet))
+    source = prepare_tokens(
+        samples, config, model.target, model.window, _progress("features", quiet)
+    )
     trainer = _trainer(config, model, source)
     mark = fingerprint(config, samples)
     checkpoint = run_folder / "checkpoint.safetensors"
@@ -82,7 +84,8 @@ def train(
         loss = _run(trainer, first, checkpoint, mark, log, quiet=quiet)
     with torch.no_grad():
         torch._foreach_copy_(list(model.mae.parameters()), trainer.average)
-    fit_error(model, source)
+    model.eval()
+    fit_evidence(model, samples, source, config, quiet=quiet)
     card = {
         "images": len(samples),
         "steps": config.optimiser.steps,
@@ -107,26 +110,24 @@ def new_model(config: TrainConfig) -> AnomalyModel:
     return model
 
 
-def objective(predicted: torch.Tensor, true: torch.Tensor, config: ObjectiveConfig) -> torch.Tensor:
-    """Weighted cosine distance and mean squared error of (B, Q, C) tokens, in float32."""
-    predicted = predicted.float()
-    cosine = (1 - F.cosine_similarity(predicted, true, dim=-1)).mean()
-    return config.cosine_weight * cosine + config.l2_weight * F.mse_loss(predicted, true)
+def objective(
+    predicted: torch.Tensor,
+    true: torch.Tensor,
+    blocks: Sequence[Block],
+    config: ObjectiveConfig,
+) -> torch.Tensor:
+    """Weighted cosine distance and mean squared error of (B, Q, C) tokens, in float32.
 
-
-@torch.inference_mode()
-def fit_error(model: AnomalyModel, source: TokenSource) -> None:
-    """Fit the error measure to the residuals of training images, predicted as at inspection."""
-    model.eval()
-    residuals = []
-    for step in range(_RESIDUAL_BATCHES):
-        tokens = source.batch(step)
-        masks = covering_masks(tokens.shape[1], model.config.scoring.masking, step)[:1]
-        every = masks.unsqueeze(0).expand(len(tokens), -1, -1, -1)
-        predicted = reconstruct(model.mae, tokens, every, max_rows=model.config.scoring.max_rows)
-        residuals.append((tokens - predicted[:, 0]).flatten(0, 1).cpu())
-    model.error.fit_units(model.target)
-    model.error.fit(torch.cat(residuals))
+    Every block counts the same, however many channels it has.
+    """
+    widths = [block.width for block in blocks]
+    losses = []
+    for p, t in zip(
+        torch.split(predicted.float(), widths, 2), torch.split(true, widths, 2), strict=True
+    ):
+        cosine = (1 - F.cosine_similarity(p, t, dim=-1)).mean()
+        losses.append(config.cosine_weight * cosine + config.l2_weight * F.mse_loss(p, t))
+    return torch.stack(losses).mean()
 
 
 def _trainer(config: TrainConfig, model: AnomalyModel, source: TokenSource) -> Trainer:
@@ -181,8 +182,8 @@ def _step(trainer: Trainer, step: int) -> torch.Tensor:
     autocast = torch.autocast(tokens.device.type, precision, enabled=precision != torch.float32)
     with autocast:
         predicted = trainer.network(tokens, visible, queries)  # (B, Q, C)
-    true = tokens.gather(1, queries.unsqueeze(-1).expand(-1, -1, tokens.shape[2]))
-    loss = objective(predicted, true, config.objective)
+    true = model.target.wanted(take(tokens, queries))
+    loss = objective(predicted, true, model.target.blocks, config.objective)
     if tokens.device.type == "cpu":  # no synchronisation to pay for: stop at the very step
         _checked(loss, trainer, step)
     trainer.optimiser.zero_grad(set_to_none=True)

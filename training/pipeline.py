@@ -14,7 +14,10 @@ from training.config import TrainConfig
 from training.data import Dataset, Sample, read_images
 from training.errors import DataError
 from training.evaluate import evaluate, save_figures
+from training.export import Exported, export_model
 from training.loop import train
+from training.plan import plan
+from training.pretrained import MaeChoices, import_mae
 from training.report import write_report
 
 
@@ -37,6 +40,7 @@ def train_model(
     if false_alarm_rate is not None:
         check_rate(false_alarm_rate)  # before the training, not after it
     samples = readable(_normal(dataset, "train"), skip_unreadable=skip_unreadable)
+    config = plan(samples, config, quiet=quiet)
     model, card = train(samples, config, run_folder(out), resume=resume, quiet=quiet)
     bundle = Bundle(out.absolute().name, model, None, {"training": card | _origin(dataset)})
     if false_alarm_rate is not None:
@@ -47,7 +51,31 @@ def train_model(
             skip_unreadable=skip_unreadable,
             quiet=quiet,
         )
+        bundle = with_graph(bundle, config.run.export)
     return save_bundle(bundle, out, new_version())
+
+
+def with_graph(bundle: Bundle, wish: str) -> Bundle:
+    """Add the ONNX graph: `always`, `never`, or `auto`, where this machine serves on a CPU and faster so."""
+    if wish == "never" or (wish == "auto" and choose_device("auto").type != "cpu"):
+        return replace(bundle, graph=None)
+    exported = export_model(bundle.model)
+    kept = wish == "always" or exported.is_faster
+    return replace(bundle, graph=exported.graph if kept else None)
+
+
+def export_folder(model: Path) -> tuple[Bundle, Exported]:
+    """Export the model in a folder to ONNX, in place, under a new version."""
+    bundle = load_bundle(model)
+    exported = export_model(bundle.model)
+    return save_bundle(replace(bundle, graph=exported.graph), model, new_version()), exported
+
+
+def import_model(checkpoint: Path, out: Path, choices: MaeChoices) -> Bundle:
+    """Make an uncalibrated model folder of public masked-autoencoder weights."""
+    model = import_mae(checkpoint, choices)
+    card = {"imported": {"weights": checkpoint.name, "maskline": version("maskline")}}
+    return save_bundle(Bundle(out.absolute().name, model, None, card), out, new_version())
 
 
 def calibrate_folder(

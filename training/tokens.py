@@ -13,9 +13,11 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from anomaly.mae import take
 from anomaly.preprocess import place
 from anomaly.targets import Target
-from anomaly.types import FloatArray
+from anomaly.types import FloatArray, Grid
+from anomaly.windows import random_places
 from training.augment import vary
 from training.config import TrainConfig
 from training.data import Sample, read_images
@@ -23,13 +25,18 @@ from training.schedule import batch_indices
 
 _log = logging.getLogger(__name__)
 _STATISTICS_IMAGES = 512
+_CHUNK = 8
 
 
 class TokenSource(Protocol):
-    """Gives step `step` its batch of standardised tokens."""
+    """Gives step `step` its batch of standardised tokens, one random window of each image."""
 
     def batch(self, step: int) -> torch.Tensor:
-        """Return (B, L, C) tokens on the target's device."""
+        """Return (B, l, C) tokens of windows on the target's device."""
+        ...
+
+    def whole(self, rows: Sequence[int]) -> torch.Tensor:
+        """Return all standardised tokens (N, L, C) of images by index, unvaried."""
         ...
 
     def names(self, step: int) -> list[str]:
@@ -67,8 +74,11 @@ class Canvases:
 class CachedTokens:
     """All variations' tokens in memory, (V, N, L, C) float16."""
 
-    def __init__(self, tokens: torch.Tensor, canvases: Canvases, target: Target) -> None:
+    def __init__(
+        self, tokens: torch.Tensor, canvases: Canvases, target: Target, window: Grid
+    ) -> None:
         self._tokens, self._canvases, self._target = tokens, canvases, target
+        self._window = window
 
     def batch(self, step: int) -> torch.Tensor:
         """Pick a batch; each image comes in a variation drawn from the step."""
@@ -78,6 +88,12 @@ class CachedTokens:
             len(self._tokens), size=len(chosen)
         )
         raw = self._tokens[torch.from_numpy(variations), torch.from_numpy(chosen)]
+        raw = _cut(raw, self._target.grid, self._window, (config.run.seed, 4, step))
+        return self._target.standardise(to_device(raw, self._target.mean.device))
+
+    def whole(self, rows: Sequence[int]) -> torch.Tensor:
+        """Standardise the cached tokens."""
+        raw = self._tokens[0, torch.as_tensor(rows)]
         return self._target.standardise(to_device(raw, self._target.mean.device))
 
     def names(self, step: int) -> list[str]:
@@ -88,8 +104,8 @@ class CachedTokens:
 class FreshTokens:
     """Decodes, varies and runs the backbone at every step."""
 
-    def __init__(self, canvases: Canvases, target: Target) -> None:
-        self._canvases, self._target = canvases, target
+    def __init__(self, canvases: Canvases, target: Target, window: Grid) -> None:
+        self._canvases, self._target, self._window = canvases, target, window
 
     def batch(self, step: int) -> torch.Tensor:
         """Compute a batch; every step draws new variations."""
@@ -97,7 +113,13 @@ class FreshTokens:
         varies = self._canvases.config.augment.fresh or self._canvases.config.augment.copies
         variation = step + 1 if varies else 0
         pixels = self._canvases.load(chosen, [variation] * len(chosen))
-        return target_tokens(self._target, pixels)
+        raw = raw_tokens(self._target, pixels).clone()
+        seed = (self._canvases.config.run.seed, 4, step)
+        return self._target.standardise(_cut(raw, self._target.grid, self._window, seed))
+
+    def whole(self, rows: Sequence[int]) -> torch.Tensor:
+        """Decode and run the backbone."""
+        return target_tokens(self._target, self._canvases.load(rows, [0] * len(rows)))
 
     def names(self, step: int) -> list[str]:
         """Return the files behind a step's batch."""
@@ -108,6 +130,7 @@ def prepare_tokens(
     samples: Sequence[Sample],
     config: TrainConfig,
     target: Target,
+    window: Grid,
     progress: Callable[[Iterator[int], int], Iterator[int]],
 ) -> TokenSource:
     """Fit the target's standardisation on the images and return their tokens, cached if they may be."""
@@ -117,17 +140,17 @@ def prepare_tokens(
     if config.augment.fresh or size_gb > config.run.cache_limit_gb:
         _log.info("tokens are computed at every step (a cache would take %.1f GB)", size_gb)
         _fit_statistics(canvases, target)
-        return FreshTokens(canvases, target)
+        return FreshTokens(canvases, target, window)
     shape = (variations, len(samples), target.grid.length, target.token_dim)
     tokens = torch.empty(shape, dtype=torch.float16)
-    chunk = config.optimiser.batch_size
+    chunk = _CHUNK
     for start in progress(iter(range(0, len(samples), chunk)), -(-len(samples) // chunk)):
         rows = list(range(start, min(start + chunk, len(samples))))
         for variation in range(variations):
             pixels = canvases.load(rows, [variation] * len(rows))
             tokens[variation, rows] = raw_tokens(target, pixels).half().cpu()
     _fit(target, tokens[0])
-    return CachedTokens(tokens, canvases, target)
+    return CachedTokens(tokens, canvases, target, window)
 
 
 @torch.inference_mode()
@@ -171,6 +194,13 @@ def _fit(target: Target, raw: torch.Tensor) -> None:
     mean = total / count
     spread = (squares / count - mean.square()).clamp(min=0).sqrt()
     target.fit(mean.float(), spread.float())
+
+
+def _cut(raw: torch.Tensor, grid: Grid, window: Grid, seed: tuple[int, ...]) -> torch.Tensor:
+    """Cut one random window of each image out of (B, L, C) tokens: (B, l, C)."""
+    drawn = int(np.random.default_rng(seed).integers(2**31))
+    places = random_places(len(raw), grid, window, torch.Generator().manual_seed(drawn))
+    return raw if places is None else take(raw, places.to(raw.device))
 
 
 def _chosen(step: int, canvases: Canvases) -> np.ndarray:

@@ -60,7 +60,7 @@ def test_the_digest_is_the_manifests_and_stays(tiny_bundle: Bundle, tmp_path: Pa
 
 def test_the_manifest_tells_what_a_person_would_ask(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["schema_version"] == 1
+    assert manifest["schema_version"] == 2
     assert manifest["config"]["target"]["kind"] == "pixels"
     assert manifest["backbone"] is None
     assert manifest["calibration"]["images"] == 40
@@ -105,7 +105,7 @@ def test_an_unknown_schema_is_refused(folder: Path) -> None:
         load_bundle(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": 1}', '{"schema_version": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": 1}', '{"schema_version": 2}'])
 def test_a_damaged_manifest_is_refused(folder: Path, text: str) -> None:
     (folder / "manifest.json").write_text(text)
     with pytest.raises(ModelCorrupt):

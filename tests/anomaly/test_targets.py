@@ -13,6 +13,7 @@ from anomaly.targets import (
     load_backbone,
     state_digest,
 )
+from anomaly.types import Grid
 
 PIXELS = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -23,7 +24,9 @@ def test_pixel_tokens_are_patches() -> None:
 
 
 def test_norm_patches_gives_each_patch_mean_zero_and_deviation_one() -> None:
-    tokens = build_target(TargetConfig(kind="pixels", norm_patches=True), 64)(PIXELS)
+    target = build_target(TargetConfig(kind="pixels", norm_patches=True), 64)
+    assert torch.equal(target(PIXELS), patchify(PIXELS, target.grid))  # what is seen stays as it is
+    tokens = target.wanted(target(PIXELS))
     torch.testing.assert_close(tokens.mean(dim=-1), torch.zeros(2, 16), atol=1e-5, rtol=0)
     torch.testing.assert_close(tokens.std(dim=-1), torch.ones(2, 16), atol=1e-3, rtol=0)
 
@@ -31,7 +34,7 @@ def test_norm_patches_gives_each_patch_mean_zero_and_deviation_one() -> None:
 def test_features_come_from_the_bundled_weights_without_a_network() -> None:
     target = build_target(TargetConfig(), 64)
     tokens = target(PIXELS)
-    assert tokens.shape == (2, 16, 40 + 112)
+    assert tokens.shape == (2, 16, 4 * 24 + 4 * 40 + 112 + 320)
     assert bool(tokens.isfinite().all())
     assert not any(p.requires_grad for p in target.parameters())
 
@@ -46,7 +49,34 @@ def test_features_of_an_image_do_not_depend_on_its_neighbours_or_on_train_mode()
 
 def test_finer_and_coarser_stages_are_brought_to_the_grid() -> None:
     target = build_target(TargetConfig(stages=(1, 2, 4)), 96)
-    assert target(torch.rand(1, 3, 96, 96)).shape == (1, 36, 24 + 40 + 320)
+    tokens = target(torch.rand(1, 3, 96, 96))
+    assert tokens.shape == (1, 36, 4 * 24 + 4 * 40 + 320)
+    assert [block.cells for block in target.blocks] == [2, 2, 1]
+    assert [tuple(c.shape) for c in target.cells(tokens)] == [
+        (1, 144, 24),
+        (1, 144, 40),
+        (1, 36, 320),
+    ]
+    assert target.map_grid == Grid(12, 12, 8, 2)
+    on_map = target.on_map([torch.ones(1, 144), torch.ones(1, 144), torch.ones(1, 36)])
+    assert torch.equal(on_map, torch.ones(1, 3, 144))
+
+
+def test_cells_share_their_standardisation() -> None:
+    target = build_target(TargetConfig(stages=(2, 3)), 64)
+    mean = torch.arange(float(target.token_dim))
+    target.fit(mean, torch.ones(target.token_dim))
+    assert torch.equal(target.mean[:40], target.mean[40:80])
+    assert torch.equal(target.mean[160:], mean[160:])
+    assert float(target.spread[0]) > 40  # the cells' different means are part of the spread
+
+
+def test_many_images_are_no_different_from_few() -> None:
+    """On a CPU the backbone takes a few images at a time."""
+    target = build_target(TargetConfig(stages=(1,)), 224)
+    pixels = torch.rand(6, 3, 224, 224)
+    alone = torch.cat([target(pixels[i : i + 1]) for i in range(6)])
+    torch.testing.assert_close(target(pixels), alone, atol=1e-4, rtol=1e-4)
 
 
 def test_the_bundled_weights_recognise_a_photograph() -> None:
@@ -103,7 +133,7 @@ def test_backbones_that_cannot_be_had_are_named(config: TargetConfig, message: s
         build_target(config, 64)
 
 
-@pytest.mark.parametrize("wrong", [{"kind": "depth"}, {"patch": 1}, {"stages": ()}])
+@pytest.mark.parametrize("wrong", [{"kind": "depth"}, {"patch": 1}, {"stages": ()}, {"cells": 3}])
 def test_impossible_configurations_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         TargetConfig(**wrong)

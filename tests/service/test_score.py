@@ -83,7 +83,8 @@ def test_pictures_have_the_parts_own_size(client: TestClient, kind: str, media_t
     assert picture.shape[:2] == (96, 128) == (heatmap["height"], heatmap["width"])
     assert heatmap["media_type"] == media_type
     if kind == "png":
-        y, x = np.unravel_index(picture.argmax(), picture.shape)
+        rows, cols = np.nonzero(picture == picture.max())  # the scale ends at twice the threshold
+        y, x = rows.mean(), cols.mean()
         assert abs(x - 80) <= 28
         assert abs(y - 40) <= 24
 

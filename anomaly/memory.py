@@ -1,0 +1,46 @@
+"""A memory of normal patches: the distance to the nearest one is a second opinion.
+
+One bank for each block of the tokens, of a fixed size, so that a model does not grow with its training
+set (after PatchCore, Roth et al. 2022; random patches instead of its greedy coreset).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from anomaly.types import Block
+
+
+class Memory(nn.Module):
+    """True cells of each block, (B, N, channels), to their distances, (B, N)."""
+
+    def __init__(self, blocks: Sequence[Block], size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.names = tuple(f"memory.{block.name}" for block in blocks)
+        self.banks = nn.ParameterList(
+            nn.Parameter(torch.zeros(size, block.channels), requires_grad=False) for block in blocks
+        )
+
+    @torch.no_grad()
+    def fit(self, cells: Sequence[torch.Tensor]) -> None:
+        """Set each block's bank of normal cells, (K, channels); what exceeds the size is dropped.
+
+        Fewer are repeated: a repeated cell changes no distance.
+        """
+        for bank, own in zip(self.banks, cells, strict=True):
+            bank.copy_(own[torch.arange(self.size) % len(own)])
+
+    def forward(self, cells: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Distance of each cell to the nearest normal one, root mean square over channels."""
+        return [nearest(own, bank) for own, bank in zip(cells, self.banks, strict=True)]
+
+
+def nearest(cells: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
+    """Root mean square distance of (B, N, C) cells to the nearest of (K, C), (B, N)."""
+    squares = bank.square().sum(dim=1)
+    # One image after the other: the (N, K) products of a batch would not stay in the cache.
+    least = torch.stack([torch.addmm(squares, one, bank.T, alpha=-2).amin(dim=1) for one in cells])
+    square = cells.square().sum(dim=2) + least
+    return (square.clamp(min=0) / cells.shape[2]).sqrt()

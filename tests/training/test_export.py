@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anomaly.bundle import Bundle, load_bundle, save_bundle
+from anomaly.detector import Detector
+from anomaly.errors import ExportFailed, ModelCorrupt
+from anomaly.export import OnnxModel
+from anomaly.types import RgbImage
+from tests.conftest import normal_pixels, planted
+from training import export as export_module
+from training.export import export_model
+from training.pipeline import export_folder, with_graph
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("exported") / "tiny"
+    save_bundle(tiny_bundle, folder, "v1")
+    bundle, timed = export_folder(folder)
+    assert timed.model_ms > 0
+    assert timed.graph_ms > 0
+    return bundle
+
+
+def test_the_graph_gives_the_model_s_scores(tiny_bundle: Bundle, exported: Bundle) -> None:
+    images = [RgbImage(normal_pixels(7)), RgbImage(planted(normal_pixels(8), 60, 40, 10))]
+    assert tiny_bundle.calibration is not None
+    by_torch = Detector(tiny_bundle.model, tiny_bundle.calibration).detect(images)
+    graph = exported.detector()
+    assert isinstance(graph.network, OnnxModel)
+    for wanted, found in zip(by_torch, graph.detect(images), strict=True):
+        assert found.pred_score == pytest.approx(wanted.pred_score, rel=1e-4)
+        np.testing.assert_allclose(found.anomaly_map, wanted.anomaly_map, atol=1e-3)
+
+
+def test_the_graph_is_loaded_checked_and_held_to_the_golden_scores(
+    tiny_bundle: Bundle, exported: Bundle, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tiny"
+    save_bundle(exported, folder, "v2")
+    assert load_bundle(folder).graph == exported.graph
+    (folder / "model.onnx").write_bytes(b"not a graph")
+    with pytest.raises(ModelCorrupt, match="SHA-256"):
+        load_bundle(folder)
+
+
+def test_windows_are_exported_as_well() -> None:
+    from dataclasses import replace
+
+    from anomaly.model import AnomalyModel, ModelConfig
+    from anomaly.preprocess import PreprocessConfig
+    from training.config import load_recipe
+
+    tiny = load_recipe("default", ["model.mae.window=4", "model.mae.depth=1"]).model
+    config: ModelConfig = replace(tiny, preprocess=PreprocessConfig(canvas=96))
+    model = AnomalyModel.fresh(config).eval()
+    assert len(model.places) == 4
+    pixels = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    graph = OnnxModel(model, export_model(model).graph)
+    torch.testing.assert_close(
+        graph(pixels, [5]).error, model(pixels, [5]).error, atol=1e-3, rtol=1e-3
+    )
+
+
+def test_a_graph_that_differs_is_refused(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_module, "_TOLERANCE", -1.0)
+    with pytest.raises(ExportFailed, match="differs"):
+        export_model(tiny_bundle.model)
+
+
+def test_no_graph_where_none_is_wanted(exported: Bundle) -> None:
+    assert with_graph(exported, "never").graph is None

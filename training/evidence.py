@@ -1,0 +1,238 @@
+"""Fitting what stands beside the autoencoder: the memory of normal patches and the repair head.
+
+Both come after the autoencoder's training and need no more of it than its predictions. The repair head
+sees synthetic corruption of training images (`anomaly.corruption`); no real defect is looked at.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from anomaly.corruption import corrupt
+from anomaly.masking import MaskingConfig
+from anomaly.model import AnomalyModel
+from anomaly.patches import unfold_cells
+from anomaly.preprocess import PreprocessConfig, place
+from anomaly.scoring import image_masks, reconstruct
+from anomaly.types import RgbImage
+from training.config import EvidenceConfig, TrainConfig
+from training.data import Sample, read_images
+from training.tokens import TokenSource, target_tokens
+
+_CHUNK = 8
+_COVERED = 0.3  # share of a cell that is altered before it counts as corrupted
+_CHANGED = 0.1  # mean squared change of a corrupted cell's standardised features, at least
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Tokens and predictions of N images, (N, L, C) float16 each."""
+
+    true: torch.Tensor
+    predicted: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Material:
+    """Normal images, their corrupted copies, and how much of each map cell was altered, (N, H, W)."""
+
+    normal: _Pair
+    corrupted: _Pair
+    altered: torch.Tensor
+
+
+def fit_evidence(
+    model: AnomalyModel,
+    samples: Sequence[Sample],
+    source: TokenSource,
+    config: TrainConfig,
+    *,
+    quiet: bool = False,
+) -> None:
+    """Fit the memory and the repair head of a trained model, in place."""
+    rows = _rows(len(samples), model, config)
+    if model.memory is not None:
+        fit_memory(model, source, rows, config.run.seed)
+    if model.repair is not None:
+        material = _material(model, samples, source, rows, config, quiet=quiet)
+        fit_repair(model, material, config, quiet=quiet)
+
+
+@torch.inference_mode()
+def fit_memory(model: AnomalyModel, source: TokenSource, rows: Sequence[int], seed: int) -> None:
+    """Fill each bank with random cells of the training images, as many of each image."""
+    memory = model.memory
+    if memory is None:
+        return
+    generator = torch.Generator().manual_seed(seed)
+    each = -(-memory.size // len(rows))
+    banks: list[list[torch.Tensor]] = [[] for _ in model.target.blocks]
+    for chunk in _chunks(rows):
+        parts = model.target.cells(model.target.wanted(source.whole(chunk)).cpu())
+        for bank, cells in zip(banks, parts, strict=True):  # (N, cells, channels)
+            drawn = torch.rand(cells.shape[:2], generator=generator).argsort(dim=1)[:, :each]
+            bank += [one[index] for one, index in zip(cells, drawn, strict=True)]
+    joined = [torch.cat(bank) for bank in banks]
+    orders = [torch.randperm(len(bank), generator=generator) for bank in joined]
+    memory.fit([bank[order] for bank, order in zip(joined, orders, strict=True)])
+
+
+def fit_repair(
+    model: AnomalyModel, material: _Material, config: TrainConfig, *, quiet: bool = False
+) -> None:
+    """Train each block's head to tell altered cells from normal ones."""
+    repair = model.repair
+    if repair is None:
+        return
+    settings, generator = config.evidence, torch.Generator().manual_seed(config.run.seed)
+    with tqdm(
+        total=settings.steps * len(repair.heads), desc="repair head", unit="step", disable=quiet
+    ) as bar:
+        for index, head in enumerate(repair.heads):
+            normal = _flat(model, material.normal, index)
+            corrupted = _flat(model, material.corrupted, index)
+            positive = _positive(model, material, index)
+            if len(positive):
+                _train_head(head, normal, corrupted, positive, settings, generator, bar)
+
+
+def _train_head(
+    head: nn.Module,
+    normal: tuple[torch.Tensor, torch.Tensor],
+    corrupted: tuple[torch.Tensor, torch.Tensor],
+    positive: torch.Tensor,
+    settings: EvidenceConfig,
+    generator: torch.Generator,
+    bar: "tqdm[None]",
+) -> None:
+    device = next(head.parameters()).device
+    optimiser = torch.optim.AdamW(head.parameters(), lr=settings.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
+    altered = settings.batch_size // 4
+    label = (torch.arange(settings.batch_size) < altered).float().to(device)
+    head.train()
+    for _ in range(settings.steps):
+        some = positive[torch.randint(len(positive), (altered,), generator=generator)]
+        others = torch.randint(
+            len(normal[0]), (settings.batch_size - altered,), generator=generator
+        )
+        true = torch.cat([corrupted[0][some], normal[0][others]]).to(device).float()
+        predicted = torch.cat([corrupted[1][some], normal[1][others]]).to(device).float()
+        logits = head(torch.cat([true, predicted, true - predicted], dim=1)).squeeze(-1)
+        loss = F.binary_cross_entropy_with_logits(logits, label)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+        bar.update()
+    head.eval()
+
+
+def _material(
+    model: AnomalyModel,
+    samples: Sequence[Sample],
+    source: TokenSource,
+    rows: Sequence[int],
+    config: TrainConfig,
+    *,
+    quiet: bool,
+) -> _Material:
+    normal, corrupted, altered = [], [], []
+    generator = np.random.default_rng((config.run.seed, 5))
+    donor: RgbImage | None = None
+    with tqdm(total=len(rows), desc="corruption", unit="image", disable=quiet) as bar:
+        for chunk in _chunks(rows):
+            images = [image for _, image in read_images([samples[i] for i in chunk])]
+            copies, masks = [], []
+            for image in images:
+                copy, mask = corrupt(image, donor or images[-1], generator)
+                canvas, share = place_altered(copy, mask, model.config.preprocess)
+                copies.append(canvas)
+                masks.append(share)
+                donor = image
+            pixels = torch.stack(copies)
+            normal.append(_pair(model, source.whole(chunk), chunk))
+            corrupted.append(_pair(model, target_tokens(model.target, pixels), chunk))
+            size = (model.target.map_grid.rows, model.target.map_grid.cols)
+            altered.append(F.adaptive_avg_pool2d(torch.stack(masks), size))
+            bar.update(len(chunk))
+    return _Material(_joined(normal), _joined(corrupted), torch.cat(altered))
+
+
+def place_altered(
+    image: RgbImage, mask: np.ndarray, config: PreprocessConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Place a corrupted image (3, S, S) and its mask (S, S) on the canvas, both in [0, 1]."""
+    canvas, placement = place(image, config)
+    top, left, bottom, right = placement.box
+    share = np.zeros(placement.canvas, np.float32)
+    share[top:bottom, left:right] = cv2.resize(
+        mask.astype(np.float32), (right - left, bottom - top), interpolation=cv2.INTER_AREA
+    )
+    return torch.from_numpy(canvas).permute(2, 0, 1).contiguous(), torch.from_numpy(share)
+
+
+@torch.inference_mode()
+def _pair(model: AnomalyModel, tokens: torch.Tensor, seeds: Sequence[int]) -> _Pair:
+    """Predict (N, L, C) tokens as an inspection would, but under one repeat of masks."""
+    scoring = model.config.scoring
+    masking = replace(scoring.masking, repeats=1)
+    predicted = _predicted(model, tokens, masking, seeds)
+    return _Pair(model.target.wanted(tokens).half().cpu(), predicted.half().cpu())
+
+
+def _predicted(
+    model: AnomalyModel, tokens: torch.Tensor, masking: MaskingConfig, seeds: Sequence[int]
+) -> torch.Tensor:
+    masks = image_masks(seeds, len(model.places), model.window.length, masking)
+    rows = model.config.scoring.max_rows
+    return reconstruct(model.mae, tokens, masks, model.places, max_rows=rows)[:, 0]
+
+
+def _joined(pairs: Sequence[_Pair]) -> _Pair:
+    return _Pair(
+        torch.cat([pair.true for pair in pairs]), torch.cat([pair.predicted for pair in pairs])
+    )
+
+
+def _flat(model: AnomalyModel, pair: _Pair, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """One block's cells of all images, true and predicted, (N·cells, channels) float16 each."""
+    start = sum(block.width for block in model.target.blocks[:index])
+    block = model.target.blocks[index]
+    return tuple(  # type: ignore[return-value]
+        unfold_cells(x[:, :, start : start + block.width], model.target.grid, block.cells).flatten(
+            0, 1
+        )
+        for x in (pair.true, pair.predicted)
+    )
+
+
+def _positive(model: AnomalyModel, material: _Material, index: int) -> torch.Tensor:
+    """Indices of the corrupted cells of a block whose features did change."""
+    block = model.target.blocks[index]
+    grid = model.target.grid.refined(block.cells)
+    share = F.adaptive_avg_pool2d(material.altered, (grid.rows, grid.cols)).flatten()
+    normal, corrupted = (
+        _flat(model, pair, index)[0] for pair in (material.normal, material.corrupted)
+    )
+    covered = (share > _COVERED).nonzero().squeeze(1)
+    change = (corrupted[covered].float() - normal[covered].float()).square().mean(dim=1)
+    return covered[change > _CHANGED]
+
+
+def _rows(count: int, model: AnomalyModel, config: TrainConfig) -> list[int]:
+    """Draw the images to look at: all, or as many as the bound on patches allows."""
+    most = max(8, config.evidence.patches // model.target.grid.length)
+    order = np.random.default_rng((config.run.seed, 6)).permutation(count)
+    return sorted(order[:most].tolist())
+
+
+def _chunks(rows: Sequence[int]) -> Iterator[list[int]]:
+    for start in range(0, len(rows), _CHUNK):
+        yield list(rows[start : start + _CHUNK])

@@ -1,0 +1,102 @@
+"""What is decided from the training images before training: the canvas.
+
+Small defects vanish when an image is shrunk, but a larger canvas costs time at every inspection. Each
+candidate is tried without training anything: the distance of features to those of other normal images
+must tell corrupted copies from normal ones. No real defect is looked at.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from tqdm import tqdm
+
+from anomaly.corruption import corrupt
+from anomaly.memory import Memory
+from anomaly.preprocess import place
+from anomaly.targets import Target, build_target
+from anomaly.types import RgbImage
+from training.config import TrainConfig
+from training.data import Sample, read_images
+
+_log = logging.getLogger(__name__)
+_NATIVE = 1.15  # a canvas may exceed the images' shorter side by this much
+_TOP_SHARE = 0.002
+_BANK = 4000
+
+
+def plan(samples: Sequence[Sample], config: TrainConfig, *, quiet: bool = False) -> TrainConfig:
+    """Return the recipe with its canvas decided."""
+    if not config.plan.canvases or config.model.target.kind != "features":
+        return config
+    order = np.random.default_rng((config.run.seed, 7)).permutation(len(samples))
+    some = [samples[i] for i in order[: config.plan.images]]
+    images = [image for _, image in read_images(some)]
+    native = float(np.median([min(image.size) for image in images]))
+    first, *larger = sorted(config.plan.canvases)
+    fitting = [first, *(canvas for canvas in larger if canvas <= _NATIVE * native)]
+    if len(fitting) == 1 or len(images) < 8:
+        return _with_canvas(config, first)
+    aurocs = {
+        canvas: separation(images, _with_canvas(config, canvas))
+        for canvas in tqdm(fitting, desc="canvas", disable=quiet)
+    }
+    chosen = first
+    for canvas in fitting[1:]:
+        if aurocs[canvas] > aurocs[chosen] + config.plan.gain:
+            chosen = canvas
+    said = ", ".join(f"{canvas} px {auroc:.3f}" for canvas, auroc in aurocs.items())
+    _log.info("canvas %d px (synthetic AUROC: %s)", chosen, said)
+    return _with_canvas(config, chosen)
+
+
+@torch.inference_mode()
+def separation(images: Sequence[RgbImage], config: TrainConfig) -> float:
+    """How well the best block of features tells corrupted copies from normal images, an AUROC.
+
+    The first half of the images is the memory, the second half is told apart from its copies.
+    """
+    generator = np.random.default_rng(config.run.seed)
+    half = len(images) // 2
+    known, held = list(images[:half]), list(images[half:])
+    copies = [corrupt(image, known[0], generator)[0] for image in held for _ in range(2)]
+    target = build_target(config.model.target, config.model.preprocess.canvas).eval()
+    normal = _tokens(target, known, config)
+    flat = normal.flatten(0, 1)
+    target.fit(flat.mean(dim=0), flat.std(dim=0))
+    memory = Memory(target.blocks, _BANK)
+    memory.fit(_banks(target, normal))
+    tried = target.standardise(_tokens(target, [*held, *copies], config))
+    label = np.arange(len(tried)) >= len(held)
+    count = max(1, round(_TOP_SHARE * target.map_grid.length))
+    distance = torch.cat([target.on_map(memory(target.cells(one[None]))) for one in tried])
+    scores = distance.topk(count, dim=2).values.mean(dim=2)  # (N, blocks)
+    return max(float(roc_auc_score(label, one)) for one in scores.T.numpy())
+
+
+def _tokens(target: Target, images: Sequence[RgbImage], config: TrainConfig) -> torch.Tensor:
+    """Raw tokens (N, L, C), a few images at a time."""
+    parts = []
+    for start in range(0, len(images), 4):
+        placed = [place(i, config.model.preprocess)[0] for i in images[start : start + 4]]
+        pixels = torch.from_numpy(np.stack(placed)).permute(0, 3, 1, 2).contiguous()
+        parts.append(target.raw(pixels))
+    return torch.cat(parts)
+
+
+def _banks(target: Target, raw: torch.Tensor) -> list[torch.Tensor]:
+    """Random cells of each block, (K, channels)."""
+    generator = torch.Generator().manual_seed(0)
+    banks = []
+    for cells in target.cells(target.standardise(raw)):
+        flat = cells.flatten(0, 1)
+        banks.append(flat[torch.randperm(len(flat), generator=generator)[:_BANK]])
+    return banks
+
+
+def _with_canvas(config: TrainConfig, canvas: int) -> TrainConfig:
+    preprocess = replace(config.model.preprocess, canvas=canvas)
+    return replace(config, model=replace(config.model, preprocess=preprocess))

@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 DATA ?= ../shared/data/magnetic_tile
 SEEDS ?= 0
+METHODS ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format format-check lint types contracts bench bench-quality bench-knn openapi clean
+.PHONY: help install demo test check format format-check lint types contracts bench bench-quality openapi clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -45,13 +46,10 @@ coverage: $(VENV)/.dev ## Run the tests and require 90 % branch coverage of anom
 	$(BIN)/coverage report --include 'training/*' --fail-under 85
 	@tail -n 1 $(VENV)/pytest.log
 
-bench: bench-quality bench-knn ## All benchmarks
+bench: bench-quality ## All benchmarks
 
-bench-quality: $(VENV)/.runtime ## Quality on DATA=folder, for SEEDS=0,1,2
-	$(BIN)/python -m bench.quality $(DATA) --seeds $(SEEDS) $(ARGS)
-
-bench-knn: $(VENV)/.runtime ## A memory bank on the same features, beside bench-quality
-	$(BIN)/python -m bench.knn $(DATA) --seeds $(SEEDS)
+bench-quality: $(VENV)/.bench ## Quality beside PatchCore, PaDiM and kNN on DATA="folder …", for SEEDS=0,1,2
+	$(BIN)/python -m bench.quality $(DATA) --seeds $(SEEDS) --methods $(METHODS) $(ARGS)
 
 openapi: $(VENV)/.dev ## Write docs/openapi.json anew, after a wanted change of the wire contract
 	$(BIN)/python -m service.openapi docs/openapi.json
@@ -69,6 +67,10 @@ $(VENV)/bin/python:
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing (torch is large: a few minutes on a first run)"
 	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.runtime
+	$(PIP) -e '.[bench]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime

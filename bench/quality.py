@@ -1,9 +1,10 @@
-"""Detection quality on one image set: train, calibrate, evaluate, once for each seed, in one table.
+"""Detection quality on image sets: Maskline and its peers on the same images, in one table a set.
 
-    python -m bench.quality ../data/magnetic_tile --seeds 0,1,2
+    python -m bench.quality ../data/magnetic_tile ../data/brain_mri --seeds 0,1,2 --methods all
 
-Nothing is chosen by the test split: the recipe is fixed, and the calibration sees held-out normal
-images and synthetic defects only. Wall-clock seconds are this machine's.
+Nothing is chosen by the test split: the recipe is fixed, and plan and calibration see normal images and
+synthetic defects only. Peers get the canvas that Maskline's plan chose, the same backbone weights and
+thresholds from the same held-out images. Seconds are this machine's, one method after the other.
 """
 
 import argparse
@@ -11,80 +12,139 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from training.config import load_recipe
-from training.data import Dataset, open_dataset
+from anomaly.config import from_dict
+from anomaly.detector import Detector
+from bench.figures import Outcome, bootstrap, figures
+from bench.peers import PEERS, outcome
+from bench.sessions import with_tiles
+from training.calibrate import batches, with_groups
+from training.config import TrainConfig, load_recipe
+from training.data import Dataset, Sample, open_dataset
 from training.evaluate import save_figures
-from training.pipeline import evaluate_model, train_model
+from training.pipeline import train_model
 
+OURS = "Maskline"
 _COLUMNS = {
     "image_AUROC": "image AUROC",
-    "image_AP": "image AP",
-    "image_F1Max": "image F1max",
+    "image_AP": "AP",
+    "image_F1Max": "F1-max",
     "pixel_AUROC": "pixel AUROC",
-    "pixel_AUPRO": "AUPRO@0.3",
-    "stated_false_alarm_rate": "false alarms stated",
-    "realised_false_alarm_rate": "false alarms realised",
-    "realised_false_alarm_rate_at_5_percent": "realised at 5 %",
-    "recall": "recall",
-    "recall_at_5_percent": "recall at 5 %",
+    "pixel_AUPRO": "AUPRO",
+    "box_recall": "box recall",
+    "alarms_1": "alarms at 1 %",
+    "alarms_5": "alarms at 5 %",
+    "recall_1": "recall at 1 %",
+    "recall_5": "recall at 5 %",
     "train_s": "train s",
-    "calibrate_s": "calibrate s",
     "ms_per_image": "ms/image",
-    "model_mb": "model MB",
+    "model_mb": "MB",
 }
 
 
 def main() -> None:
-    """Run the benchmark and print its table."""
+    """Run the benchmark and print a table for each set."""
     options = _options()
-    dataset = open_dataset(options.data)
-    rows = []
+    torch.set_num_threads(os.cpu_count() or 1)
+    print(
+        f"recipe {options.recipe}, {os.cpu_count()} cores, torch {torch.__version__}, {_device()}"
+    )
+    for data in options.data:
+        _set(with_tiles(open_dataset(data)), options.out / data.name, options)
+
+
+def _set(dataset: Dataset, folder: Path, options: argparse.Namespace) -> None:
+    name = dataset.root.name
+    rows: dict[str, list[dict[str, Any]]] = {}
+    test = with_groups(dataset.select("test"), options.group_by)
     for seed in options.seeds:
-        row = run(dataset, options.out / options.data.name / f"seed{seed}", seed, options)
-        rows.append(row)
-        print(f"\nseed {seed}: {json.dumps({k: row.get(k) for k in _COLUMNS})}", flush=True)
-    print(f"\n{options.data.name}, recipe {options.recipe}, seeds {options.seeds}")
-    print(f"{os.cpu_count()} cores, torch {torch.__version__}, {_device()}\n")
-    print(table(rows))
-    save_figures({"runs": rows}, options.out / options.data.name / "figures.json")
+        found, config = ours(dataset, folder / f"seed{seed}", seed, options)
+        outcomes = {OURS: found}
+        for peer in options.methods:
+            outcomes[peer] = outcome(PEERS[peer], dataset, config, seed, options.group_by)
+        for method, one in outcomes.items():
+            row = {"seed": seed, **figures(one, test)}
+            row["interval"] = bootstrap(one.scores, test)
+            rows.setdefault(method, []).append(row)
+            print(f"{name} seed {seed} {method}: {_short(row)}", flush=True)
+        save_figures(
+            {"rows": rows, "canvas": config.model.preprocess.canvas}, folder / "figures.json"
+        )
+    smallest = rows[OURS][-1]["smallest_rate"]
+    print(
+        f"\n{name}: {len(options.seeds)} seed(s), canvas {config.model.preprocess.canvas} px, ",
+        end="",
+    )
+    print(f"smallest rate that the held-out normals certify {smallest:.2%}\n")
+    print(table(rows), flush=True)
 
 
-def run(dataset: Dataset, folder: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Train, calibrate and evaluate once."""
+def ours(
+    dataset: Dataset, folder: Path, seed: int, options: argparse.Namespace
+) -> tuple[Outcome, TrainConfig]:
+    """Train, calibrate and score Maskline; also the recipe with what was planned."""
     config = load_recipe(options.recipe, [*options.set, f"run.seed={seed}"])
     started = time.monotonic()
-    bundle = train_model(
-        dataset, folder, config, false_alarm_rate=options.false_alarm_rate, quiet=options.quiet
-    )
-    both_s = time.monotonic() - started
-    figures, _ = evaluate_model(folder, dataset, report=folder.with_suffix(".report"))
-    train_s = bundle.card["training"]["seconds"]
+    bundle = train_model(dataset, folder, config, group_by=options.group_by, quiet=options.quiet)
+    train_s = time.monotonic() - started
+    detector = bundle.detector()
+    assert bundle.calibration is not None
+    detections, seconds = _detect(detector, dataset.select("test"))
     size = sum(path.stat().st_size for path in folder.iterdir())
-    return figures | {
-        "seed": seed,
-        "train_s": train_s,
-        "calibrate_s": round(both_s - train_s, 1),
-        "model_mb": round(size / 1e6, 2),
-    }
+    found = Outcome(
+        normal=bundle.calibration.images,
+        scores=np.array([d.pred_score for d in detections]),
+        maps=[d.anomaly_map for d in detections],
+        placements=[d.placement for d in detections],
+        costs={
+            "train_s": train_s,
+            "ms_per_image": 1000 * seconds / len(detections),
+            "model_mb": size / 1e6,
+        },
+    )
+    return found, from_dict(TrainConfig, bundle.card["training"]["recipe"])
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Lay out one column for each seed, then mean and standard deviation."""
-    seeds = [f"seed {row['seed']}" for row in rows]
-    lines = ["| figure | " + " | ".join([*seeds, "mean", "sd"]) + " |"]
-    lines.append("|---" * (len(rows) + 3) + "|")
-    for key, title in _COLUMNS.items():
-        values = [row[key] for row in rows if key in row]
-        if len(values) == len(rows):
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            cells = [f"{v:.3f}" for v in [*values, statistics.mean(values), spread]]
-            lines.append(f"| {title} | " + " | ".join(cells) + " |")
+def _detect(detector: Detector, samples: Sequence[Sample]) -> tuple[list[Any], float]:
+    detections: list[Any] = []
+    seconds = 0.0
+    for batch in batches(samples):
+        started = time.perf_counter()
+        detections += detector.detect([image for _, image in batch])
+        seconds += time.perf_counter() - started
+    return detections, seconds
+
+
+def table(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """Lay out one line for each method: mean ± deviation over seeds."""
+    columns = {k: v for k, v in _COLUMNS.items() if all(k in row for row in rows[OURS])}
+    lines = [
+        "| method | " + " | ".join(columns.values()) + " | 95 % of image AUROC |",
+        "|---" * (len(columns) + 2) + "|",
+    ]
+    for method, own in rows.items():
+        cells = [_cell(key, [row[key] for row in own if key in row]) for key in columns]
+        low, high = (statistics.mean(row["interval"][i] for row in own) for i in (0, 1))
+        lines.append(f"| {method} | " + " | ".join(cells) + f" | {low:.3f}-{high:.3f} |")
     return "\n".join(lines)
+
+
+def _cell(key: str, values: list[float]) -> str:
+    if not values:
+        return "-"
+    digits = 0 if key == "train_s" else 1 if key in ("ms_per_image", "model_mb") else 3
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def _short(row: dict[str, Any]) -> str:
+    return json.dumps({k: round(row[k], 4) for k in _COLUMNS if k in row})
 
 
 def _device() -> str:
@@ -93,11 +153,17 @@ def _device() -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="image set in MVTec layout")
+    parser.add_argument("data", type=Path, nargs="+", help="image sets in MVTec layout")
     parser.add_argument("--seeds", type=seeds_of, default=[0], help="comma-separated, default 0")
+    parser.add_argument(
+        "--methods",
+        type=methods_of,
+        default=[],
+        help=f"peers, comma-separated, or 'all': {', '.join(PEERS)}",
+    )
     parser.add_argument("--recipe", default="default")
     parser.add_argument("--set", action="append", default=[], help="override of the recipe")
-    parser.add_argument("--false-alarm-rate", type=float, default=0.01)
+    parser.add_argument("--group-by", help="as maskline calibrate has it")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--quiet", action="store_true")
     return parser.parse_args()
@@ -106,6 +172,16 @@ def _options() -> argparse.Namespace:
 def seeds_of(text: str) -> list[int]:
     """Parse `0,1,2`."""
     return [int(part) for part in text.split(",")]
+
+
+def methods_of(text: str) -> list[str]:
+    """Parse peers' names; `all` is every one."""
+    if text == "all":
+        return list(PEERS)
+    chosen = [part.strip() for part in text.split(",") if part.strip()]
+    if unknown := set(chosen) - set(PEERS):
+        raise argparse.ArgumentTypeError(f"unknown {sorted(unknown)}; known: {list(PEERS)}")
+    return chosen
 
 
 if __name__ == "__main__":

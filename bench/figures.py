@@ -1,0 +1,134 @@
+"""What every method of the benchmark is measured by: scores and maps in, one row of figures out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import maximum_filter
+
+from anomaly.calibration import Conformal
+from anomaly.heatmap import crop_to_image
+from anomaly.metrics import image_metrics, pixel_metrics
+from anomaly.types import FloatArray, Placement
+from training.data import Sample, read_mask
+from training.evaluate import canvas_mask
+
+_FALSE_PEAKS = 1.0  # false peaks per image that the boxes' recall allows
+_NEAR_PX = 8.0  # a peak this close to a box lies in it; in the image's own pixels
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One trained method on one test split: raw image scores and canvas maps, in the samples' order.
+
+    `normal` are the scores of held-out normal images by group; they alone set thresholds.
+    """
+
+    normal: Conformal
+    scores: np.ndarray
+    maps: list[FloatArray]
+    placements: list[Placement]
+    costs: dict[str, float] = field(default_factory=dict)
+
+
+def figures(outcome: Outcome, test: Sequence[Sample]) -> dict[str, Any]:
+    """Image and pixel figures, boxes where there are some, and false alarms at stated rates."""
+    anomalous = np.array([not sample.is_normal for sample in test])
+    found: dict[str, Any] = image_metrics(anomalous, outcome.scores).as_dict()
+    found |= _pixels(outcome, test) | _boxes(outcome, test)
+    for percent in (1, 5):
+        rejected = outcome.scores > outcome.normal.threshold(percent / 100)
+        found[f"alarms_{percent}"] = float(rejected[~anomalous].mean())
+        found[f"recall_{percent}"] = float(rejected[anomalous].mean())
+    found["smallest_rate"] = outcome.normal.smallest_rate
+    return found | outcome.costs
+
+
+def bootstrap(
+    scores: np.ndarray, test: Sequence[Sample], repeats: int = 500
+) -> tuple[float, float]:
+    """95 % interval of the image AUROC, drawing whole sessions (parts) with replacement."""
+    anomalous = np.array([not sample.is_normal for sample in test])
+    names, member = np.unique([sample.session for sample in test], return_inverse=True)
+    rows = [np.flatnonzero(member == group) for group in range(len(names))]
+    generator = np.random.default_rng(0)
+    drawn = []
+    for _ in range(repeats):
+        chosen = np.concatenate([rows[i] for i in generator.integers(len(rows), size=len(rows))])
+        if 0 < anomalous[chosen].sum() < len(chosen):
+            drawn.append(image_metrics(anomalous[chosen], scores[chosen]).image_AUROC)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _pixels(outcome: Outcome, test: Sequence[Sample]) -> dict[str, float]:
+    masks, maps = [], []
+    for sample, one, placement in zip(test, outcome.maps, outcome.placements, strict=True):
+        if sample.is_normal or sample.mask is not None:
+            masks.append(canvas_mask(read_mask(sample, placement.source), placement))
+            maps.append(crop_to_image(one, placement))
+    if not any(mask.any() for mask in masks):
+        return {}
+    return pixel_metrics(masks, maps).as_dict()
+
+
+def _boxes(outcome: Outcome, test: Sequence[Sample]) -> dict[str, float]:
+    """Recall of boxes where peaks of the map, strongest first, make one false peak per image."""
+    truth = [read_boxes(sample) for sample in test]
+    if not any(len(boxes) for boxes in truth):
+        return {}
+    strengths: list[float] = []
+    hits: list[tuple[int, int] | None] = []  # image and box, or None for a false peak
+    for index, (one, placement) in enumerate(zip(outcome.maps, outcome.placements, strict=True)):
+        for strength, x, y in peaks(one, placement):
+            strengths.append(strength)
+            box = _box_at(truth[index], x, y)
+            hits.append(None if box is None else (index, box))
+    order = np.argsort(strengths)[::-1]
+    allowed, false, reached = _FALSE_PEAKS * len(test), 0, set()
+    for i in order:
+        hit = hits[int(i)]
+        if hit is not None:
+            reached.add(hit)
+            continue
+        false += 1
+        if false > allowed:
+            break
+    return {"box_recall": len(reached) / sum(len(boxes) for boxes in truth)}
+
+
+def peaks(
+    one: FloatArray, placement: Placement, side: int = 17
+) -> list[tuple[float, float, float]]:
+    """Local maxima of a canvas map: strength and place (x, y) in the image's own pixels."""
+    highest = (one == maximum_filter(one, size=side)) & (one > np.median(one))
+    found = []
+    for row, col in zip(*np.nonzero(highest), strict=True):
+        y, x = placement.to_source(row + 0.5, col + 0.5)
+        found.append((float(one[row, col]), x, y))
+    return found
+
+
+def read_boxes(sample: Sample) -> np.ndarray:
+    """Read (N, 4) boxes x1, y1, x2, y2 of a sample from `boxes/<kind>/<stem>.txt`."""
+    path = _boxes_file(sample.path)
+    if not path.is_file():
+        return np.zeros((0, 4))
+    rows = [line.split()[:4] for line in path.read_text().splitlines() if line.strip()]
+    return np.array(rows, dtype=float).reshape(-1, 4)
+
+
+def _boxes_file(image: Path) -> Path:
+    return image.parents[2] / "boxes" / image.parent.name / f"{image.stem}.txt"
+
+
+def _box_at(boxes: np.ndarray, x: float, y: float) -> int | None:
+    if not len(boxes):
+        return None
+    x1, y1, x2, y2 = boxes.T
+    inside = (
+        (x >= x1 - _NEAR_PX) & (x <= x2 + _NEAR_PX) & (y >= y1 - _NEAR_PX) & (y <= y2 + _NEAR_PX)
+    )
+    return int(np.argmax(inside)) if inside.any() else None

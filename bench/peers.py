@@ -1,0 +1,202 @@
+"""Peers on the same images, canvas, backbone weights and splits.
+
+PatchCore and PaDiM run through anomalib itself; nearest neighbours run on our own tokens.
+
+anomalib is an optional extra (`pip install -e '.[bench]'`). Its networks are built without downloads and
+given the weights that Maskline uses.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from anomaly.calibration import Conformal, Reduction
+from anomaly.heatmap import canvas_map
+from anomaly.memory import Memory
+from anomaly.preprocess import preprocess
+from anomaly.targets import build_target, load_backbone
+from anomaly.types import FloatArray, Placement
+from bench.figures import Outcome
+from training.calibrate import batches, with_groups
+from training.config import TrainConfig
+from training.data import Dataset, Sample
+
+# As many patches as anomalib's greedy selection bears on two cores, and as many as our own memory keeps.
+_CORESET_FROM, _CORESET = 100_000, 2_000
+
+Score = Callable[[torch.Tensor], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A fitted peer: canvases (B, 3, S, S) in [0, 1] to image scores (B,) and canvas maps (B, S, S)."""
+
+    score: Score
+    megabytes: float
+
+
+Fit = Callable[[Sequence[Sample], TrainConfig, int], Peer]
+
+
+def outcome(
+    fit: Fit, dataset: Dataset, config: TrainConfig, seed: int, group_by: str | None
+) -> Outcome:
+    """Fit a peer on the training split and score the others with it."""
+    normal = [s for s in dataset.select("train") if s.is_normal]
+    started = time.perf_counter()
+    peer = fit(normal, config, seed)
+    train_s = time.perf_counter() - started
+    held_out = with_groups([s for s in dataset.select("validation") if s.is_normal], group_by)
+    validation, _, _, _ = _run(peer, held_out, config)
+    normal_scores = Conformal.fit(validation, [sample.session for sample in held_out])
+    scores, maps, placements, seconds = _run(peer, dataset.select("test"), config)
+    costs = {
+        "train_s": train_s,
+        "ms_per_image": 1000 * seconds / len(scores),
+        "model_mb": peer.megabytes,
+    }
+    return Outcome(normal_scores, scores, maps, placements, costs)
+
+
+def patchcore(stages: tuple[int, ...]) -> Fit:
+    """PatchCore (Roth et al. 2022) of anomalib on the given backbone stages."""
+
+    def fit(samples: Sequence[Sample], config: TrainConfig, seed: int) -> Peer:
+        from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - anomalib's projection draws from it
+        layers = [_layer(stage) for stage in stages]
+        model = PatchcoreModel(layers, backbone=config.model.target.backbone, pre_trained=False)
+        _give_weights(model.feature_extractor, config)
+        model.train()
+        kept = []
+        each = max(1, _CORESET_FROM // len(samples))
+        for pixels in _canvases(samples, config):
+            embedding = model(_normalised(pixels)).view(len(pixels), -1, _dim(model))
+            drawn = torch.rand(embedding.shape[:2]).argsort(dim=1)[:, :each]
+            kept += [one[index] for one, index in zip(embedding, drawn, strict=True)]
+        chosen = torch.cat(kept)
+        model.embedding_store = [chosen]
+        model.subsample_embedding(min(1.0, _CORESET / len(chosen)))
+        return _anomalib(model.eval())
+
+    return fit
+
+
+def padim(samples: Sequence[Sample], config: TrainConfig, seed: int) -> Peer:
+    """PaDiM (Defard et al. 2021) of anomalib: 100 of the channels of stages 1 to 3."""
+    from anomalib.models.image.padim.torch_model import PadimModel
+
+    torch.manual_seed(seed)
+    layers = [_layer(stage) for stage in (1, 2, 3)]
+    model = PadimModel(config.model.target.backbone, layers, pre_trained=False, n_features=100)
+    _give_weights(model.feature_extractor, config)
+    model.train()
+    for pixels in _canvases(samples, config):
+        model(_normalised(pixels))
+    model.fit()
+    return _anomalib(model.eval())
+
+
+def neighbours(samples: Sequence[Sample], config: TrainConfig, seed: int) -> Peer:
+    """Nearest of 20,000 random training patches on Maskline's own tokens, all stages together."""
+    target = build_target(config.model.target, config.model.preprocess.canvas).eval()
+    with torch.inference_mode():
+        raw = torch.cat([target.raw(pixels).half() for pixels in _canvases(samples, config)])
+        flat = raw.flatten(0, 1)
+        some = flat[:: max(1, len(flat) // 100_000)].float()
+        target.fit(some.mean(dim=0), some.std(dim=0))
+        generator = torch.Generator().manual_seed(seed)
+        bank = flat[torch.randperm(len(flat), generator=generator)[:20_000]]
+        whole = Memory([_whole(target.token_dim)], len(bank))
+        whole.fit([target.standardise(bank)])
+    reduction = Reduction(0.8, 0.0)
+    side = config.model.preprocess.canvas
+
+    def score(pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        with torch.inference_mode():
+            [distance] = whole([target(pixels)])
+        smoothed = reduction.smooth(distance, target.grid)
+        maps = [canvas_map(one.numpy(), target.grid, (side, side)) for one in smoothed]
+        return reduction.image_score(smoothed).numpy(), np.stack(maps)
+
+    return Peer(score, _megabytes(target) + _megabytes(whole))
+
+
+PEERS: dict[str, Fit] = {
+    "PatchCore 2+3": patchcore((2, 3)),
+    "PatchCore 3+4": patchcore((3, 4)),
+    "PaDiM": padim,
+    "kNN": neighbours,
+}
+
+
+def _run(
+    peer: Peer, samples: Sequence[Sample], config: TrainConfig
+) -> tuple[np.ndarray, list[FloatArray], list[Placement], float]:
+    scores: list[float] = []
+    maps: list[FloatArray] = []
+    placements: list[Placement] = []
+    seconds = 0.0
+    for batch in batches(samples):
+        started = time.perf_counter()
+        pixels, placed = preprocess([image for _, image in batch], config.model.preprocess)
+        found, drawn = peer.score(pixels)
+        seconds += time.perf_counter() - started
+        scores += found.tolist()
+        maps += list(drawn)
+        placements += placed
+    return np.array(scores), maps, placements, seconds
+
+
+def _canvases(samples: Sequence[Sample], config: TrainConfig) -> Any:
+    for batch in batches(samples):
+        yield preprocess([image for _, image in batch], config.model.preprocess)[0]
+
+
+def _anomalib(model: Any) -> Peer:
+    def score(pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        with torch.inference_mode():
+            found = model(_normalised(pixels))
+        return found.pred_score.flatten().numpy(), found.anomaly_map.squeeze(1).numpy()
+
+    return Peer(score, _megabytes(model))
+
+
+def _layer(stage: int) -> str:
+    """Name timm's stage of an EfficientNet as anomalib wants it."""
+    return f"blocks.{(0, 1, 2, 4, 6)[stage]}"
+
+
+def _give_weights(extractor: Any, config: TrainConfig) -> None:
+    """Copy the weights Maskline uses into anomalib's extractor; everything it needs must be there."""
+    ours = load_backbone(config.model.target)
+    state = {name.removeprefix("model."): value for name, value in ours.state_dict().items()}
+    missing = extractor.feature_extractor.load_state_dict(state, strict=False).missing_keys
+    if missing:
+        raise RuntimeError(f"anomalib's backbone lacks {missing[:3]}")
+    extractor.eval()
+
+
+def _normalised(pixels: torch.Tensor) -> torch.Tensor:
+    return (pixels - 0.5) / 0.5  # what the bundled weights want
+
+
+def _dim(model: Any) -> int:
+    return sum(model.feature_extractor.out_dims)
+
+
+def _whole(channels: int) -> Any:
+    from anomaly.types import Block
+
+    return Block("tokens", channels)
+
+
+def _megabytes(module: torch.nn.Module) -> float:
+    tensors = [*module.parameters(), *module.buffers()]
+    return sum(t.numel() * t.element_size() for t in tensors) / 1e6

@@ -23,6 +23,7 @@ TINY = (
     "model.scoring.memory_size=200",
     "model.scoring.repair_width=16",
     "evidence.steps=40",
+    "evidence.copies=2",
     "evidence.batch_size=256",
     "model.mae.width=32",
     "model.mae.depth=2",

@@ -86,18 +86,20 @@ class ObjectiveConfig:
 class EvidenceConfig:
     """How the memory and the repair head are fitted once the autoencoder is trained.
 
-    `patches` bounds how many patches of normal images are looked at, and as many of corrupted copies; each
-    head takes `steps` of `batch_size` cells, a quarter of them corrupted.
+    `patches` bounds how many patches of normal images are looked at, and as many of corrupted copies, of
+    which each image has up to `copies`; each head takes `steps` of `batch_size` cells, a quarter of
+    them corrupted.
     """
 
     patches: int = 300_000
-    steps: int = 600
+    copies: int = 3
+    steps: int = 1000
     batch_size: int = 4096
     learning_rate: float = 1e-3
 
     def __post_init__(self) -> None:
-        if min(self.patches, self.steps) < 1 or self.batch_size < 4:
-            raise ConfigError("evidence wants patches and steps of 1 and a batch_size of 4 or more")
+        if min(self.patches, self.copies, self.steps) < 1 or self.batch_size < 4:
+            raise ConfigError("evidence wants patches, copies, steps of 1, batch_size of 4 or more")
 
 
 @dataclass(frozen=True, slots=True)

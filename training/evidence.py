@@ -40,10 +40,15 @@ class _Pair:
 
 @dataclass(frozen=True, slots=True)
 class _Material:
-    """Normal images, their corrupted copies, and how much of each map cell was altered, (N, H, W)."""
+    """N normal images and M corrupted copies of them.
+
+    `origin` (M,) is the image that a copy was made of, `altered` (M, rows, cols) how much of each map cell
+    was altered.
+    """
 
     normal: _Pair
     corrupted: _Pair
+    origin: torch.Tensor
     altered: torch.Tensor
 
 
@@ -143,26 +148,44 @@ def _material(
     *,
     quiet: bool,
 ) -> _Material:
-    normal, corrupted, altered = [], [], []
-    generator = np.random.default_rng((config.run.seed, 5))
-    donor: RgbImage | None = None
+    corruption = _Corruption(model, np.random.default_rng((config.run.seed, 5)))
+    normal, corrupted, altered, origin = [], [], [], []
+    copies = max(1, min(config.evidence.copies, _most(model, config) // len(rows)))
     with tqdm(total=len(rows), desc="corruption", unit="image", disable=quiet) as bar:
         for chunk in _chunks(rows):
             images = [image for _, image in read_images([samples[i] for i in chunk])]
-            copies, masks = [], []
-            for image in images:
-                copy, mask = corrupt(image, donor or images[-1], generator)
-                canvas, share = place_altered(copy, mask, model.config.preprocess)
-                copies.append(canvas)
-                masks.append(share)
-                donor = image
-            pixels = torch.stack(copies)
+            first = sum(len(pair.true) for pair in normal)
             normal.append(_pair(model, source.whole(chunk), chunk))
-            corrupted.append(_pair(model, target_tokens(model.target, pixels), chunk))
-            size = (model.target.map_grid.rows, model.target.map_grid.cols)
-            altered.append(F.adaptive_avg_pool2d(torch.stack(masks), size))
+            for copy in range(copies):
+                pixels, shares = corruption(images)
+                seeds = [copy * len(samples) + row for row in chunk]
+                corrupted.append(_pair(model, target_tokens(model.target, pixels), seeds))
+                altered.append(shares)
+                origin.append(torch.arange(first, first + len(chunk)))
             bar.update(len(chunk))
-    return _Material(_joined(normal), _joined(corrupted), torch.cat(altered))
+    return _Material(_joined(normal), _joined(corrupted), torch.cat(origin), torch.cat(altered))
+
+
+@dataclass(slots=True)
+class _Corruption:
+    """Draws corrupted copies; the image before is the donor of each."""
+
+    model: AnomalyModel
+    generator: np.random.Generator
+    donor: RgbImage | None = None
+
+    def __call__(self, images: Sequence[RgbImage]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return canvases (N, 3, S, S) and how much of each map cell was altered (N, rows, cols)."""
+        canvases, masks = [], []
+        for image in images:
+            copy, mask = corrupt(image, self.donor or images[-1], self.generator)
+            canvas, share = place_altered(copy, mask, self.model.config.preprocess)
+            canvases.append(canvas)
+            masks.append(share)
+            self.donor = image
+        grid = self.model.target.map_grid
+        shares = F.adaptive_avg_pool2d(torch.stack(masks), (grid.rows, grid.cols))
+        return torch.stack(canvases), shares
 
 
 def place_altered(
@@ -222,15 +245,20 @@ def _positive(model: AnomalyModel, material: _Material, index: int) -> torch.Ten
         _flat(model, pair, index)[0] for pair in (material.normal, material.corrupted)
     )
     covered = (share > _COVERED).nonzero().squeeze(1)
-    change = (corrupted[covered].float() - normal[covered].float()).square().mean(dim=1)
+    before = material.origin[covered // grid.length] * grid.length + covered % grid.length
+    change = (corrupted[covered].float() - normal[before].float()).square().mean(dim=1)
     return covered[change > _CHANGED]
 
 
 def _rows(count: int, model: AnomalyModel, config: TrainConfig) -> list[int]:
     """Draw the images to look at: all, or as many as the bound on patches allows."""
-    most = max(8, config.evidence.patches // model.target.grid.length)
     order = np.random.default_rng((config.run.seed, 6)).permutation(count)
-    return sorted(order[:most].tolist())
+    return sorted(order[: _most(model, config)].tolist())
+
+
+def _most(model: AnomalyModel, config: TrainConfig) -> int:
+    """How many images the bound on patches allows."""
+    return max(8, config.evidence.patches // model.target.grid.length)
 
 
 def _chunks(rows: Sequence[int]) -> Iterator[list[int]]:

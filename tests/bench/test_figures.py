@@ -1,0 +1,88 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomaly.calibration import Conformal
+from anomaly.types import Placement
+from bench.figures import Outcome, bootstrap, figures, peaks, read_boxes
+from bench.sessions import with_tiles
+from training.data import Dataset, Sample
+
+WHOLE = Placement((200, 400), (100, 100), (0, 0, 100, 100))
+
+
+def sample(root: Path, kind: str, name: str, split: str = "test") -> Sample:
+    return Sample(root / split / kind / f"{name}.png", kind, split, name)
+
+
+def with_boxes(root: Path, name: str, *boxes: tuple[int, int, int, int]) -> Sample:
+    file = root / "boxes/defect" / f"{name}.txt"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(f"{' '.join(map(str, box))} 3\n" for box in boxes))
+    return sample(root, "defect", name)
+
+
+def spots(*places: tuple[int, int, float]) -> np.ndarray:
+    """A canvas map with peaks at (x, y)."""
+    one = np.zeros((100, 100), np.float32)
+    for x, y, strength in places:
+        one[y, x] = strength
+    return one
+
+
+def test_boxes_are_found_by_peaks_inside_them(tmp_path: Path) -> None:
+    test = [
+        sample(tmp_path, "good", "a"),
+        with_boxes(tmp_path, "b", (100, 40, 140, 60), (300, 160, 320, 180)),
+    ]
+    maps = [spots((90, 10, 0.4)), spots((30, 25, 0.9), (5, 5, 0.8), (5, 90, 0.7), (77, 85, 0.1))]
+    outcome = Outcome(
+        Conformal.fit(np.array([0.1, 0.2]), ["x", "y"]),
+        np.array([0.3, 0.9]),
+        maps,
+        [WHOLE, WHOLE],
+        {"train_s": 1.0},
+    )
+    found = figures(outcome, test)
+    # Two images allow two false peaks; the third comes before the weak peak in the second box.
+    assert found["box_recall"] == 0.5
+    assert found["image_AUROC"] == 1.0
+    assert found["alarms_5"] == 1.0
+    assert found["train_s"] == 1.0
+    assert "pixel_AUROC" not in found
+    maps[1][90, 5] = 0
+    assert figures(outcome, test)["box_recall"] == 1.0
+
+
+def test_peaks_are_in_the_image_s_own_pixels() -> None:
+    [(strength, x, y)] = peaks(spots((30, 25, 0.9)), WHOLE)
+    assert strength == pytest.approx(0.9)
+    assert (x, y) == pytest.approx((122.0, 51.0))
+
+
+def test_an_image_without_a_file_has_no_boxes(tmp_path: Path) -> None:
+    assert read_boxes(sample(tmp_path, "good", "a")).shape == (0, 4)
+
+
+def test_the_interval_holds_the_figure_and_widens_with_groups(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    labels = np.arange(120) % 2
+    scores = labels * 0.8 + generator.normal(0, 0.6, 120)
+    single = [sample(tmp_path, ("good", "bad")[v], str(i)) for i, v in enumerate(labels)]
+    from dataclasses import replace
+
+    tens = [replace(s, session=str(i // 20)) for i, s in enumerate(single)]
+    low, high = bootstrap(scores, single)
+    assert low < 0.83 < high
+    assert high - low < 0.2
+    assert bootstrap(scores, tens) != (low, high)
+
+
+def test_exposures_of_one_tile_are_one_session(tmp_path: Path) -> None:
+    names = ["exp1_num_100", "exp2_num_120", "exp1_num_140", "exp5_num_160", "exp6_num_900"]
+    samples = tuple(sample(tmp_path, "good", name, "train") for name in names)
+    tiles = [s.session for s in with_tiles(Dataset(tmp_path, samples)).samples]
+    assert tiles == ["tile1", "tile1", "tile2", "tile2", "tile3"]
+    other = Dataset(tmp_path, (*samples, sample(tmp_path, "good", "part", "train")))
+    assert with_tiles(other) is other

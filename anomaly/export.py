@@ -4,6 +4,7 @@ The graph holds features, encoder, decoder and all three kinds of evidence for o
 inputs, drawn outside from the image's content as everywhere.
 """
 
+import logging
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -66,7 +67,8 @@ def export_onnx(model: AnomalyModel) -> bytes:
     canvas = model.config.preprocess.canvas
     example = (torch.zeros(1, 3, canvas, canvas), *mask_indices(model, 0))
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals, and logs them
+        logging.getLogger("onnx_ir").setLevel(logging.ERROR)
         path = Path(folder) / "model.onnx"
         try:
             torch.onnx.export(

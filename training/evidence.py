@@ -149,7 +149,10 @@ def _material(
     quiet: bool,
 ) -> _Material:
     corruption = _Corruption(model, np.random.default_rng((config.run.seed, 5)))
-    normal, corrupted, altered, origin = [], [], [], []
+    normal: list[_Pair] = []
+    corrupted: list[_Pair] = []
+    altered: list[torch.Tensor] = []
+    origin: list[torch.Tensor] = []
     copies = max(1, min(config.evidence.copies, _most(model, config) // len(rows)))
     with tqdm(total=len(rows), desc="corruption", unit="image", disable=quiet) as bar:
         for chunk in _chunks(rows):

@@ -260,6 +260,7 @@ def _calibration_values(calibration: Calibration | None) -> dict[str, Any] | Non
         "normalisers": [normaliser.kind for normaliser in calibration.normalisers],
         "weights": calibration.weights.tolist(),
         "reduction": to_dict(calibration.reduction),
+        "map_smoothing": calibration.map_smoothing,
         "false_alarm_rate": calibration.false_alarm_rate,
         "threshold": calibration.threshold,
         "map_threshold": calibration.map_threshold,
@@ -295,6 +296,7 @@ def _calibration(
         images=_conformal(tensors, "images"),
         peaks=_conformal(tensors, "peaks"),
         false_alarm_rate=values["false_alarm_rate"],
+        map_smoothing=values["map_smoothing"],
         candidates=tuple(from_dict(Candidate, one) for one in values["candidates"]),
     )
 

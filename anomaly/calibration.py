@@ -74,7 +74,7 @@ REDUCTIONS = (
     Reduction(0.8, 0.02),
     Reduction(0.8, 0.1),
 )
-MAP = Reduction(1.0, 0.0)
+MAP_SMOOTHINGS = (1.0, 0.5, 0.0)  # in patches; the first where there is nothing to choose by
 _MARGIN = 0.03
 _LEAST_POWER = 0.01  # evidence that tells nothing keeps this much
 
@@ -145,7 +145,7 @@ class Calibration:
     """Makes raw evidence comparable, fuses it and gives it a threshold.
 
     `weights` (E,) are what each kind of evidence counts; `reduction` makes the image score, while maps
-    are always smoothed the same way. `images` are the image scores of held-out normals, `peaks` the
+    are smoothed by `map_smoothing` patches. `images` are the image scores of held-out normals, `peaks` the
     maxima of their maps; thresholds for both follow from `false_alarm_rate`.
     """
 
@@ -155,6 +155,7 @@ class Calibration:
     images: Conformal
     peaks: Conformal
     false_alarm_rate: float
+    map_smoothing: float = MAP_SMOOTHINGS[0]
     candidates: tuple[Candidate, ...] = ()
 
     @property
@@ -183,7 +184,7 @@ class Calibration:
 
     def map_scores(self, scores: torch.Tensor, grid: Grid) -> torch.Tensor:
         """Smooth patch scores (..., L) into what heatmaps and regions are drawn from."""
-        return MAP.smooth(scores, grid)
+        return Reduction(self.map_smoothing).smooth(scores, grid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,8 @@ class NormalSet:
     """Evidence on N normal images, the group each belongs to, and corrupted copies of them.
 
     `grid` is the map's; `corrupted` holds the evidence on M copies with synthetic defects; copy j was
-    made of image `origin[j]`, so that both fall into the same fold.
+    made of image `origin[j]`, so that both fall into the same fold; `altered` (M, L) bool are the cells
+    that its defect covers.
     """
 
     errors: PatchErrors
@@ -199,6 +201,7 @@ class NormalSet:
     grid: Grid
     corrupted: PatchErrors | None = None
     origin: tuple[int, ...] = ()
+    altered: torch.Tensor | None = None
 
 
 def calibrate(normals: NormalSet, false_alarm_rate: float = 0.01) -> Calibration:
@@ -217,13 +220,16 @@ def calibrate(normals: NormalSet, false_alarm_rate: float = 0.01) -> Calibration
     ]
     best, scores = _choose(tried)
     normal = scores.normal.mean(dim=1)  # (N, L)
+    map_smoothing = _map_smoothing(normals, scores)
+    maps = Reduction(map_smoothing, 0.0)
     return Calibration(
         normalisers=_fit(best.normalisers, normals.errors),
         weights=weights,
         reduction=best.reduction,
         images=Conformal.fit(best.reduction(normal, normals.grid).numpy(), normals.groups),
-        peaks=Conformal.fit(MAP(normal, normals.grid).numpy(), normals.groups),
+        peaks=Conformal.fit(maps(normal, normals.grid).numpy(), normals.groups),
         false_alarm_rate=false_alarm_rate,
+        map_smoothing=map_smoothing,
         candidates=tuple(candidate for candidate, _ in tried),
     )
 
@@ -247,6 +253,21 @@ def weigh(normals: NormalSet) -> torch.Tensor:
         spread = torch.einsum("nel,e->nl", scores[:, own], share).std()
         weights[own] = share / spread.clamp(min=1e-6) / len(set(families))
     return weights
+
+
+def _map_smoothing(normals: NormalSet, scores: "_HeldOut") -> float:
+    """Choose the smoothing whose maps tell altered cells best: fine defects want little of it."""
+    altered = normals.altered
+    if scores.corrupted is None or altered is None or not altered.any():
+        return MAP_SMOOTHINGS[0]
+    copies, label = scores.corrupted.mean(dim=1), altered.flatten().numpy()
+    found = {
+        smoothing: roc_auc_score(
+            label, Reduction(smoothing).smooth(copies, normals.grid).flatten().numpy()
+        )
+        for smoothing in MAP_SMOOTHINGS
+    }
+    return max(found, key=lambda smoothing: found[smoothing])
 
 
 def _power(kind: int, scores: torch.Tensor, copies: torch.Tensor | None, grid: Grid) -> float:

@@ -55,7 +55,8 @@ def preprocess(
 def place(image: RgbImage, config: PreprocessConfig) -> tuple[FloatArray, Placement]:
     """Place one image: (S, S, 3) float32 in [0, 1], and where it lies."""
     side = config.canvas
-    box = _box(image.size, config)
+    placement = placement_of(image.size, config)
+    box = placement.box
     height, width = box[2] - box[0], box[3] - box[1]
     shrinks = image.size[0] >= height and image.size[1] >= width
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
@@ -64,7 +65,12 @@ def place(image: RgbImage, config: PreprocessConfig) -> tuple[FloatArray, Placem
         resized = cv2.copyMakeBorder(
             resized, box[0], side - box[2], box[1], side - box[3], cv2.BORDER_REPLICATE
         )
-    return to_unit(resized, config.white_level), Placement(image.size, (side, side), box)
+    return to_unit(resized, config.white_level), placement
+
+
+def placement_of(size: tuple[int, int], config: PreprocessConfig) -> Placement:
+    """Where an image of (H, W) lies on the canvas."""
+    return Placement(size, (config.canvas, config.canvas), _box(size, config))
 
 
 def to_unit(pixels: np.ndarray, white_level: int) -> FloatArray:

@@ -17,9 +17,11 @@ from anomaly.scoring import PatchErrors
 from anomaly.types import RgbImage
 from training.data import Sample, read_images
 from training.errors import DataError
+from training.evidence import altered_cells
 
 _BATCH = 8
 _MAX_CORRUPTED = 300
+_COVERED = 0.5  # share of a cell that a defect must cover to count as altered
 
 
 def calibrate_model(
@@ -36,44 +38,43 @@ def calibrate_model(
     """
     if not samples:
         raise DataError("no images to calibrate on; give held-out normal images")
-    errors, copies, groups, origin = _measure(
-        model, samples, skip_unreadable=skip_unreadable, quiet=quiet
-    )
-    if not errors:
-        raise DataError("none of the calibration images can be read")
-    corrupted = PatchErrors.concatenate(copies) if copies else None
-    normals = NormalSet(
-        PatchErrors.concatenate(errors),
-        tuple(groups),
-        model.target.map_grid,
-        corrupted,
-        tuple(origin),
-    )
+    normals = _measure(model, samples, skip_unreadable=skip_unreadable, quiet=quiet)
     return calibrate(normals, false_alarm_rate)
 
 
 def _measure(
     model: AnomalyModel, samples: Sequence[Sample], *, skip_unreadable: bool, quiet: bool
-) -> tuple[list[PatchErrors], list[PatchErrors], list[str], list[int]]:
-    """Errors of the images and of corrupted copies, each image's group, each copy's image."""
+) -> NormalSet:
+    """Gather evidence on the images and on corrupted copies of them."""
     generator = np.random.default_rng(0)
     errors: list[PatchErrors] = []
     copies: list[PatchErrors] = []
     groups: list[str] = []
     origin: list[int] = []
+    altered: list[torch.Tensor] = []
     wanted = _copies(len(samples))
     with tqdm(total=len(samples), desc="calibration", unit="image", disable=quiet) as bar:
         for batch in batches(samples, skip_unreadable=skip_unreadable):
             images = [image for _, image in batch]
             errors.append(raw_errors(model, images))
             of = [i for i in range(len(images)) for _ in range(wanted[len(groups) + i])]
-            altered = [corrupt(images[i], images[i - 1], generator)[0] for i in of]
-            if altered:
-                copies.append(raw_errors(model, altered))
+            drawn = [corrupt(images[i], images[i - 1], generator) for i in of]
+            if drawn:
+                copies.append(raw_errors(model, [copy for copy, _ in drawn]))
+                altered.append(altered_cells(model, [mask for _, mask in drawn]))
             origin += [len(groups) + i for i in of]
             groups += [sample.session for sample, _ in batch]
             bar.update(len(batch))
-    return errors, copies, groups, origin
+    if not errors:
+        raise DataError("none of the calibration images can be read")
+    return NormalSet(
+        PatchErrors.concatenate(errors),
+        tuple(groups),
+        model.target.map_grid,
+        PatchErrors.concatenate(copies) if copies else None,
+        tuple(origin),
+        torch.cat(altered).flatten(1) >= _COVERED if altered else None,
+    )
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from anomaly.corruption import corrupt
 from anomaly.masking import MaskingConfig
 from anomaly.model import AnomalyModel
 from anomaly.patches import unfold_cells
-from anomaly.preprocess import PreprocessConfig, place
+from anomaly.preprocess import placement_of, preprocess
 from anomaly.scoring import image_masks, reconstruct
 from anomaly.types import RgbImage
 from training.config import EvidenceConfig, TrainConfig
@@ -179,29 +179,28 @@ class _Corruption:
 
     def __call__(self, images: Sequence[RgbImage]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return canvases (N, 3, S, S) and how much of each map cell was altered (N, rows, cols)."""
-        canvases, masks = [], []
+        copies, masks = [], []
         for image in images:
             copy, mask = corrupt(image, self.donor or images[-1], self.generator)
-            canvas, share = place_altered(copy, mask, self.model.config.preprocess)
-            canvases.append(canvas)
-            masks.append(share)
+            copies.append(copy)
+            masks.append(mask)
             self.donor = image
-        grid = self.model.target.map_grid
-        shares = F.adaptive_avg_pool2d(torch.stack(masks), (grid.rows, grid.cols))
-        return torch.stack(canvases), shares
+        pixels, _ = preprocess(copies, self.model.config.preprocess)
+        return pixels, altered_cells(self.model, masks)
 
 
-def place_altered(
-    image: RgbImage, mask: np.ndarray, config: PreprocessConfig
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Place a corrupted image (3, S, S) and its mask (S, S) on the canvas, both in [0, 1]."""
-    canvas, placement = place(image, config)
-    top, left, bottom, right = placement.box
-    share = np.zeros(placement.canvas, np.float32)
-    share[top:bottom, left:right] = cv2.resize(
-        mask.astype(np.float32), (right - left, bottom - top), interpolation=cv2.INTER_AREA
-    )
-    return torch.from_numpy(canvas).permute(2, 0, 1).contiguous(), torch.from_numpy(share)
+def altered_cells(model: AnomalyModel, masks: Sequence[np.ndarray]) -> torch.Tensor:
+    """Share of each map cell that a defect covers, (N, rows, cols), of masks (H, W) of the images."""
+    config, grid = model.config.preprocess, model.target.map_grid
+    shares = []
+    for mask in masks:
+        top, left, bottom, right = placement_of(mask.shape, config).box
+        share = np.zeros((config.canvas, config.canvas), np.float32)
+        share[top:bottom, left:right] = cv2.resize(
+            mask.astype(np.float32), (right - left, bottom - top), interpolation=cv2.INTER_AREA
+        )
+        shares.append(torch.from_numpy(share))
+    return F.adaptive_avg_pool2d(torch.stack(shares), (grid.rows, grid.cols))
 
 
 @torch.inference_mode()

@@ -172,3 +172,20 @@ def test_reductions_do_what_they_say() -> None:
     assert float(smoothed.max()) < 0.5
     constant = torch.full((2, 3, 36), 4.0)
     torch.testing.assert_close(Reduction(0.8).smooth(constant, GRID), constant)
+
+
+def test_maps_are_smoothed_as_far_as_synthetic_defects_are_large() -> None:
+    base = normals(80)
+    groups, origin = base.groups, tuple(range(80))
+
+    def chosen(cells: list[int]) -> float:
+        error = draw(80, 5).error
+        altered = torch.zeros(80, 36, dtype=torch.bool)
+        altered[:, cells] = True
+        error[:, :, :, cells] += 0.4
+        seen = NormalSet(base.errors, groups, GRID, PatchErrors(error, NAMES), origin, altered)
+        return calibrate(seen).map_smoothing
+
+    small, large = chosen([14]), chosen([7, 8, 9, 10, 13, 14, 15, 16, 19, 20, 21, 22])
+    assert small < large
+    assert calibrate(base).map_smoothing == 1.0

@@ -10,7 +10,7 @@ from anomaly.preprocess import PreprocessConfig, preprocess
 from anomaly.types import RgbImage
 from tests.conftest import normal_pixels, planted, samples
 from training.config import TrainConfig, load_recipe
-from training.evidence import place_altered
+from training.evidence import altered_cells
 from training.plan import plan, separation
 
 
@@ -24,15 +24,14 @@ def test_the_repair_head_and_the_memory_see_a_planted_defect(tiny_bundle: Bundle
         assert defect > normal
 
 
-def test_a_mask_goes_where_its_image_goes() -> None:
+def test_altered_cells_lie_where_the_image_s_mask_does(tiny_bundle: Bundle) -> None:
     mask = np.zeros((96, 128), bool)
     mask[:, 64:] = True
-    image = RgbImage(normal_pixels(1))
-    canvas, share = place_altered(image, mask, PreprocessConfig(canvas=64, fit="letterbox"))
-    assert canvas.shape == (3, 64, 64)
-    assert float(share[:8].max()) == 0  # above the letterboxed image
-    assert float(share[8:56, 34:].min()) == 1
-    assert float(share[8:56, :30].max()) == 0
+    mask[:24] = False
+    [share] = altered_cells(tiny_bundle.model, [mask])  # stretched to 8 × 8 cells
+    assert share.shape == (8, 8)
+    assert float(share[2:, 4:].min()) == 1
+    assert float(share[:2].max()) == float(share[:, :4].max()) == 0
 
 
 def speckled(tmp_path: Path, side: int, count: int = 16) -> Path:

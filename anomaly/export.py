@@ -68,7 +68,8 @@ def export_onnx(model: AnomalyModel) -> bytes:
     example = (torch.zeros(1, 3, canvas, canvas), *mask_indices(model, 0))
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals, and logs them
-        logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+        for name in ("onnx_ir", "onnxscript"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         path = Path(folder) / "model.onnx"
         try:
             torch.onnx.export(

@@ -61,9 +61,10 @@ class Detector:
     def _detection(self, scores: torch.Tensor, placement: Placement) -> Detection:
         """Reduce one image's scores (R, L) to its verdict, map and regions."""
         calibration, grid = self.calibration, self.model.target.map_grid
-        pred_score = float(calibration.reduction(scores.mean(dim=0), grid))
+        mean = scores.mean(dim=0)  # (L,)
+        pred_score = float(calibration.reduction(mean, grid))
         repeats = calibration.reduction(scores, grid)  # (R,)
-        patch_scores = calibration.map_scores(scores.mean(dim=0), grid)  # (L,)
+        patch_scores = calibration.map_scores(mean, grid)  # (L,)
         evidence = Detection(
             pred_score=pred_score,
             score_std=float(repeats.std(correction=0)),

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from anomaly.mae import MaeConfig, MaskedAutoencoder
+from anomaly.masking import MaskingConfig
 from anomaly.memory import Memory
 from anomaly.preprocess import PreprocessConfig
 from anomaly.repair import RepairHead
@@ -71,10 +72,15 @@ class AnomalyModel(nn.Module):
         tokens = self.target(pixels)  # (B, L, C)
         return self.evidence(tokens, self.predict(tokens, seeds))
 
-    def predict(self, tokens: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
-        """Predict all of (B, L, C) standardised tokens while hidden, (B, R, L, C)."""
+    def predict(
+        self, tokens: torch.Tensor, seeds: Sequence[int], masking: MaskingConfig | None = None
+    ) -> torch.Tensor:
+        """Predict all of (B, L, C) standardised tokens while hidden, (B, R, L, C).
+
+        `masking` is the configured one unless another is given.
+        """
         scoring = self.config.scoring
-        masks = image_masks(seeds, len(self.places), self.window.length, scoring.masking)
+        masks = image_masks(seeds, len(self.places), self.window.length, masking or scoring.masking)
         return reconstruct(self.mae, tokens, masks, self.places, max_rows=scoring.max_rows)
 
     def evidence(self, tokens: torch.Tensor, predicted: torch.Tensor) -> PatchErrors:

@@ -19,13 +19,13 @@ from anomaly.heatmap import canvas_map
 from anomaly.memory import Memory
 from anomaly.preprocess import preprocess
 from anomaly.targets import build_target, load_backbone
-from anomaly.types import FloatArray, Placement
+from anomaly.types import Block, FloatArray, Placement
 from bench.figures import Outcome
 from training.calibrate import batches, with_groups
 from training.config import TrainConfig
 from training.data import Dataset, Sample
 
-# As many patches as anomalib's greedy selection bears on two cores, and as many as our own memory keeps.
+# As many patches as anomalib's greedy selection bears on two cores; half of what our own memory keeps.
 _CORESET_FROM, _CORESET = 100_000, 2_000
 
 Score = Callable[[torch.Tensor], tuple[np.ndarray, np.ndarray]]
@@ -113,7 +113,7 @@ def neighbours(samples: Sequence[Sample], config: TrainConfig, seed: int) -> Pee
         target.fit(some.mean(dim=0), some.std(dim=0))
         generator = torch.Generator().manual_seed(seed)
         bank = flat[torch.randperm(len(flat), generator=generator)[:20_000]]
-        whole = Memory([_whole(target.token_dim)], len(bank))
+        whole = Memory([Block("tokens", target.token_dim)], len(bank))
         whole.fit([target.standardise(bank)])
     reduction = Reduction(0.8, 0.0)
     side = config.model.preprocess.canvas
@@ -189,12 +189,6 @@ def _normalised(pixels: torch.Tensor) -> torch.Tensor:
 
 def _dim(model: Any) -> int:
     return sum(model.feature_extractor.out_dims)
-
-
-def _whole(channels: int) -> Any:
-    from anomaly.types import Block
-
-    return Block("tokens", channels)
 
 
 def _megabytes(module: torch.nn.Module) -> float:

@@ -15,11 +15,9 @@ from torch import nn
 from tqdm import tqdm
 
 from anomaly.corruption import corrupt
-from anomaly.masking import MaskingConfig
 from anomaly.model import AnomalyModel
 from anomaly.patches import unfold_cells
 from anomaly.preprocess import placement_of, preprocess
-from anomaly.scoring import image_masks, reconstruct
 from anomaly.types import RgbImage
 from training.config import EvidenceConfig, TrainConfig
 from training.data import Sample, read_images
@@ -206,18 +204,9 @@ def altered_cells(model: AnomalyModel, masks: Sequence[np.ndarray]) -> torch.Ten
 @torch.inference_mode()
 def _pair(model: AnomalyModel, tokens: torch.Tensor, seeds: Sequence[int]) -> _Pair:
     """Predict (N, L, C) tokens as an inspection would, but under one repeat of masks."""
-    scoring = model.config.scoring
-    masking = replace(scoring.masking, repeats=1)
-    predicted = _predicted(model, tokens, masking, seeds)
+    masking = replace(model.config.scoring.masking, repeats=1)
+    predicted = model.predict(tokens, seeds, masking)[:, 0]
     return _Pair(model.target.wanted(tokens).half().cpu(), predicted.half().cpu())
-
-
-def _predicted(
-    model: AnomalyModel, tokens: torch.Tensor, masking: MaskingConfig, seeds: Sequence[int]
-) -> torch.Tensor:
-    masks = image_masks(seeds, len(model.places), model.window.length, masking)
-    rows = model.config.scoring.max_rows
-    return reconstruct(model.mae, tokens, masks, model.places, max_rows=rows)[:, 0]
 
 
 def _joined(pairs: Sequence[_Pair]) -> _Pair:

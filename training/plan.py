@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from anomaly.corruption import corrupt
 from anomaly.memory import Memory
-from anomaly.preprocess import place
+from anomaly.preprocess import preprocess
 from anomaly.targets import Target, build_target
 from anomaly.types import RgbImage
 from training.config import TrainConfig
@@ -81,8 +81,7 @@ def _tokens(target: Target, images: Sequence[RgbImage], config: TrainConfig) -> 
     """Raw tokens (N, L, C), a few images at a time."""
     parts = []
     for start in range(0, len(images), 4):
-        placed = [place(i, config.model.preprocess)[0] for i in images[start : start + 4]]
-        pixels = torch.from_numpy(np.stack(placed)).permute(0, 3, 1, 2).contiguous()
+        pixels, _ = preprocess(images[start : start + 4], config.model.preprocess)
         parts.append(target.raw(pixels))
     return torch.cat(parts)
 

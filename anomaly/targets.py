@@ -227,6 +227,8 @@ def load_backbone(config: TargetConfig) -> nn.Module:
 
 def _create(config: TargetConfig, *, pretrained: bool) -> nn.Module:
     """Build timm's feature getter: it drops the layers behind the last stage and stops there."""
+    # A vision transformer is bound to its training size unless told otherwise; a convolution has none.
+    sizes: dict[str, Any] = {"dynamic_img_size": True} if config.backbone.startswith("vit_") else {}
     try:
         backbone: nn.Module = timm.create_model(
             config.backbone,
@@ -234,6 +236,7 @@ def _create(config: TargetConfig, *, pretrained: bool) -> nn.Module:
             features_only=True,
             out_indices=config.stages,
             feature_cls="getter",
+            **sizes,
         )
     except (RuntimeError, ValueError, AssertionError, IndexError, OSError) as error:
         raise ConfigError(

@@ -142,3 +142,15 @@ def test_impossible_configurations_are_refused(wrong: dict[str, object]) -> None
 def test_wrong_shapes_are_named() -> None:
     with pytest.raises(ShapeError):
         build_target(TargetConfig(), 64)(torch.zeros(1, 1, 64, 64))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "dim"), [("dinov2", 3 * 384), ("wrn50", 4 * 256 + 4 * 512 + 1024)]
+)
+def test_backbones_of_the_recipes_give_tokens_at_the_canvas(recipe: str, dim: int) -> None:
+    from training.config import load_recipe
+
+    model = load_recipe(recipe).model
+    canvas = model.preprocess.canvas
+    target = build_target(model.target, canvas, backbone=empty_backbone(model.target))
+    assert target(torch.rand(1, 3, canvas, canvas)).shape == (1, 196, dim)

@@ -1,7 +1,7 @@
 """A memory of normal patches: the distance to the nearest one is a second opinion.
 
 One bank for each block of the tokens, of a fixed size, so that a model does not grow with its training
-set (after PatchCore, Roth et al. 2022; random patches instead of its greedy coreset).
+set (after PatchCore, Roth et al. 2022).
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from anomaly.types import Block
+
+_FLOOR = 0.01
 
 
 class Memory(nn.Module):
@@ -38,9 +40,12 @@ class Memory(nn.Module):
 
 
 def nearest(cells: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
-    """Root mean square distance of (B, N, C) cells to the nearest of (K, C), (B, N)."""
+    """Root mean square distance of (B, N, C) cells to the nearest of (K, C), (B, N); 0 or more.
+
+    Below .01 it flattens: there the square is rounding, and its root would differ between machines.
+    """
     squares = bank.square().sum(dim=1)
     # One image after the other: the (N, K) products of a batch would not stay in the cache.
     least = torch.stack([torch.addmm(squares, one, bank.T, alpha=-2).amin(dim=1) for one in cells])
     square = cells.square().sum(dim=2) + least
-    return (square.clamp(min=0) / cells.shape[2]).sqrt()
+    return (square.clamp(min=0) / cells.shape[2] + _FLOOR**2).sqrt() - _FLOOR

@@ -40,7 +40,7 @@ class ScoringConfig:
     families: tuple[Family, ...] = ("masked", "memory", "repair")
     errors: tuple[ErrorKind, ...] = ("cosine", "l2")
     masking: MaskingConfig = MaskingConfig()
-    memory_size: int = 4000
+    memory_size: int = 2000
     repair_width: int = 128
     max_rows: int = 128
 

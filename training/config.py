@@ -113,7 +113,7 @@ class PlanConfig:
 
     canvases: tuple[int, ...] = ()
     images: int = 60
-    gain: float = 0.1
+    gain: float = 0.05
 
     def __post_init__(self) -> None:
         if self.images < 8:

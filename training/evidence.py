@@ -20,10 +20,12 @@ from anomaly.patches import unfold_cells
 from anomaly.preprocess import placement_of, preprocess
 from anomaly.types import RgbImage
 from training.config import EvidenceConfig, TrainConfig
+from training.coreset import select
 from training.data import Sample, read_images
 from training.tokens import TokenSource, target_tokens
 
 _CHUNK = 8
+_CANDIDATES = 60_000  # cells of a block among which its memory is chosen
 _COVERED = 0.3  # share of a cell that is altered before it counts as corrupted
 _CHANGED = 0.1  # mean squared change of a corrupted cell's standardised features, at least
 
@@ -69,12 +71,12 @@ def fit_evidence(
 
 @torch.inference_mode()
 def fit_memory(model: AnomalyModel, source: TokenSource, rows: Sequence[int], seed: int) -> None:
-    """Fill each bank with random cells of the training images, as many of each image."""
+    """Fill each bank with a core set of random cells of the training images, as many of each image."""
     memory = model.memory
     if memory is None:
         return
     generator = torch.Generator().manual_seed(seed)
-    each = -(-memory.size // len(rows))
+    each = -(-max(_CANDIDATES, memory.size) // len(rows))
     banks: list[list[torch.Tensor]] = [[] for _ in model.target.blocks]
     for chunk in _chunks(rows):
         parts = model.target.cells(model.target.wanted(source.whole(chunk)).cpu())
@@ -82,8 +84,7 @@ def fit_memory(model: AnomalyModel, source: TokenSource, rows: Sequence[int], se
             drawn = torch.rand(cells.shape[:2], generator=generator).argsort(dim=1)[:, :each]
             bank += [one[index] for one, index in zip(cells, drawn, strict=True)]
     joined = [torch.cat(bank) for bank in banks]
-    orders = [torch.randperm(len(bank), generator=generator) for bank in joined]
-    memory.fit([bank[order] for bank, order in zip(joined, orders, strict=True)])
+    memory.fit([bank[select(bank, memory.size, generator)] for bank in joined])
 
 
 def fit_repair(

@@ -20,12 +20,14 @@ from anomaly.preprocess import preprocess
 from anomaly.targets import Target, build_target
 from anomaly.types import RgbImage
 from training.config import TrainConfig
+from training.coreset import select
 from training.data import Sample, read_images
 
 _log = logging.getLogger(__name__)
 _NATIVE = 1.15  # a canvas may exceed the images' shorter side by this much
 _TOP_SHARE = 0.002
-_BANK = 4000
+_BANK = 2000
+_CANDIDATES = 20_000
 
 
 def plan(samples: Sequence[Sample], config: TrainConfig, *, quiet: bool = False) -> TrainConfig:
@@ -39,9 +41,9 @@ def plan(samples: Sequence[Sample], config: TrainConfig, *, quiet: bool = False)
     first, *larger = sorted(config.plan.canvases)
     fitting = [first, *(canvas for canvas in larger if canvas <= _NATIVE * native)]
     if len(fitting) == 1 or len(images) < 8:
-        return _with_canvas(config, first)
+        return with_canvas(config, first)
     aurocs = {
-        canvas: separation(images, _with_canvas(config, canvas))
+        canvas: separation(images, with_canvas(config, canvas))
         for canvas in tqdm(fitting, desc="canvas", disable=quiet)
     }
     chosen = first
@@ -50,7 +52,7 @@ def plan(samples: Sequence[Sample], config: TrainConfig, *, quiet: bool = False)
             chosen = canvas
     said = ", ".join(f"{canvas} px {auroc:.3f}" for canvas, auroc in aurocs.items())
     _log.info("canvas %d px (synthetic AUROC: %s)", chosen, said)
-    return _with_canvas(config, chosen)
+    return with_canvas(config, chosen)
 
 
 @torch.inference_mode()
@@ -87,15 +89,17 @@ def _tokens(target: Target, images: Sequence[RgbImage], config: TrainConfig) -> 
 
 
 def _banks(target: Target, raw: torch.Tensor) -> list[torch.Tensor]:
-    """Random cells of each block, (K, channels)."""
+    """A core set of each block's cells, (K, channels)."""
     generator = torch.Generator().manual_seed(0)
     banks = []
     for cells in target.cells(target.standardise(raw)):
         flat = cells.flatten(0, 1)
-        banks.append(flat[torch.randperm(len(flat), generator=generator)[:_BANK]])
+        some = flat[torch.randperm(len(flat), generator=generator)[:_CANDIDATES]]
+        banks.append(some[select(some, _BANK, generator)])
     return banks
 
 
-def _with_canvas(config: TrainConfig, canvas: int) -> TrainConfig:
+def with_canvas(config: TrainConfig, canvas: int) -> TrainConfig:
+    """Return the recipe with another canvas."""
     preprocess = replace(config.model.preprocess, canvas=canvas)
     return replace(config, model=replace(config.model, preprocess=preprocess))

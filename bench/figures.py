@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from scipy.ndimage import maximum_filter
+from scipy.stats import binomtest
 
 from anomaly.calibration import Conformal
 from anomaly.heatmap import crop_to_image
@@ -15,6 +16,7 @@ from anomaly.types import FloatArray, Placement
 from training.data import Sample, read_mask
 from training.evaluate import canvas_mask
 
+RATES = (0.01, 0.05)  # stated false-alarm rates
 _FALSE_PEAKS = 1.0  # false peaks per image that the boxes' recall allows
 _NEAR_PX = 8.0  # a peak this close to a box lies in it; in the image's own pixels
 
@@ -38,12 +40,25 @@ def figures(outcome: Outcome, test: Sequence[Sample]) -> dict[str, Any]:
     anomalous = np.array([not sample.is_normal for sample in test])
     found: dict[str, Any] = image_metrics(anomalous, outcome.scores).as_dict()
     found |= _pixels(outcome, test) | _boxes(outcome, test)
-    for percent in (1, 5):
-        rejected = outcome.scores > outcome.normal.threshold(percent / 100)
-        found[f"alarms_{percent}"] = float(rejected[~anomalous].mean())
-        found[f"recall_{percent}"] = float(rejected[anomalous].mean())
-    found["smallest_rate"] = outcome.normal.smallest_rate
+    good = [sample.session for sample in test if sample.is_normal]
+    for rate in RATES:
+        rejected = outcome.scores > outcome.normal.threshold(rate)
+        found[f"alarms_{rate:.0%}"] = float(rejected[~anomalous].mean())
+        found[f"alarms_{rate:.0%}_interval"] = alarm_interval(rejected[~anomalous], good)
+        found[f"recall_{rate:.0%}"] = float(rejected[anomalous].mean())
+    found["normal_groups"] = outcome.normal.groups
     return found | outcome.costs
+
+
+def alarm_interval(rejected: np.ndarray, groups: Sequence[str]) -> tuple[float, float]:
+    """95 % Clopper-Pearson interval of the false-alarm rate, a group (part, session) counting once.
+
+    A group of which a share was rejected counts by that share; the sum is rounded to whole groups.
+    """
+    _, member = np.unique(np.asarray(groups), return_inverse=True)
+    shares = np.bincount(member, weights=rejected) / np.bincount(member)
+    interval = binomtest(round(float(shares.sum())), len(shares)).proportion_ci(0.95, "exact")
+    return float(interval.low), float(interval.high)
 
 
 def bootstrap(

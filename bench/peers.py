@@ -25,7 +25,7 @@ from training.calibrate import batches, with_groups
 from training.config import TrainConfig
 from training.data import Dataset, Sample
 
-# As many patches as anomalib's greedy selection bears on two cores; half of what our own memory keeps.
+# As many patches as anomalib's greedy selection bears on two cores; our own memory keeps as many.
 _CORESET_FROM, _CORESET = 100_000, 2_000
 
 Score = Callable[[torch.Tensor], tuple[np.ndarray, np.ndarray]]

@@ -5,7 +5,8 @@ import pytest
 
 from anomaly.calibration import Conformal
 from anomaly.types import Placement
-from bench.figures import Outcome, bootstrap, figures, peaks, read_boxes
+from bench.figures import Outcome, alarm_interval, bootstrap, figures, peaks, read_boxes
+from bench.quality import promise
 from bench.sessions import with_tiles
 from training.data import Dataset, Sample
 
@@ -48,7 +49,7 @@ def test_boxes_are_found_by_peaks_inside_them(tmp_path: Path) -> None:
     # Two images allow two false peaks; the third comes before the weak peak in the second box.
     assert found["box_recall"] == 0.5
     assert found["image_AUROC"] == 1.0
-    assert found["alarms_5"] == 1.0
+    assert found["alarms_5%"] == 1.0
     assert found["train_s"] == 1.0
     assert "pixel_AUROC" not in found
     maps[1][90, 5] = 0
@@ -86,3 +87,20 @@ def test_exposures_of_one_tile_are_one_session(tmp_path: Path) -> None:
     assert tiles == ["tile1", "tile1", "tile2", "tile2", "tile3"]
     other = Dataset(tmp_path, (*samples, sample(tmp_path, "good", "part", "train")))
     assert with_tiles(other) is other
+
+
+def test_a_group_counts_once_in_the_interval_of_false_alarms() -> None:
+    rejected = np.array([True, True, True, False, False, False])
+    assert alarm_interval(rejected, list("aaabcd")) == pytest.approx((0.0063, 0.8059), abs=1e-4)
+    assert alarm_interval(rejected, list("abcdef")) == pytest.approx((0.1181, 0.8819), abs=1e-4)
+    assert alarm_interval(np.zeros(100), [str(i) for i in range(100)]) == pytest.approx(
+        (0, 0.0362), abs=1e-4
+    )
+
+
+def test_a_promise_says_whether_it_holds_or_cannot_be_made() -> None:
+    row = {"normal_groups": 60, "alarms_5%": 0.04, "alarms_5%_interval": (0.01, 0.1)}
+    assert "0.040 (0.010-0.100) holds." in promise([row], 0.05)
+    assert "nothing can be promised: 60" in promise([row], 0.01)
+    assert "EXCEEDED" in promise([row | {"alarms_5%_interval": (0.06, 0.2)}], 0.05)
+    assert "holds, fewer" in promise([row | {"alarms_5%_interval": (0.0, 0.03)}], 0.05)

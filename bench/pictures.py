@@ -1,0 +1,79 @@
+"""Pictures of hits and misses for docs/METHOD.md, from a model of the drawn parts (`maskline demo`).
+
+    python -m bench.pictures maskline-demo/models/flange maskline-demo/parts --out docs/pictures
+
+For each kind of defect the strongest and the weakest score, and the good part with the highest one: the
+part with the defect outlined, and the map over it. Only drawn parts belong into the repository.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from anomaly.bundle import load_bundle
+from anomaly.heatmap import as_uint8, encode_jpeg, overlay
+from anomaly.types import Detection, RgbImage
+from training.calibrate import batches
+from training.checkpoint import write_whole
+from training.data import Sample, open_dataset, read_mask
+
+_SIDE, _CAPTION = 224, 22
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    sample: Sample
+    image: RgbImage
+    detection: Detection
+
+
+def main() -> None:
+    """Write strongest.jpg and weakest.jpg."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
+    options = parser.parse_args()
+    scored = _score(options.model, options.data)
+    kinds = sorted({one.sample.label for one in scored})
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, best in (("strongest", max), ("weakest", min)):
+        chosen = []
+        for kind in kinds:
+            own = [one for one in scored if one.sample.label == kind]
+            pick = max if own[0].sample.is_normal else best
+            chosen.append(pick(own, key=lambda one: one.detection.pred_score))
+        sheet = np.concatenate([_pair(one) for one in chosen], axis=1)
+        write_whole(options.out / f"{name}.jpg", encode_jpeg(sheet, 80))
+        print(options.out / f"{name}.jpg", [one.sample.path.name for one in chosen])
+
+
+def _score(model: Path, data: Path) -> list[_Scored]:
+    detector = load_bundle(model).detector()
+    scored = []
+    for batch in batches(open_dataset(data).select("test")):
+        found = detector.detect([image for _, image in batch])
+        scored += [_Scored(s, image, d) for (s, image), d in zip(batch, found, strict=True)]
+    return scored
+
+
+def _pair(one: _Scored) -> np.ndarray:
+    """The part with its defect outlined above the part with its map, and a caption."""
+    plain = as_uint8(one.image, 255).copy()
+    mask = read_mask(one.sample, one.image.size).astype(np.uint8)
+    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(plain, outlines, -1, (0, 255, 0), 1)
+    rows = [cv2.resize(p, (_SIDE, _SIDE)) for p in (plain, overlay(one.image, one.detection))]
+    ratio = one.detection.pred_score / one.detection.threshold
+    verdict = "NG" if one.detection.is_anomalous else "OK"
+    caption = np.full((_CAPTION, _SIDE, 3), 255, np.uint8)
+    text = f"{one.sample.label}: {verdict} ({ratio:.2f})"
+    cv2.putText(caption, text, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([caption, *rows])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,12 @@
 """Cross-request batching in front of one worker thread.
 
-Greedy: an idle worker starts at once with what is there; a busy one gathers what comes meanwhile.
-Knows no torch, image or HTTP. Every submitted request ends: with its result, with an error, or
-cancelled by its owner; a full queue is an immediate `QueueFull`, never a wait.
+Greedy: an idle worker starts at once with what is there; a busy one gathers what comes meanwhile. A
+request has a cost in work items (images × windows × masks), and a batch is bounded by their sum. Knows no
+torch, image or HTTP.
+
+Every submitted request ends: with its result, with an error, or cancelled by its owner. A full queue is
+an immediate `QueueFull`, never a wait; a request past its deadline or given up by its owner is dropped
+before it costs anything.
 """
 
 import logging
@@ -12,12 +16,16 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Generic, TypeVar
+
+from service.limits import CostLimit, CrashGuard
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
+_LOW_TURN = 4  # while both wait, every fourth batch is led by a request of low priority
 
 
 class QueueFull(Exception):
@@ -32,11 +40,30 @@ class BatcherClosed(Exception):
     """The batcher is shutting down and takes no more requests."""
 
 
+class DeadlineMissed(Exception):
+    """The request's deadline came before its turn; nothing was computed for it."""
+
+
+class InferenceCrashed(Exception):
+    """What ran this request's batch broke off in a way that no request explains."""
+
+
+class TooMuchAtOnce(Exception):
+    """Raised by `run` when a batch does not fit the device: smaller ones are tried then."""
+
+
+class Priority(IntEnum):
+    """Low gives way to normal, but gets every fourth turn."""
+
+    NORMAL = 0
+    LOW = 1
+
+
 @dataclass(frozen=True, slots=True)
 class BatchingConfig:
-    """Bounds of the batcher; a delay of 0 is greedy."""
+    """Bounds of the batcher; a delay of 0 is greedy. `max_queue_size` holds for each priority."""
 
-    max_batch_size: int = 16
+    max_batch_cost: int = 64
     max_queue_size: int = 64
     max_queue_delay_s: float = 0.0
 
@@ -51,10 +78,22 @@ class Outcome(Generic[Result]):
     batch_size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What a batcher tells of its life, called in its thread."""
+
+    batch: Callable[[Hashable, int], None] = lambda key, size: None
+    dropped: Callable[[str], None] = lambda reason: None  # "deadline" or "gone"
+    limit: Callable[[int], None] = lambda cost: None  # the batch limit after it changed
+    too_much: Callable[[Hashable], None] = lambda key: None
+
+
 @dataclass(slots=True)
 class _Item(Generic[Request, Result]):
     key: Hashable
     request: Request
+    cost: int
+    deadline: float | None
     future: "Future[Outcome[Result]]" = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
 
@@ -63,7 +102,8 @@ class Batcher(Generic[Request, Result]):
     """Gathers requests of one key into batches for `run`, which one thread calls.
 
     `run(key, requests)` returns one result for each request, in order. When it raises for a batch
-    of several, each request is run alone, so that a bad one fails by itself.
+    of several, each request is run alone, so that a bad one fails by itself. When it raises
+    `TooMuchAtOnce`, the same requests are run again in smaller batches.
     """
 
     def __init__(
@@ -71,38 +111,63 @@ class Batcher(Generic[Request, Result]):
         run: Callable[[Hashable, Sequence[Request]], Sequence[Result]],
         config: BatchingConfig,
         *,
-        on_batch: Callable[[Hashable, int], None] = lambda key, size: None,
+        events: Events | None = None,
     ) -> None:
         self._run = run
         self._config = config
-        self._on_batch = on_batch
-        self._queue: deque[_Item[Request, Result]] = deque()
+        self._events = events or Events()
+        self._limit = CostLimit(config.max_batch_cost)
+        self._crashes = CrashGuard()
+        self._queues: tuple[deque[_Item[Request, Result]], ...] = tuple(deque() for _ in Priority)
+        self._turn = 0
         self._changed = threading.Condition()
         self._closed = False
-        self._running: list[_Item[Request, Result]] = []
-        self._item_seconds = 0.05  # running mean of seconds per request, for Retry-After
+        self._busy_since: float | None = None
+        self._cost_seconds = 0.01  # running mean of seconds per work item
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
         self._thread.start()
 
     @property
     def depth(self) -> int:
         """Requests waiting now."""
-        return len(self._queue)
+        return sum(len(queue) for queue in self._queues)
 
     @property
     def is_alive(self) -> bool:
         """Whether requests are still being worked on."""
         return self._thread.is_alive() and not self._closed
 
-    def submit(self, key: Hashable, request: Request) -> "Future[Outcome[Result]]":
-        """Queue a request; raises `QueueFull` or `BatcherClosed` at once rather than wait."""
+    @property
+    def busy_s(self) -> float:
+        """How long the batch in hand has been running; 0 when idle."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def seconds_for(self, cost: int) -> float:
+        """How long this many work items take, by what was measured lately."""
+        return cost * self._cost_seconds
+
+    def submit(
+        self,
+        key: Hashable,
+        request: Request,
+        *,
+        cost: int = 1,
+        priority: Priority = Priority.NORMAL,
+        deadline: float | None = None,
+    ) -> "Future[Outcome[Result]]":
+        """Queue a request; raises `QueueFull` or `BatcherClosed` at once rather than wait.
+
+        `deadline` is on the clock of `time.monotonic`.
+        """
         with self._changed:
             if not self.is_alive:
                 raise BatcherClosed("the service is shutting down")
-            if len(self._queue) >= self._config.max_queue_size:
-                raise QueueFull(max(0.1, len(self._queue) * self._item_seconds))
-            item: _Item[Request, Result] = _Item(key, request)
-            self._queue.append(item)
+            queue = self._queues[priority]
+            if len(queue) >= self._config.max_queue_size:
+                raise QueueFull(self.seconds_for(sum(item.cost for item in queue)))
+            item: _Item[Request, Result] = _Item(key, request, cost, deadline)
+            queue.append(item)
             self._changed.notify()
             return item.future
 
@@ -115,62 +180,140 @@ class Batcher(Generic[Request, Result]):
         self._fail_waiting(BatcherClosed("the service has shut down"))
 
     def _work(self) -> None:
-        try:
-            while batch := self._next_batch():
-                self._running = batch
+        while batch := self._next_batch():
+            self._busy_since = time.monotonic()
+            try:
                 self._process(batch)
-        finally:  # reached on close, or when something no handler may catch ends the thread
-            self._closed = True
-            self._fail_waiting(BatcherClosed("the inference thread has stopped"))
+            except BaseException as fatal:  # noqa: BLE001 - a thread must not end while requests wait
+                _log.critical("the inference thread broke off", exc_info=fatal)
+                _fail(batch, InferenceCrashed("inference broke off; send the image again"))
+                if self._crashes.is_hopeless():
+                    _log.critical("it broke off too often; this process takes no more requests")
+                    self._closed = True
+                    self._fail_waiting(BatcherClosed("inference has stopped; restart the service"))
+            finally:
+                self._busy_since = None
 
     def _next_batch(self) -> list[_Item[Request, Result]]:
-        """Wait for requests and take those that share the oldest one's key; empty when closed."""
+        """Wait for requests and take those that share the leading one's key; empty when closed."""
         with self._changed:
-            while not self._queue and not self._closed:
-                self._changed.wait()
-            self._wait_for_company()
-            return self._take()
+            while True:
+                while not self.depth and not self._closed:
+                    self._changed.wait()
+                self._wait_for_company()
+                batch = self._take()
+                if batch or (self._closed and not self.depth):
+                    return batch
 
     def _wait_for_company(self) -> None:
-        if not self._queue or not self._config.max_queue_delay_s:
+        if not self.depth or not self._config.max_queue_delay_s:
             return
-        until = self._queue[0].arrived + self._config.max_queue_delay_s
-        while len(self._queue) < self._config.max_batch_size and not self._closed:
+        oldest = min(queue[0].arrived for queue in self._queues if queue)
+        until = oldest + self._config.max_queue_delay_s
+        while self._waiting_cost() < self._limit.value and not self._closed:
             left = until - time.monotonic()
             if left <= 0 or not self._changed.wait(left):
                 return
 
+    def _waiting_cost(self) -> int:
+        return sum(item.cost for queue in self._queues for item in queue)
+
     def _take(self) -> list[_Item[Request, Result]]:
+        """Take the leading request and those of its key that fit beside it.
+
+        Normal requests ride along in a batch that a low one leads, never the other way round: on a CPU a
+        fuller batch is a slower one.
+        """
+        for queue in self._queues:
+            self._drop_lost(queue)
+        normal, low = self._queues
+        if normal and low:
+            self._turn += 1
+        low_leads = bool(low) and (not normal or self._turn % _LOW_TURN == 0)
         batch: list[_Item[Request, Result]] = []
-        others: deque[_Item[Request, Result]] = deque()
-        while self._queue and len(batch) < self._config.max_batch_size:
-            item = self._queue.popleft()
-            same = not batch or item.key == batch[0].key
-            (batch if same else others).append(item)
-        self._queue.extendleft(reversed(others))
+        self._fill(batch, low if low_leads else normal)
+        if low_leads:
+            self._fill(batch, normal)
         return batch
+
+    def _fill(
+        self, batch: list[_Item[Request, Result]], queue: deque[_Item[Request, Result]]
+    ) -> None:
+        left: deque[_Item[Request, Result]] = deque()
+        cost = sum(item.cost for item in batch)
+        while queue:
+            item = queue.popleft()
+            fits = cost + item.cost <= self._limit.value
+            if not batch or (item.key == batch[0].key and fits):
+                batch.append(item)
+                cost += item.cost
+            else:
+                left.append(item)
+                if not fits:
+                    break
+        queue.extendleft(reversed(left))
+
+    def _drop_lost(self, queue: deque[_Item[Request, Result]]) -> None:
+        """Drop what its owner gave up and what is past its deadline."""
+        now = time.monotonic()
+        kept = [item for item in queue if not self._is_lost(item, now)]
+        if len(kept) < len(queue):
+            queue.clear()
+            queue.extend(kept)
+
+    def _is_lost(self, item: _Item[Request, Result], now: float) -> bool:
+        if item.future.cancelled():
+            item.future.set_running_or_notify_cancel()
+            self._events.dropped("gone")
+            return True
+        if item.deadline is not None and now >= item.deadline:
+            self._events.dropped("deadline")
+            _fail([item], DeadlineMissed("the deadline came before the image's turn"))
+            return True
+        return False
 
     def _process(self, batch: list[_Item[Request, Result]]) -> None:
         live = [item for item in batch if item.future.set_running_or_notify_cancel()]
         if not live:
             return
+        cost = sum(item.cost for item in live)
         started = time.monotonic()
-        self._on_batch(live[0].key, len(live))
         try:
             results = self._run_checked(live)
+        except TooMuchAtOnce as error:
+            self._retry_smaller(live, cost, error)
         except Exception as error:  # noqa: BLE001 - the one broad except: it fails these futures
             self._isolate(live, error)
-            return
-        finally:
-            each = (time.monotonic() - started) / len(live)
-            self._item_seconds += 0.2 * (each - self._item_seconds)
-        self._resolve(live, results, started)
+        else:
+            self._resolve(live, results, started)
+            each = (time.monotonic() - started) / cost
+            self._cost_seconds += 0.2 * (each - self._cost_seconds)
+            if self._limit.succeeded(cost):
+                self._events.limit(self._limit.value)
 
     def _run_checked(self, live: list[_Item[Request, Result]]) -> Sequence[Result]:
+        self._events.batch(live[0].key, len(live))
         results = self._run(live[0].key, [item.request for item in live])
         if len(results) != len(live):
             raise RuntimeError(f"{len(live)} requests gave {len(results)} results")
         return results
+
+    def _retry_smaller(
+        self, live: list[_Item[Request, Result]], cost: int, error: TooMuchAtOnce
+    ) -> None:
+        """Halve the limit and run the same requests under it; a lone one that does not fit fails."""
+        self._events.too_much(live[0].key)
+        if self._limit.shrink(cost):
+            _log.warning("a batch did not fit the device; the limit is %d now", self._limit.value)
+            self._events.limit(self._limit.value)
+        if len(live) == 1:
+            live[0].future.set_exception(error)
+            return
+        rest = deque(live)
+        while rest:  # the limit may fall further on the way
+            part: list[_Item[Request, Result]] = []
+            self._fill(part, rest)
+            self._again(part)
 
     def _isolate(self, live: list[_Item[Request, Result]], error: Exception) -> None:
         """Fail a lone request; run the members of a failed batch one by one."""
@@ -179,13 +322,19 @@ class Batcher(Generic[Request, Result]):
             live[0].future.set_exception(error)
             return
         for item in live:
-            started = time.monotonic()
-            try:
-                results = self._run_checked([item])
-            except Exception as alone:  # noqa: BLE001 - as above, for one member
-                self._isolate([item], alone)
-            else:
-                self._resolve([item], results, started)
+            self._again([item])
+
+    def _again(self, live: list[_Item[Request, Result]]) -> None:
+        """Run part of a batch that failed as a whole."""
+        started = time.monotonic()
+        try:
+            results = self._run_checked(live)
+        except TooMuchAtOnce as error:
+            self._retry_smaller(live, sum(item.cost for item in live), error)
+        except Exception as error:  # noqa: BLE001 - as in `_process`, for a part of the batch
+            self._isolate(live, error)
+        else:
+            self._resolve(live, results, started)
 
     def _resolve(
         self, live: list[_Item[Request, Result]], results: Sequence[Result], started: float
@@ -197,9 +346,15 @@ class Batcher(Generic[Request, Result]):
 
     def _fail_waiting(self, error: Exception) -> None:
         with self._changed:
-            waiting, self._queue = list(self._queue), deque()
-        for item in self._running + waiting:
-            if not item.future.done() and (
-                item.future.running() or item.future.set_running_or_notify_cancel()
-            ):
-                item.future.set_exception(error)
+            waiting = [item for queue in self._queues for item in queue]
+            for queue in self._queues:
+                queue.clear()
+        _fail(waiting, error)
+
+
+def _fail(items: Sequence[_Item[Request, Result]], error: Exception) -> None:
+    """Fail every request that has not ended yet."""
+    for item in items:
+        future = item.future
+        if not future.done() and (future.running() or future.set_running_or_notify_cancel()):
+            future.set_exception(error)

@@ -1,20 +1,25 @@
 """Bounds the inspections in flight before their bodies are read. Pure ASGI: it costs microseconds."""
 
+from collections.abc import Callable
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import problem
+from service.errors import problem, retry_after
 from service.metrics import Metrics
-
-# The body is not read, so the connection cannot be used again.
-_HEADERS = {"Retry-After": "1", "Connection": "close"}
 
 
 class Door:
-    """Lets at most `limit` POST requests in at once; the rest get 429 with `Retry-After`."""
+    """Lets at most `limit` POST requests in at once; the rest get 429 with `Retry-After`.
 
-    def __init__(self, app: ASGIApp, *, limit: int, metrics: Metrics) -> None:
+    `seconds_for(n)` tells how long that many take by what was measured lately.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, limit: int, seconds_for: Callable[[int], float], metrics: Metrics
+    ) -> None:
         self._app = app
         self._limit = limit
+        self._seconds_for = seconds_for
         self._metrics = metrics
         self._inside = 0
 
@@ -26,7 +31,9 @@ class Door:
         if self._inside >= self._limit:
             self._metrics.rejected.labels("too_many_requests").inc()
             detail = f"{self._limit} requests are already in flight; try again shortly"
-            refusal = problem(429, "too_many_requests", detail, _HEADERS)
+            # The body is not read, so the connection cannot be used again.
+            headers = retry_after(self._seconds_for(self._inside)) | {"Connection": "close"}
+            refusal = problem(429, "too_many_requests", detail, headers)
             await refusal(scope, receive, send)
             return
         self._inside += 1

@@ -15,8 +15,15 @@ from anomaly.device import choose_device
 from anomaly.errors import ModelNotFound
 from anomaly.model import ModelConfig
 from anomaly.types import Detection, FloatArray, Placement
-from service.batching import Batcher, BatchingConfig, Outcome
-from service.errors import ModelUnknown
+from service.batching import (
+    Batcher,
+    BatchingConfig,
+    Events,
+    Outcome,
+    Priority,
+    TooMuchAtOnce,
+)
+from service.errors import InferenceFailed, ModelUnknown
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -44,6 +51,12 @@ class ServedModel:
         """The model's configuration."""
         return self.bundle.model.config
 
+    @property
+    def cost(self) -> int:
+        """Work items of one image: windows × masks."""
+        masking = self.config.scoring.masking
+        return len(self.bundle.model.places) * masking.repeats * masking.parts
+
 
 class Engine:
     """Loads and warms every model, then runs batches in one thread."""
@@ -52,21 +65,23 @@ class Engine:
         self.device = choose_device(settings.device)
         self.models = load_models(settings.models_dir, self.device)
         self.default_name = self._default_name(settings)
-        self._warm_up(settings.max_batch_size)
+        self._stall_after_s = settings.stall_after_s
+        self._warm_up(settings.max_batch_items)
         config = BatchingConfig(
-            settings.max_batch_size, settings.max_queue_size, settings.max_queue_delay_ms / 1000
+            settings.max_batch_items, settings.max_queue_size, settings.max_queue_delay_ms / 1000
         )
-        self.batcher: Batcher[Work, Detection] = Batcher(
-            self._run,
-            config,
-            on_batch=lambda key, size: metrics.batch_size.labels(str(key)).observe(size),
-        )
+        self.batcher: Batcher[Work, Detection] = Batcher(self._run, config, events=_events(metrics))
         self._publish(metrics, settings)
 
     @property
     def is_ready(self) -> bool:
-        """Whether a request could be answered now."""
-        return self.batcher.is_alive
+        """Whether a request could be answered now: inference runs, and no batch hangs."""
+        return self.batcher.is_alive and self.batcher.busy_s < self._stall_after_s
+
+    def seconds_for(self, requests: int) -> float:
+        """How long this many images of the dearest model take."""
+        dearest = max(model.cost for model in self.models.values())
+        return self.batcher.seconds_for(requests * dearest)
 
     def resolve(self, name: str | None) -> ServedModel:
         """Find the model a request means; raises `ModelUnknown`."""
@@ -89,9 +104,14 @@ class Engine:
             )
         return settings.default_model
 
-    async def detect(self, model: ServedModel, work: Work) -> Outcome[Detection]:
+    async def detect(
+        self, model: ServedModel, work: Work, *, priority: Priority, deadline: float
+    ) -> Outcome[Detection]:
         """Queue one image and wait for its detection; leaving the wait cancels queued work."""
-        return await asyncio.wrap_future(self.batcher.submit(model.name, work))
+        future = self.batcher.submit(
+            model.name, work, cost=model.cost, priority=priority, deadline=deadline
+        )
+        return await asyncio.wrap_future(future)
 
     def close(self) -> None:
         """Finish what waits and stop the thread."""
@@ -101,20 +121,47 @@ class Engine:
         detector = self.models[str(key)].detector
         canvases = torch.from_numpy(np.stack([work.canvas for work in works]))
         pixels = canvases.permute(0, 3, 1, 2).contiguous()  # (B, 3, S, S)
-        return detector.detect_canvases(pixels, [work.placement for work in works])
+        try:
+            return detector.detect_canvases(pixels, [work.placement for work in works])
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise TooMuchAtOnce(
+                    "the image does not fit the device's memory; try again"
+                ) from error
+            raise InferenceFailed("the model failed on this image; see the log") from error
 
-    def _warm_up(self, largest: int) -> None:
+    def _warm_up(self, most_items: int) -> None:
         for model in self.models.values():
             side = model.detector.model.config.preprocess.canvas
             place = Placement((side, side), (side, side), (0, 0, side, side))
-            for size in (1, largest):
+            for size in (1, max(1, most_items // model.cost)):
                 model.detector.detect_canvases(torch.zeros(size, 3, side, side), [place] * size)
 
     def _publish(self, metrics: Metrics, settings: Settings) -> None:
+        metrics.batch_limit.set(settings.max_batch_items)
         metrics.watch_queue(lambda: self.batcher.depth, settings.max_queue_size)
         for model in self.models.values():
             metrics.model_info.labels(model.name, model.bundle.version, model.bundle.digest).set(1)
             metrics.model_ready.labels(model.name).set_function(lambda: float(self.is_ready))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device or its allocator had no memory left; frees what torch caches on a GPU."""
+    said = str(error).lower()
+    found = isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "alloc" in said and "memory" in said
+    )
+    if found and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return found
+
+
+def _events(metrics: Metrics) -> Events:
+    return Events(
+        batch=lambda key, size: metrics.batch_size.labels(str(key)).observe(size),
+        limit=metrics.batch_limit.set,
+        too_much=lambda key: metrics.out_of_memory.labels(str(key)).inc(),
+    )
 
 
 def load_models(folder: Path, device: torch.device) -> dict[str, ServedModel]:

@@ -1,6 +1,7 @@
 """Domain errors to `application/problem+json` (RFC 9457): one table, applied at the app."""
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -17,7 +18,13 @@ from anomaly.errors import (
     ImageTooLarge,
     UnsupportedFormat,
 )
-from service.batching import BatcherClosed, QueueFull
+from service.batching import (
+    BatcherClosed,
+    DeadlineMissed,
+    InferenceCrashed,
+    QueueFull,
+    TooMuchAtOnce,
+)
 from service.metrics import Metrics
 
 PROBLEM = "application/problem+json"
@@ -54,6 +61,28 @@ class ModelUnknown(ServiceError):
     code = "model_not_found"
 
 
+class BodyTooSlow(ServiceError):
+    """The body did not arrive in time."""
+
+    code = "body_too_slow"
+
+
+class InferenceFailed(ServiceError):
+    """The model raised while this image was inspected."""
+
+    code = "inference_failed"
+
+
+class ClientGone(ServiceError):
+    """The client left before the answer; `stage` is where its request was."""
+
+    code = "client_gone"
+
+    def __init__(self, stage: str) -> None:
+        super().__init__(f"the client left during {stage}")
+        self.stage = stage
+
+
 class NotReady(ServiceError):
     """No model is ready to answer."""
 
@@ -80,7 +109,12 @@ RULES: dict[type[Exception], Rule] = {
     MultipartInvalid: Rule(400, "bad_image"),
     ModelUnknown: Rule(404, "no_model"),
     NotReady: Rule(503, "not_ready"),
+    BodyTooSlow: Rule(408, "too_slow"),
+    InferenceFailed: Rule(500, "internal"),
     QueueFull: Rule(429, "queue_full", "queue_full"),
+    DeadlineMissed: Rule(504, "deadline", "deadline_missed"),
+    TooMuchAtOnce: Rule(503, "out_of_memory", "out_of_memory"),
+    InferenceCrashed: Rule(503, "internal", "inference_crashed"),
     BatcherClosed: Rule(503, "draining", "draining"),
     AnomalyError: Rule(500, "internal"),
 }
@@ -91,6 +125,7 @@ def install(app: FastAPI, metrics: Metrics) -> None:
     for kind, rule in RULES.items():
         app.add_exception_handler(kind, _handler(rule, metrics))
     app.add_exception_handler(ClientDisconnect, _gone(metrics))
+    app.add_exception_handler(ClientGone, _gone(metrics))
     app.add_exception_handler(RequestValidationError, _invalid(metrics))
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unexpected)
@@ -123,13 +158,18 @@ def _handler(rule: Rule, metrics: Metrics) -> Handler:
 
 def _retry_after(error: Exception) -> dict[str, str] | None:
     seconds = getattr(error, "retry_after_s", None)
-    return None if seconds is None else {"Retry-After": str(max(1, round(seconds)))}
+    return None if seconds is None else retry_after(seconds)
+
+
+def retry_after(seconds: float) -> dict[str, str]:
+    """Say when to come back, in whole seconds, 1 at the least (RFC 9110, 10.2.3)."""
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
 def _gone(metrics: Metrics) -> Handler:
     async def handle(request: Request, error: Exception) -> JSONResponse:
-        metrics.abandoned.labels("read").inc()
-        return problem(400, "client_gone", "the client left while sending")  # nobody reads this
+        metrics.abandoned.labels(getattr(error, "stage", "read")).inc()
+        return problem(400, "client_gone", "the client left")  # nobody reads this
 
     return handle
 

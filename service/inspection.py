@@ -6,6 +6,7 @@ pool, inference in the engine's one thread.
 
 import asyncio
 import base64
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +21,14 @@ from anomaly.heatmap import encode_jpeg, encode_png, grey_png, overlay
 from anomaly.image import ImageLimits, decode_image
 from anomaly.preprocess import place
 from anomaly.types import Detection, RgbImage
+from service.batching import Priority
 from service.body import read_image
 from service.engine import Engine, ServedModel, Work
+from service.errors import BodyTooSlow
 from service.metrics import Metrics
 from service.schemas import HeatmapKind, HeatmapOut, ModelRef, ScoreOut, ScoreQuery
 from service.settings import Settings
+from service.waiting import while_wanted
 
 T = TypeVar("T")
 
@@ -41,18 +45,22 @@ class Inspector:
     async def inspect(self, request: Request, query: ScoreQuery) -> ScoreOut:
         """Answer one request."""
         timings: dict[str, float] = {}
+        deadline = time.monotonic() + (query.deadline_ms or self.settings.max_wait_ms) / 1000
         timed = self.metrics.timed
         model = self.engine.resolve(query.model)
         with timed("read", timings):
-            data = await read_image(request, self.settings.max_body_bytes)
-        with timed("decode", timings):
-            image, work = await self._in_pool(lambda: self._decode(data, model))
-        outcome = await self.engine.detect(model, work)
-        self.metrics.observe_stage("queue", outcome.queue_s, timings)
-        self.metrics.observe_stage("inference", outcome.inference_s, timings)
-        with timed("encode", timings):
-            detection = await self._as_asked(outcome.result, model, query)
-            heatmap = await self._heatmap(image, detection, model, query.heatmap)
+            data = await self._read(request)
+        async with while_wanted(request, deadline, timings):
+            with timed("decode", timings):
+                image, work = await self._in_pool(lambda: self._decode(data, model))
+            outcome = await self.engine.detect(
+                model, work, priority=Priority[query.priority.upper()], deadline=deadline
+            )
+            self.metrics.observe_stage("queue", outcome.queue_s, timings)
+            self.metrics.observe_stage("inference", outcome.inference_s, timings)
+            with timed("encode", timings):
+                detection = await self._as_asked(outcome.result, model, query)
+                heatmap = await self._heatmap(image, detection, model, query.heatmap)
         self.metrics.observe_detection(model.name, query.camera, detection)
         return ScoreOut.of(
             detection,
@@ -62,6 +70,14 @@ class Inspector:
             result_id=uuid.uuid4().hex,
             timings=timings,
         )
+
+    async def _read(self, request: Request) -> bytes:
+        limit = self.settings.read_timeout_s
+        try:
+            async with asyncio.timeout(limit):
+                return await read_image(request, self.settings.max_body_bytes)
+        except TimeoutError:
+            raise BodyTooSlow(f"the body did not arrive within {limit:g} s") from None
 
     def _decode(self, data: bytes, model: ServedModel) -> tuple[RgbImage, Work]:
         image = decode_image(data, ImageLimits(self.settings.max_image_pixels))

@@ -25,6 +25,14 @@ class ScoreQuery(BaseModel):
     false_alarm_rate: Annotated[
         float | None, Field(gt=0, lt=1, description="Stated false-alarm rate, this request only.")
     ] = None
+    deadline_ms: Annotated[
+        float | None,
+        Field(gt=0, le=600_000, description="Answer within this time, or 504 without computing."),
+    ] = None
+    priority: Annotated[
+        Literal["normal", "low"],
+        Field(description="low gives way to normal, but always gets a share of the turns."),
+    ] = "normal"
     heatmap: Annotated[
         HeatmapKind,
         Field(

@@ -21,10 +21,18 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     torch_threads: int | None = Field(None, ge=1, description="Default: all cores but one.")
     decode_threads: int = Field(2, ge=1, le=64)
-    max_batch_size: int = Field(16, ge=1, le=1024)
+    max_batch_items: int = Field(
+        64, ge=1, le=65536, description="Images × windows × masks in one batch."
+    )
     max_queue_delay_ms: float = Field(0.0, ge=0, le=1000)
     max_queue_size: int = Field(64, ge=1)
+    max_wait_ms: float = Field(30_000, gt=0, description="Longest a request may take, once read.")
+    read_timeout_s: float = Field(15, gt=0, description="Longest a body may take to arrive.")
+    stall_after_s: float = Field(60, gt=0, description="A batch that runs longer fails readiness.")
+    drain_delay_s: float = Field(1, ge=0, description="From failing readiness to not listening.")
+    drain_limit_s: float = Field(30, ge=0, description="Longest that requests are finished for.")
     max_in_flight: int = Field(128, ge=1, description="Requests at the door, bodies included.")
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024)
     max_image_pixels: int = Field(100_000_000, ge=1024)
+    log_format: Literal["json", "text"] = Field("json", description="json: one object a line.")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"

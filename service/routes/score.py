@@ -60,7 +60,7 @@ _EXAMPLE = {
     "result_id": "0b0c5b0e4a3f4d0c8f4b3f8f8a2b1c77",
     "timings": {"read": 0.001, "decode": 0.002, "queue": 0.0, "inference": 0.06, "encode": 0.0},
 }
-_CODES = (400, 404, 413, 415, 422, 429, 500, 503)
+_CODES = (400, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/json": {"example": _EXAMPLE}}},
     **{code: {"model": Problem} for code in _CODES},

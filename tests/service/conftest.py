@@ -10,7 +10,7 @@ from service.settings import Settings
 
 
 def settings(models: Path, **changes: object) -> Settings:
-    return Settings(models_dir=models, torch_threads=1, device="cpu", max_batch_size=4, **changes)
+    return Settings(models_dir=models, torch_threads=1, device="cpu", max_batch_items=16, **changes)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batching import Batcher, BatcherClosed, BatchingConfig, Outcome, QueueFull
+from service.batching import (
+    Batcher,
+    BatcherClosed,
+    BatchingConfig,
+    DeadlineMissed,
+    Events,
+    InferenceCrashed,
+    Outcome,
+    Priority,
+    QueueFull,
+    TooMuchAtOnce,
+)
 
 
 class Recorder:
@@ -41,7 +52,7 @@ def busy(batcher: "Batcher[int, int]", run: Recorder) -> "Future[Outcome[int]]":
 
 def test_an_idle_worker_starts_at_once_and_a_busy_one_gathers() -> None:
     run = Recorder()
-    batcher = Batcher(run, BatchingConfig(max_batch_size=8))
+    batcher = Batcher(run, BatchingConfig(max_batch_cost=8))
     first = busy(batcher, run)
     rest = [batcher.submit("a", i) for i in range(1, 6)]
     run.gate.set()
@@ -52,7 +63,7 @@ def test_an_idle_worker_starts_at_once_and_a_busy_one_gathers() -> None:
 
 def test_batches_hold_one_key_and_no_more_than_the_limit() -> None:
     run = Recorder()
-    batcher = Batcher(run, BatchingConfig(max_batch_size=3))
+    batcher = Batcher(run, BatchingConfig(max_batch_cost=3))
     first = busy(batcher, run)
     keys = ["a", "b", "a", "a", "b", "a"]
     rest = [batcher.submit(key, i + 1) for i, key in enumerate(keys)]
@@ -70,7 +81,7 @@ def test_batches_hold_one_key_and_no_more_than_the_limit() -> None:
 def test_every_request_ends_with_its_own_result_or_error(
     requests: list[tuple[str, int]], size: int
 ) -> None:
-    batcher = Batcher(Recorder(), BatchingConfig(max_batch_size=size, max_queue_size=100))
+    batcher = Batcher(Recorder(), BatchingConfig(max_batch_cost=size, max_queue_size=100))
     futures = [batcher.submit(key, value) for key, value in requests]
     assert not wait(futures, timeout=10).not_done
     for (_, value), future in zip(requests, futures, strict=True):
@@ -124,7 +135,7 @@ def test_a_cancelled_request_is_never_run() -> None:
 
 def test_a_delay_waits_for_company_but_not_for_ever() -> None:
     run = Recorder()
-    batcher = Batcher(run, BatchingConfig(max_batch_size=2, max_queue_delay_s=0.2))
+    batcher = Batcher(run, BatchingConfig(max_batch_cost=2, max_queue_delay_s=0.2))
     started = time.monotonic()
     assert batcher.submit("a", 1).result(10).result == 2
     assert time.monotonic() - started >= 0.15
@@ -171,21 +182,207 @@ def test_a_wrong_number_of_results_is_an_error_not_a_mix_up() -> None:
     batcher.close()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dying_thread_leaves_no_request_waiting() -> None:
+def test_a_batch_is_bounded_by_cost_and_a_request_over_it_runs_alone() -> None:
+    run = Recorder()
+    batcher = Batcher(run, BatchingConfig(max_batch_cost=10))
+    first = busy(batcher, run)
+    rest = [batcher.submit("a", i, cost=cost) for i, cost in enumerate((4, 6, 1, 25, 3), 1)]
+    run.gate.set()
+    results([first, *rest])
+    assert [batch for _, batch in run.batches[1:]] == [[1, 2], [3], [4], [5]]
+    batcher.close()
+
+
+def test_low_priority_waits_but_gets_every_fourth_turn() -> None:
+    run = Recorder()
+    batcher = Batcher(run, BatchingConfig(max_batch_cost=1))
+    first = busy(batcher, run)
+    low = [batcher.submit("a", 100 + i, priority=Priority.LOW) for i in range(2)]
+    normal = [batcher.submit("a", i) for i in range(1, 9)]
+    run.gate.set()
+    results([first, *low, *normal])
+    order = [batch[0] for _, batch in run.batches[1:]]
+    assert order == [1, 2, 3, 100, 4, 5, 6, 101, 7, 8]
+    batcher.close()
+
+
+def test_normal_requests_ride_along_with_a_low_one_but_not_the_other_way() -> None:
+    run = Recorder()
+    batcher = Batcher(run, BatchingConfig(max_batch_cost=3))
+    first = busy(batcher, run)
+    low = [batcher.submit("a", 100, priority=Priority.LOW)]
+    normal = [batcher.submit("a", i) for i in (1, 2)]
+    run.gate.set()
+    results([first, *low, *normal])
+    assert [batch for _, batch in run.batches[1:]] == [[1, 2], [100]]
+    batcher.close()
+
+
+def test_each_priority_has_its_own_room() -> None:
+    run = Recorder()
+    batcher = Batcher(run, BatchingConfig(max_queue_size=2))
+    first = busy(batcher, run)
+    low = [batcher.submit("a", i, priority=Priority.LOW) for i in (1, 2)]
+    with pytest.raises(QueueFull):
+        batcher.submit("a", 3, priority=Priority.LOW)
+    normal = batcher.submit("a", 4)
+    run.gate.set()
+    assert results([first, *low, normal]) == [0, 2, 4, 8]
+    batcher.close()
+
+
+def test_work_past_its_deadline_is_dropped_before_it_is_run() -> None:
+    run, dropped = Recorder(), []
+    batcher = Batcher(run, BatchingConfig(), events=Events(dropped=dropped.append))
+    first = busy(batcher, run)
+    late = batcher.submit("a", 7, deadline=time.monotonic() + 0.02)
+    timely = batcher.submit("a", 8, deadline=time.monotonic() + 60)
+    gone = batcher.submit("a", 9)
+    gone.cancel()
+    time.sleep(0.05)
+    run.gate.set()
+    assert isinstance(late.exception(10), DeadlineMissed)
+    assert results([first, timely]) == [0, 16]
+    assert run.batches[1:] == [("a", [8])]
+    assert sorted(dropped) == ["deadline", "gone"]
+    batcher.close()
+
+
+def test_a_jump_of_the_wall_clock_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Recorder()
+    batcher = Batcher(run, BatchingConfig())
+    first = busy(batcher, run)
+    waiting = batcher.submit("a", 1, deadline=time.monotonic() + 30)
+    monkeypatch.setattr(time, "time", lambda: 4e9)
+    run.gate.set()
+    outcome = waiting.result(10)
+    assert outcome.result == 2
+    assert 0 <= outcome.queue_s < 10
+    assert first.result(10).result == 0
+    batcher.close()
+
+
+def test_a_batch_too_large_for_the_device_is_run_in_parts_and_the_limit_recovers() -> None:
+    batches: list[int] = []
+    limits: list[int] = []
+    capacity = 3
+
+    def run(key: Hashable, requests: Sequence[int]) -> list[int]:
+        batches.append(len(requests))
+        if len(requests) > capacity:
+            raise TooMuchAtOnce("out of memory")
+        return [2 * r for r in requests]
+
     started, gate = threading.Event(), threading.Event()
 
-    def fatal(key: Hashable, requests: Sequence[int]) -> list[int]:
+    def gated(key: Hashable, requests: Sequence[int]) -> list[int]:
         started.set()
         gate.wait(10)
-        raise SystemExit
+        return run(key, requests)
 
-    batcher: Batcher[int, int] = Batcher(fatal, BatchingConfig())
-    running = batcher.submit("a", 1)
+    batcher = Batcher(gated, BatchingConfig(max_batch_cost=8), events=Events(limit=limits.append))
+    first = batcher.submit("a", 0)
     assert started.wait(10)
-    waiting = batcher.submit("a", 2)
+    rest = [batcher.submit("a", i) for i in range(1, 9)]
     gate.set()
-    assert isinstance(running.exception(10), BatcherClosed)
-    assert isinstance(waiting.exception(10), BatcherClosed)
+    assert results([first, *rest]) == [2 * i for i in range(9)]
+    assert batches == [1, 8, 4, 2, 2, 2, 2]
+    assert limits[:2] == [4, 2]
+    capacity = 100
+    for _ in range(700):
+        results([batcher.submit("a", 1, cost=8)])
+    assert limits[-1] == 8  # it came back, step by step
+    assert limits[2:] == sorted(limits[2:])
+    batcher.close()
+
+
+def test_a_request_that_never_fits_fails_alone() -> None:
+    def run(key: Hashable, requests: Sequence[int]) -> list[int]:
+        if 13 in requests:
+            raise TooMuchAtOnce("out of memory")
+        return [2 * r for r in requests]
+
+    batcher = Batcher(run, BatchingConfig())
+    good, bad = batcher.submit("a", 1), batcher.submit("a", 13)
+    assert isinstance(bad.exception(10), TooMuchAtOnce)
+    assert good.result(10).result == 2
+    batcher.close()
+
+
+def fatal(key: Hashable, requests: Sequence[int]) -> list[int]:
+    if requests[0] == 666:
+        raise SystemExit
+    return [2 * r for r in requests]
+
+
+def test_inference_that_breaks_off_fails_its_batch_at_once_and_goes_on() -> None:
+    batcher = Batcher(fatal, BatchingConfig())
+    assert isinstance(batcher.submit("a", 666).exception(10), InferenceCrashed)
+    assert batcher.submit("a", 4).result(10).result == 8
+    assert batcher.is_alive
+    batcher.close()
+
+
+def test_inference_that_keeps_breaking_off_leaves_no_request_waiting() -> None:
+    gate = threading.Event()
+
+    def gated(key: Hashable, requests: Sequence[int]) -> list[int]:
+        gate.wait(10)
+        return fatal(key, requests)
+
+    batcher = Batcher(gated, BatchingConfig(max_batch_cost=1))
+    futures = [batcher.submit("a", 666) for _ in range(6)]
+    gate.set()
+    kinds = [type(future.exception(10)) for future in futures]
+    assert kinds == [InferenceCrashed] * 3 + [BatcherClosed] * 3
     assert not batcher.is_alive
-    batcher.close()  # joins the thread, so that its end belongs to this test
+    with pytest.raises(BatcherClosed):
+        batcher.submit("a", 1)
+    batcher.close()
+
+
+def test_a_batch_that_hangs_is_seen() -> None:
+    run = Recorder()
+    batcher = Batcher(run, BatchingConfig())
+    assert batcher.busy_s == 0
+    first = busy(batcher, run)
+    time.sleep(0.02)
+    assert batcher.busy_s >= 0.02
+    run.gate.set()
+    results([first])
+    batcher.close()
+    assert batcher.busy_s == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(-2, 20), st.integers(1, 5), st.sampled_from(Priority), st.booleans()),
+        max_size=40,
+    )
+)
+def test_whatever_is_asked_every_request_ends(
+    requests: list[tuple[int, int, Priority, bool]],
+) -> None:
+    def run(key: Hashable, values: Sequence[int]) -> list[int]:
+        if len(values) > 3:
+            raise TooMuchAtOnce("out of memory")
+        if any(value < 0 for value in values):
+            raise ValueError("a negative request")
+        return [2 * value for value in values]
+
+    batcher = Batcher(run, BatchingConfig(max_batch_cost=9, max_queue_size=100))
+    futures = []
+    for value, cost, priority, leaves in requests:
+        futures.append(batcher.submit("a", value, cost=cost, priority=priority))
+        if leaves:
+            futures[-1].cancel()
+    assert not wait(futures, timeout=10).not_done
+    for (value, *_), future in zip(requests, futures, strict=True):
+        if future.cancelled():
+            continue
+        if value < 0:
+            assert isinstance(future.exception(), ValueError)
+        else:
+            assert future.result().result == 2 * value
+    batcher.close()

@@ -1,0 +1,49 @@
+"""Two small rules of the batcher: how much fits in one batch, and how often it may break off."""
+
+import time
+from collections import deque
+
+_RECOVER_AFTER = 64  # good batches in a row before a lowered limit rises by an eighth
+_CRASHES, _WITHIN_S = 3, 60.0
+
+
+class CostLimit:
+    """How many work items a batch may hold: halved when one did not fit, recovering slowly."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._good = 0
+        self.value = most
+
+    def shrink(self, cost: int) -> bool:
+        """Halve the limit after a batch of this cost did not fit; False where it stays at 1."""
+        before = self.value
+        self.value = max(1, min(self.value, cost) // 2)
+        self._good = 0
+        return self.value < before
+
+    def succeeded(self, cost: int) -> bool:
+        """Count a batch that fitted; True where that raised the limit.
+
+        Only batches of at least half the limit count: small ones prove nothing.
+        """
+        if self.value == self._most or 2 * cost < self.value:
+            return False
+        self._good += 1
+        if self._good < _RECOVER_AFTER:
+            return False
+        self._good = 0
+        self.value = min(self._most, self.value + max(1, self.value // 8))
+        return True
+
+
+class CrashGuard:
+    """Remembers when inference broke off; three times within a minute is hopeless."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque(maxlen=_CRASHES)
+
+    def is_hopeless(self) -> bool:
+        """Count one more time it broke off."""
+        self._times.append(time.monotonic())
+        return len(self._times) == _CRASHES and self._times[-1] - self._times[0] < _WITHIN_S

@@ -14,6 +14,7 @@ from anomaly.errors import AnomalyError
 from service import errors
 from service.door import Door
 from service.engine import Engine
+from service.frame import Frame
 from service.inspection import Inspector
 from service.metrics import Metrics
 from service.routes import health, models, score
@@ -48,8 +49,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="Maskline", version=version("maskline"), description=_DESCRIPTION, lifespan=lifespan
     )
+    app.state.draining = False
     for routes in (score, models, health):
         app.include_router(routes.router)
     errors.install(app, metrics)
-    app.add_middleware(Door, limit=settings.max_in_flight, metrics=metrics)
+
+    def seconds_for(requests: int) -> float:
+        inspector: Inspector | None = getattr(app.state, "inspector", None)
+        return 1.0 if inspector is None else inspector.engine.seconds_for(requests)
+
+    app.add_middleware(Door, limit=settings.max_in_flight, seconds_for=seconds_for, metrics=metrics)
+    app.add_middleware(Frame, is_draining=lambda: app.state.draining)  # outermost
     return app

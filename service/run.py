@@ -1,14 +1,19 @@
 """Starts the server: the socket first, so that an occupied port is found before models load."""
 
 import logging
+import math
 import os
 import socket
+import time
+from types import FrameType
 from typing import Any
 
 import uvicorn
 from pydantic import ValidationError
+from starlette.datastructures import State
 
 from service.app import create_app
+from service.logs import log_as_json
 from service.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -28,10 +33,19 @@ def serve(**given: Any) -> None:
     Raises `StartError` (`settings_invalid`, `port_in_use`) and what loading models raises.
     """
     settings = read_settings(**given)
+    if settings.log_format == "json":
+        log_as_json(settings.log_level)
+    else:
+        logging.getLogger().setLevel(settings.log_level.upper())
     listener = free_port(settings.host, settings.port)
     app = create_app(settings)
-    config = uvicorn.Config(app, log_level=settings.log_level, access_log=False)
-    server = uvicorn.Server(config)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=math.ceil(settings.drain_limit_s),
+    )
+    server = DrainingServer(config, app.state, settings.drain_delay_s)
     port = listener.getsockname()[1]
     _log.info(
         "loading models from %s, then listening on http://%s:%s",
@@ -46,6 +60,33 @@ def serve(**given: Any) -> None:
         if failure is None:
             raise
         raise failure from None
+
+
+class DrainingServer(uvicorn.Server):
+    """Fails readiness first, stops listening a moment later, finishes what is in flight, exits with 0.
+
+    uvicorn by itself closes the listener at once, so that whoever balances load learns it from failed
+    connections. A second signal ends the process there and then.
+    """
+
+    def __init__(self, config: uvicorn.Config, state: State, delay_s: float) -> None:
+        super().__init__(config)
+        self._state = state
+        self._delay_s = delay_s
+        self._asked: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Start to drain, or give up draining."""
+        if self._asked is not None:
+            os._exit(128 + sig)
+        self._asked = time.monotonic()
+        self._state.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Leave the main loop once readiness has failed for a while."""
+        if self._asked is not None and time.monotonic() - self._asked >= self._delay_s:
+            self.should_exit = True
+        return await super().on_tick(counter)
 
 
 def read_settings(**given: Any) -> Settings:

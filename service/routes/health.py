@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -20,10 +20,14 @@ async def live() -> dict[str, str]:
 
 
 @router.get("/health/ready")
-async def ready(inspector: Annotated[Inspector, Depends(inspector)]) -> dict[str, str]:
+async def ready(
+    request: Request, inspector: Annotated[Inspector, Depends(inspector)]
+) -> dict[str, str]:
     """Say that an image sent now would be inspected; 503 otherwise."""
+    if request.app.state.draining:
+        raise NotReady("the service is shutting down; send images elsewhere")
     if not inspector.engine.is_ready:
-        raise NotReady("the inference thread is not running; restart the service")
+        raise NotReady("inference has stopped or hangs; restart the service")
     return {"status": "ready"}
 
 

@@ -1,13 +1,13 @@
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-import urllib.request
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from service.run import StartError, free_port, read_settings
@@ -24,10 +24,10 @@ def test_an_occupied_port_is_a_clear_error() -> None:
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MASKLINE_MAX_BATCH_SIZE", "7")
+    monkeypatch.setenv("MASKLINE_MAX_BATCH_ITEMS", "7")
     monkeypatch.setenv("MASKLINE_PORT", "9000")
     settings = read_settings(port=9001)
-    assert (settings.max_batch_size, settings.port) == (7, 9001)
+    assert (settings.max_batch_items, settings.port) == (7, 9001)
 
 
 def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,23 +36,73 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         read_settings()
 
 
+class RealServer:
+    """`maskline serve` as a process of its own."""
+
+    def __init__(self, models: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        command = [sys.executable, "-m", "maskline", "serve", "--models", str(models)]
+        port = self.url.rpartition(":")[2]
+        self.process = subprocess.Popen(
+            [*command, "--port", port], stderr=subprocess.PIPE, env=os.environ | {"CI": "1"}
+        )
+        self._wait_until_ready()
+
+    def _wait_until_ready(self) -> None:
+        for _ in range(300):
+            try:
+                if httpx2.get(f"{self.url}/health/ready").status_code == 200:
+                    return
+            except httpx2.TransportError:
+                time.sleep(0.2)
+        raise AssertionError("the server never became ready")
+
+    def stop(self) -> tuple[int, str]:
+        """Return the exit code and the log."""
+        _, log = self.process.communicate(timeout=60)
+        return self.process.returncode, log.decode()
+
+
 @pytest.mark.slow
-def test_the_real_server_serves_and_stops(tiny_folder: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "maskline", "serve", "--models", str(tiny_folder)]
-    process = subprocess.Popen(
-        [*command, "--port", str(port)], stderr=subprocess.PIPE, env=os.environ | {"CI": "1"}
-    )
-    try:
-        answer = _post(f"http://127.0.0.1:{port}/score", png(normal_pixels(1)))
-        assert answer["verdict"] in ("OK", "NG")
-    finally:
-        process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=30)
-    assert b"Application shutdown complete" in log
-    assert process.returncode in (0, -signal.SIGTERM), log.decode()
+def test_a_stopping_server_fails_readiness_first_and_loses_no_request(tiny_folder: Path) -> None:
+    server = RealServer(tiny_folder)
+    image, codes, stopped = png(normal_pixels(1)), [], threading.Event()
+
+    def ask() -> None:
+        with httpx2.Client(timeout=30) as client:
+            while not stopped.is_set():
+                codes.append(client.post(f"{server.url}/score", content=image).status_code)
+
+    askers = [threading.Thread(target=ask) for _ in range(32)]
+    for asker in askers:
+        asker.start()
+    time.sleep(1)
+    server.process.send_signal(signal.SIGTERM)
+    for _ in range(100):  # as a load balancer would: nothing more once it is not ready
+        if httpx2.get(f"{server.url}/health/ready", timeout=10).status_code == 503:
+            break
+    stopped.set()
+    for asker in askers:
+        asker.join()
+    exit_code, log = server.stop()
+    assert exit_code == 0, log
+    assert "Application shutdown complete" in log
+    assert set(codes) == {200}
+    assert len(codes) > 32
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_it_at_once(tiny_folder: Path) -> None:
+    server = RealServer(tiny_folder)
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    started = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    exit_code, _ = server.stop()
+    assert exit_code == 128 + signal.SIGTERM
+    assert time.monotonic() - started < 2
 
 
 def test_a_server_without_models_says_so_in_one_line(tmp_path: Path) -> None:
@@ -60,14 +110,3 @@ def test_a_server_without_models_says_so_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error [model_not_found]: no model in")
-
-
-def _post(url: str, body: bytes) -> dict[str, object]:
-    for _ in range(300):
-        try:
-            with urllib.request.urlopen(urllib.request.Request(url, body), timeout=30) as reply:
-                answer: dict[str, object] = json.loads(reply.read())
-                return answer
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError("the server never answered")

@@ -1,0 +1,79 @@
+"""What stands around every request: its id, the headers of its answer, its line in the log.
+
+Pure ASGI: it costs microseconds, where Starlette's BaseHTTPMiddleware cost a third of the throughput.
+"""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.logs import REQUEST_ID
+
+_log = logging.getLogger("service.access")
+_ID = re.compile(rb"[\w.:-]{1,64}")
+_QUIET = ("/health/", "/metrics")  # asked every few seconds: not worth a line
+_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+]
+
+
+class Frame:
+    """Echoes or makes `X-Request-ID`, adds security headers, logs the request.
+
+    While `is_draining()`, answers close their connection, so that no client sends its next request into
+    a connection that is about to end.
+    """
+
+    def __init__(self, app: ASGIApp, *, is_draining: Callable[[], bool]) -> None:
+        self._app = app
+        self._is_draining = is_draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        started, status = time.perf_counter(), 0
+
+        async def send_framed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *self._headers(request_id)]
+            await send(message)
+
+        token = REQUEST_ID.set(request_id)
+        try:
+            await self._app(scope, receive, send_framed)
+        finally:
+            _write(scope, status, time.perf_counter() - started)
+            REQUEST_ID.reset(token)
+
+    def _headers(self, request_id: str) -> list[tuple[bytes, bytes]]:
+        own = [*_HEADERS, (b"x-request-id", request_id.encode())]
+        return [*own, (b"connection", b"close")] if self._is_draining() else own
+
+
+def _request_id(scope: Scope) -> str:
+    """Take the caller's id if it is one, otherwise make one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _ID.fullmatch(value):
+            found: bytes = value
+            return found.decode()
+    return uuid.uuid4().hex
+
+
+def _write(scope: Scope, status: int, seconds: float) -> None:
+    path = scope["path"]
+    level = logging.DEBUG if path.startswith(_QUIET) and status < 500 else logging.INFO
+    if _log.isEnabledFor(level):
+        said = {"method": scope["method"], "path": path[:200], "status": status}
+        _log.log(level, "request", extra={**said, "seconds": round(seconds, 5)})

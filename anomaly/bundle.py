@@ -96,6 +96,14 @@ def model_folders(folder: Path) -> list[Path]:
     return sorted(path for path in found if not path.name.startswith("."))
 
 
+def stored_version(folder: Path) -> str:
+    """Return the version of the model in a folder without loading it.
+
+    Raises `ModelNotFound`, `ModelSchemaUnknown` or `ModelCorrupt`.
+    """
+    return str(_read_manifest(folder)[1]["version"])
+
+
 def save_bundle(bundle: Bundle, folder: Path, version: str) -> Bundle:
     """Write a model folder, replacing one that is there only when the new one is whole.
 

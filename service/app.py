@@ -1,5 +1,6 @@
 """The application: settings in, FastAPI out. Models are loaded before the first request is taken."""
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -27,6 +28,11 @@ _DESCRIPTION = (
 )
 
 
+async def _watch(engine: Engine, every_s: float) -> None:
+    if every_s:
+        await engine.watch(every_s)
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Build the service; models load when it starts, and a model that cannot load stops the start."""
     settings = settings or Settings()
@@ -43,7 +49,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             raise
         with ThreadPoolExecutor(settings.decode_threads, "decode") as pool:
             app.state.inspector = Inspector(engine, metrics, settings, pool)
+            watch = asyncio.create_task(_watch(engine, settings.watch_models_s))
             yield
+            watch.cancel()
             engine.close()
 
     app = FastAPI(

@@ -2,18 +2,16 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from anomaly.bundle import Bundle, load_bundle, model_folders
+from anomaly.bundle import Bundle
 from anomaly.detector import Detector
 from anomaly.device import choose_device
-from anomaly.errors import ModelNotFound
-from anomaly.model import ModelConfig
 from anomaly.types import Detection, FloatArray, Placement
 from service.batching import (
     Batcher,
@@ -23,8 +21,9 @@ from service.batching import (
     Priority,
     TooMuchAtOnce,
 )
-from service.errors import InferenceFailed, ModelUnknown
+from service.errors import InferenceFailed
 from service.metrics import Metrics
+from service.registry import Registry, RegistryConfig, ServedModel, cost_of
 from service.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -38,40 +37,28 @@ class Work:
     placement: Placement
 
 
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """A model that answers requests."""
-
-    name: str
-    bundle: Bundle
-    detector: Detector
-
-    @property
-    def config(self) -> ModelConfig:
-        """The model's configuration."""
-        return self.bundle.model.config
-
-    @property
-    def cost(self) -> int:
-        """Work items of one image: windows × masks."""
-        masking = self.config.scoring.masking
-        return len(self.bundle.model.places) * masking.repeats * masking.parts
-
-
 class Engine:
     """Loads and warms every model, then runs batches in one thread."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.device = choose_device(settings.device)
-        self.models = load_models(settings.models_dir, self.device)
-        self.default_name = self._default_name(settings)
+        self._metrics = metrics
+        self._most_items = settings.max_batch_items
         self._stall_after_s = settings.stall_after_s
-        self._warm_up(settings.max_batch_items)
-        config = BatchingConfig(
-            settings.max_batch_items, settings.max_queue_size, settings.max_queue_delay_ms / 1000
+        config = RegistryConfig(settings.models_dir, settings.default_model, settings.max_models_mb)
+        self.registry = Registry(config, self._prepare, self._publish)
+        self.registry.load_all()
+        self.batcher: Batcher[Work, Detection] = Batcher(
+            self._run,
+            BatchingConfig(
+                settings.max_batch_items,
+                settings.max_queue_size,
+                settings.max_queue_delay_ms / 1000,
+            ),
+            events=_events(metrics),
         )
-        self.batcher: Batcher[Work, Detection] = Batcher(self._run, config, events=_events(metrics))
-        self._publish(metrics, settings)
+        metrics.batch_limit.set(settings.max_batch_items)
+        metrics.watch_queue(lambda: self.batcher.depth, settings.max_queue_size)
 
     @property
     def is_ready(self) -> bool:
@@ -80,49 +67,34 @@ class Engine:
 
     def seconds_for(self, requests: int) -> float:
         """How long this many images of the dearest model take."""
-        dearest = max(model.cost for model in self.models.values())
+        dearest = max((model.cost for model in self.registry.active), default=1)
         return self.batcher.seconds_for(requests * dearest)
-
-    def resolve(self, name: str | None) -> ServedModel:
-        """Find the model a request means; raises `ModelUnknown`."""
-        wanted = name or self.default_name
-        known = ", ".join(sorted(self.models))
-        if wanted in self.models:
-            return self.models[wanted]
-        if wanted is None:
-            raise ModelUnknown(f"several models are loaded, name one of them with 'model': {known}")
-        raise ModelUnknown(f"no model is called {wanted!r}; loaded are: {known}")
-
-    def _default_name(self, settings: Settings) -> str | None:
-        """The model for requests that name none: the only one, or the one the settings name."""
-        if settings.default_model is None:
-            return next(iter(self.models)) if len(self.models) == 1 else None
-        if settings.default_model not in self.models:
-            raise ModelNotFound(
-                f"MASKLINE_DEFAULT_MODEL is {settings.default_model!r}, but "
-                f"{settings.models_dir} has only {', '.join(sorted(self.models))}"
-            )
-        return settings.default_model
 
     async def detect(
         self, model: ServedModel, work: Work, *, priority: Priority, deadline: float
     ) -> Outcome[Detection]:
         """Queue one image and wait for its detection; leaving the wait cancels queued work."""
         future = self.batcher.submit(
-            model.name, work, cost=model.cost, priority=priority, deadline=deadline
+            model, work, cost=model.cost, priority=priority, deadline=deadline
         )
         return await asyncio.wrap_future(future)
+
+    async def watch(self, every_s: float) -> None:
+        """Take over what is new in the models' folder, for as long as the service runs."""
+        while True:
+            await asyncio.sleep(every_s)
+            await self.registry.look()
 
     def close(self) -> None:
         """Finish what waits and stop the thread."""
         self.batcher.close()
 
     def _run(self, key: Hashable, works: Sequence[Work]) -> list[Detection]:
-        detector = self.models[str(key)].detector
+        assert isinstance(key, ServedModel)
         canvases = torch.from_numpy(np.stack([work.canvas for work in works]))
         pixels = canvases.permute(0, 3, 1, 2).contiguous()  # (B, 3, S, S)
         try:
-            return detector.detect_canvases(pixels, [work.placement for work in works])
+            return key.detector.detect_canvases(pixels, [work.placement for work in works])
         except Exception as error:
             if is_out_of_memory(error):
                 raise TooMuchAtOnce(
@@ -130,19 +102,24 @@ class Engine:
                 ) from error
             raise InferenceFailed("the model failed on this image; see the log") from error
 
-    def _warm_up(self, most_items: int) -> None:
-        for model in self.models.values():
-            side = model.detector.model.config.preprocess.canvas
-            place = Placement((side, side), (side, side), (0, 0, side, side))
-            for size in (1, max(1, most_items // model.cost)):
-                model.detector.detect_canvases(torch.zeros(size, 3, side, side), [place] * size)
+    def _prepare(self, bundle: Bundle) -> Detector:
+        """Put a model on the device and run the smallest and the largest batch once."""
+        started = time.monotonic()
+        detector = bundle.detector(self.device)
+        side = bundle.model.config.preprocess.canvas
+        place = Placement((side, side), (side, side), (0, 0, side, side))
+        for size in (1, max(1, self._most_items // cost_of(bundle))):
+            detector.detect_canvases(torch.zeros(size, 3, side, side), [place] * size)
+        self._metrics.model_load.labels(bundle.name).set(time.monotonic() - started)
+        return detector
 
-    def _publish(self, metrics: Metrics, settings: Settings) -> None:
-        metrics.batch_limit.set(settings.max_batch_items)
-        metrics.watch_queue(lambda: self.batcher.depth, settings.max_queue_size)
-        for model in self.models.values():
-            metrics.model_info.labels(model.name, model.bundle.version, model.bundle.digest).set(1)
-            metrics.model_ready.labels(model.name).set_function(lambda: float(self.is_ready))
+    def _publish(self) -> None:
+        """Tell the metrics which versions serve."""
+        self._metrics.model_info.clear()
+        for model in self.registry.active:
+            bundle = model.bundle
+            self._metrics.model_info.labels(model.name, bundle.version, bundle.digest).set(1)
+            self._metrics.model_ready.labels(model.name).set_function(lambda: float(self.is_ready))
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -162,21 +139,3 @@ def _events(metrics: Metrics) -> Events:
         limit=metrics.batch_limit.set,
         too_much=lambda key: metrics.out_of_memory.labels(str(key)).inc(),
     )
-
-
-def load_models(folder: Path, device: torch.device) -> dict[str, ServedModel]:
-    """Load the model in `folder`, or every model in its subfolders, checked on `device`."""
-    paths = model_folders(folder)
-    if not paths:
-        raise ModelNotFound(
-            f"no model in {folder.absolute()}; point MASKLINE_MODELS_DIR (or --models) at a folder "
-            "that 'maskline train' and 'maskline calibrate' wrote"
-        )
-    return {path.absolute().name: _load(path, device) for path in paths}
-
-
-def _load(path: Path, device: torch.device) -> ServedModel:
-    bundle = load_bundle(path)
-    name = path.absolute().name
-    _log.info("loaded model %s version %s from %s", name, bundle.version, path)
-    return ServedModel(name, bundle, bundle.detector(device))

@@ -16,6 +16,7 @@ from anomaly.errors import (
     CalibrationError,
     ImageError,
     ImageTooLarge,
+    ModelError,
     UnsupportedFormat,
 )
 from service.batching import (
@@ -83,6 +84,18 @@ class ClientGone(ServiceError):
         self.stage = stage
 
 
+class NothingStaged(ServiceError):
+    """There is no loaded version to activate."""
+
+    code = "nothing_staged"
+
+
+class NothingPrevious(ServiceError):
+    """There is no version to go back to."""
+
+    code = "nothing_previous"
+
+
 class NotReady(ServiceError):
     """No model is ready to answer."""
 
@@ -116,6 +129,9 @@ RULES: dict[type[Exception], Rule] = {
     TooMuchAtOnce: Rule(503, "out_of_memory", "out_of_memory"),
     InferenceCrashed: Rule(503, "internal", "inference_crashed"),
     BatcherClosed: Rule(503, "draining", "draining"),
+    NothingStaged: Rule(409, "bad_parameter"),
+    NothingPrevious: Rule(409, "bad_parameter"),
+    ModelError: Rule(503, "no_model"),
     AnomalyError: Rule(500, "internal"),
 }
 

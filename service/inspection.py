@@ -23,9 +23,10 @@ from anomaly.preprocess import place
 from anomaly.types import Detection, RgbImage
 from service.batching import Priority
 from service.body import read_image
-from service.engine import Engine, ServedModel, Work
+from service.engine import Engine, Work
 from service.errors import BodyTooSlow
 from service.metrics import Metrics
+from service.registry import ServedModel
 from service.schemas import HeatmapKind, HeatmapOut, ModelRef, ScoreOut, ScoreQuery
 from service.settings import Settings
 from service.waiting import while_wanted
@@ -47,10 +48,11 @@ class Inspector:
         timings: dict[str, float] = {}
         deadline = time.monotonic() + (query.deadline_ms or self.settings.max_wait_ms) / 1000
         timed = self.metrics.timed
-        model = self.engine.resolve(query.model)
+        self.engine.registry.find(query.model)  # an unknown name is told before the body is read
         with timed("read", timings):
             data = await self._read(request)
         async with while_wanted(request, deadline, timings):
+            model = await self.engine.registry.acquire(query.model)
             with timed("decode", timings):
                 image, work = await self._in_pool(lambda: self._decode(data, model))
             outcome = await self.engine.detect(

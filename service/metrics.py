@@ -48,6 +48,9 @@ class Metrics:
             "last_image_timestamp_seconds", "When a camera's last image came.", "camera"
         )
         self.model_info = self._gauge("model_info", "1.", "model", "version", "digest")
+        self.model_load = self._gauge(
+            "model_load_seconds", "Warm-up of the version loaded last.", "model"
+        )
         self.model_ready = self._gauge("model_ready", "1 when ready to answer.", "model")
         self.queue_limit = self._gauge("queue_limit", "Most requests the queue holds.")
         self.queue_depth = self._gauge("queue_depth", "Requests in the queue.")

@@ -149,9 +149,19 @@ class ModelOut(ModelRef):
 
 
 class ModelsOut(BaseModel):
-    """All loaded models."""
+    """All loaded models, and the names of all there are."""
 
     models: list[ModelOut]
+    known: list[str]
+
+
+class VersionsOut(BaseModel):
+    """Which version of a model serves, which waits to be activated, which went before."""
+
+    name: str
+    active: str | None
+    staged: str | None
+    previous: str | None
 
 
 class Problem(BaseModel):

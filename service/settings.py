@@ -16,6 +16,12 @@ class Settings(BaseSettings):
     default_model: str | None = Field(
         None, description="Model for requests that name none; needed only with several models."
     )
+    watch_models_s: float = Field(
+        0, ge=0, description="Look for new versions this often and take them over; 0: on request."
+    )
+    max_models_mb: float = Field(
+        float("inf"), gt=0, description="Most memory of loaded models; the longest unused go."
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)

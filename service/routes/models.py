@@ -1,23 +1,58 @@
-"""`GET /v1/models`."""
+"""`GET /v1/models`, and loading, switching and going back."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
-from service.engine import ServedModel
 from service.inspection import Inspector
 from service.parameters import inspector
-from service.schemas import ModelOut, ModelsOut
+from service.registry import ServedModel, Slot
+from service.schemas import ModelOut, ModelsOut, Problem, VersionsOut
 
 router = APIRouter(tags=["models"])
 
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    code: {"model": Problem} for code in (404, 409, 500, 503)
+}
+_Inspector = Annotated[Inspector, Depends(inspector)]
+
 
 @router.get("/v1/models")
-async def list_models(inspector: Annotated[Inspector, Depends(inspector)]) -> ModelsOut:
+async def list_models(inspector: _Inspector) -> ModelsOut:
     """List the loaded models, each with its threshold and what its calibration can certify."""
-    default = inspector.engine.default_name
-    models = inspector.engine.models.values()
-    return ModelsOut(models=[_model_out(model, default) for model in models])
+    registry = inspector.engine.registry
+    models = [_model_out(model, registry.default_name) for model in registry.active]
+    return ModelsOut(models=models, known=sorted(registry.slots))
+
+
+@router.post("/v1/models/{name}:load", responses=_RESPONSES)
+async def load(name: str, inspector: _Inspector) -> VersionsOut:
+    """Read and check the version in the model's folder, warm it up and stage it; nothing switches yet."""
+    return _versions(await inspector.engine.registry.load(name))
+
+
+@router.post("/v1/models/{name}:activate", responses=_RESPONSES)
+async def activate(name: str, inspector: _Inspector) -> VersionsOut:
+    """Let the staged version serve from the next request on; the one before is kept."""
+    return _versions(await inspector.engine.registry.activate(name))
+
+
+@router.post("/v1/models/{name}:rollback", responses=_RESPONSES)
+async def rollback(name: str, inspector: _Inspector) -> VersionsOut:
+    """Let the version before serve again, also after a restart."""
+    return _versions(await inspector.engine.registry.rollback(name))
+
+
+def _versions(slot: Slot) -> VersionsOut:
+    def version(model: ServedModel | None) -> str | None:
+        return None if model is None else model.bundle.version
+
+    return VersionsOut(
+        name=slot.name,
+        active=version(slot.active),
+        staged=version(slot.staged),
+        previous=version(slot.previous),
+    )
 
 
 def _model_out(model: ServedModel, default: str | None) -> ModelOut:

@@ -120,7 +120,9 @@ def test_a_batch_that_hangs_fails_readiness_until_it_ends(client: TestClient) ->
     assert client.get("/health/live").status_code == 200
     held.gate.set()
     background.join()
-    assert client.get("/health/ready").status_code == 200
+    until = time.monotonic() + 10
+    while client.get("/health/ready").status_code != 200:
+        assert time.monotonic() < until
 
 
 def test_a_body_that_does_not_arrive_is_given_up(client: TestClient) -> None:
@@ -142,7 +144,8 @@ def test_a_device_out_of_memory_takes_smaller_batches(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = client.app.state.inspector.engine
-    detector = engine.models["tiny"].detector
+    model = engine.registry.slots["tiny"].active
+    detector = model.detector
     plain = detector.detect_canvases
     held = Held(client.app)
     held.gate.clear()
@@ -172,13 +175,13 @@ def test_a_device_out_of_memory_takes_smaller_batches(
     assert held.sizes == [1, 4, 2, 2]
     text = client.get("/metrics").text
     assert 'maskline_oom_total{model="tiny"} 1.0' in text
-    assert f"maskline_batch_limit {engine.models['tiny'].cost * 2:.1f}" in text
+    assert f"maskline_batch_limit {model.cost * 2:.1f}" in text
 
 
 def test_a_model_that_raises_is_an_answer_with_a_code(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    detector = client.app.state.inspector.engine.models["tiny"].detector
+    detector = client.app.state.inspector.engine.registry.slots["tiny"].active.detector
 
     def broken(pixels: torch.Tensor, placements: Any) -> Any:
         raise ValueError("a bug")
@@ -242,4 +245,4 @@ def test_a_refusal_at_the_door_says_when_to_come_back(tiny_folder: Path) -> None
         held.gate.set()
         background.join()
     assert (answer.status_code, answer.json()["code"]) == (429, "too_many_requests")
-    assert int(answer.headers["Retry-After"]) == app.state.inspector.engine.models["tiny"].cost
+    assert int(answer.headers["Retry-After"]) == app.state.inspector.engine.registry.active[0].cost

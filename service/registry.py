@@ -1,0 +1,284 @@
+"""The models of this process: which version serves, which waits, which went before.
+
+A version is read, held to its golden scores and warmed up in a thread of its own while the one before
+serves; then one assignment switches. Requests hold the version they began with. All methods but the
+first load run on the event loop, so that nothing here needs a lock but the loading itself.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anomaly.bundle import Bundle, load_bundle, model_folders, stored_version
+from anomaly.detector import Detector
+from anomaly.errors import ModelError, ModelNotFound
+from anomaly.model import ModelConfig
+from service.archive import Archive, Chosen
+from service.errors import ModelUnknown, NothingPrevious, NothingStaged
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServedModel:
+    """One version of a model that answers requests; two versions are never one batch."""
+
+    name: str
+    bundle: Bundle
+    detector: Detector
+
+    def __str__(self) -> str:
+        """Return the name, which labels metrics."""
+        return self.name
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's configuration."""
+        return self.bundle.model.config
+
+    @property
+    def cost(self) -> int:
+        """Work items of one image: windows × masks."""
+        return cost_of(self.bundle)
+
+    @property
+    def megabytes(self) -> float:
+        """Memory of the weights, on the device or in ONNX Runtime."""
+        state = self.bundle.model.state_dict().values()
+        graph = 0 if self.bundle.graph is None else len(self.bundle.graph)
+        weights: int = sum(t.numel() * t.element_size() for t in state)
+        return (weights + graph) / 1e6
+
+
+@dataclass(slots=True)
+class Slot:
+    """One model by name; without an `active` version it is read when it is asked for."""
+
+    name: str
+    folder: Path
+    active: ServedModel | None = None
+    previous: ServedModel | None = None
+    staged: ServedModel | None = None
+    used: float = 0.0
+    loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def megabytes(self) -> float:
+        """Memory of all its versions."""
+        versions = (self.active, self.previous, self.staged)
+        return sum(one.megabytes for one in versions if one is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryConfig:
+    """Where models lie, which one serves unnamed requests, how much memory they may take."""
+
+    models_dir: Path
+    default_model: str | None = None
+    max_models_mb: float = float("inf")
+
+
+class Registry:
+    """Finds, loads, switches and evicts models.
+
+    `prepare(bundle)` puts a bundle on the device and warms it up; `changed()` is told after every switch.
+    """
+
+    def __init__(
+        self,
+        config: RegistryConfig,
+        prepare: Callable[[Bundle], Detector],
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._config = config
+        self._prepare = prepare
+        self._changed = changed
+        self._archive = Archive(config.models_dir)
+        self._given_up: set[tuple[str, str]] = set()  # versions that the watch need not try again
+        self.slots: dict[str, Slot] = {}
+        self._find_folders()
+        if not self.slots:
+            raise ModelNotFound(
+                f"no model in {config.models_dir.absolute()}; point MASKLINE_MODELS_DIR (or "
+                "--models) at a folder that 'maskline train' and 'maskline calibrate' wrote"
+            )
+        if config.default_model is not None and config.default_model not in self.slots:
+            raise ModelNotFound(
+                f"MASKLINE_DEFAULT_MODEL is {config.default_model!r}, but {config.models_dir} has "
+                f"only {', '.join(sorted(self.slots))}"
+            )
+
+    @property
+    def default_name(self) -> str | None:
+        """The model for requests that name none: the only one, or the one the settings name."""
+        if self._config.default_model is not None:
+            return self._config.default_model
+        return next(iter(self.slots)) if len(self.slots) == 1 else None
+
+    @property
+    def active(self) -> list[ServedModel]:
+        """The versions that serve now."""
+        return [slot.active for slot in self.slots.values() if slot.active is not None]
+
+    def load_all(self) -> None:
+        """Load every model, as far as the memory goes; the rest is loaded when it is asked for.
+
+        Called once, before requests come. Raises what loading raises.
+        """
+        for slot in self.slots.values():
+            if self._megabytes() + _on_disk(slot.folder) > self._config.max_models_mb:
+                _log.info("model %s is loaded when it is asked for: memory is full", slot.name)
+                continue
+            slot.active = self._read_chosen(slot)
+        self._changed()
+
+    def find(self, name: str | None) -> Slot:
+        """Find the model that a request means; raises `ModelUnknown`."""
+        wanted = name or self.default_name
+        known = ", ".join(sorted(self.slots))
+        if wanted in self.slots:
+            return self.slots[wanted]
+        if wanted is None:
+            raise ModelUnknown(f"there are several models, name one of them with 'model': {known}")
+        raise ModelUnknown(f"no model is called {wanted!r}; there are: {known}")
+
+    async def acquire(self, name: str | None) -> ServedModel:
+        """Return the version that serves now, loading it if it was evicted.
+
+        Raises `ModelUnknown` or what loading raises.
+        """
+        slot = self.find(name)
+        slot.used = time.monotonic()
+        if slot.active is not None:
+            return slot.active
+        async with slot.loading:
+            if slot.active is None:
+                self._make_room(slot, _on_disk(slot.folder))
+                slot.active = await asyncio.to_thread(self._read_chosen, slot)
+                self._make_room(slot, 0)
+                self._changed()
+            return slot.active
+
+    async def load(self, name: str) -> Slot:
+        """Read the version that lies in the model's folder and stage it; what serves goes on serving."""
+        if name not in self.slots:
+            self._find_folders()
+        slot = self.find(name)
+        async with slot.loading:
+            self._make_room(slot, _on_disk(slot.folder))
+            slot.staged = await asyncio.to_thread(self._read, slot, slot.folder)
+        return slot
+
+    async def activate(self, name: str) -> Slot:
+        """Let the staged version serve; the one before is kept. Raises `NothingStaged`."""
+        slot = self.find(name)
+        if slot.staged is None:
+            raise NothingStaged(f"no version of {name!r} is staged; POST /v1/models/{name}:load")
+        staged, slot.staged = slot.staged, None
+        if slot.active is None or staged.bundle.digest != slot.active.bundle.digest:
+            slot.previous = slot.active
+        slot.active = staged
+        self._archive.choose(name, None)
+        self._switched(slot)
+        return slot
+
+    async def rollback(self, name: str) -> Slot:
+        """Let the version before serve again, also after a restart. Raises `NothingPrevious`."""
+        slot = self.find(name)
+        if slot.previous is None:
+            raise NothingPrevious(f"{name!r} has no version before the one that serves")
+        slot.active, slot.previous = slot.previous, slot.active
+        instead_of = stored_version(slot.folder)
+        own = slot.active.bundle.version
+        self._archive.choose(name, None if own == instead_of else Chosen(own, instead_of))
+        self._switched(slot)
+        return slot
+
+    async def look(self) -> None:
+        """Load and activate what is new in the models' folder; what cannot be loaded is logged once."""
+        self._find_folders()
+        for slot in list(self.slots.values()):
+            try:
+                version = stored_version(slot.folder)
+                if not self._is_news(slot, version):
+                    continue
+                await self.load(slot.name)
+                await self.activate(slot.name)
+            except ModelError as error:
+                self._given_up.add((slot.name, _stamp(slot.folder)))
+                _log.error("model %s is not taken over: %s", slot.name, error)
+
+    def _is_news(self, slot: Slot, version: str) -> bool:
+        if (slot.name, _stamp(slot.folder)) in self._given_up:
+            return False
+        chosen = self._archive.chosen(slot.name)
+        if chosen is not None and chosen.instead_of == version:
+            return False
+        return slot.active is not None and slot.active.bundle.version != version
+
+    def _switched(self, slot: Slot) -> None:
+        assert slot.active is not None
+        bundle = slot.active.bundle
+        _log.info("model %s serves version %s (%s)", slot.name, bundle.version, bundle.digest[:12])
+        self._make_room(slot, 0)
+        self._changed()
+
+    def _find_folders(self) -> None:
+        for folder in model_folders(self._config.models_dir):
+            name = folder.absolute().name
+            if name not in self.slots:
+                self.slots[name] = Slot(name, folder)
+
+    def _read_chosen(self, slot: Slot) -> ServedModel:
+        """Read the folder's version, or the one that a rollback chose instead of it."""
+        chosen = self._archive.chosen(slot.name)
+        if chosen is not None and chosen.instead_of == stored_version(slot.folder):
+            kept = self._archive.folder(slot.name, chosen.version)
+            if kept is not None:
+                return self._read(slot, kept)
+            _log.warning("version %s of %s is not kept any more", chosen.version, slot.name)
+        return self._read(slot, slot.folder)
+
+    def _read(self, slot: Slot, folder: Path) -> ServedModel:
+        started = time.monotonic()
+        bundle = load_bundle(folder)
+        model = ServedModel(slot.name, bundle, self._prepare(bundle))
+        self._archive.keep(folder, slot.name, bundle.version)
+        seconds = time.monotonic() - started
+        _log.info("loaded model %s version %s in %.1f s", slot.name, bundle.version, seconds)
+        return model
+
+    def _megabytes(self) -> float:
+        return sum(slot.megabytes for slot in self.slots.values())
+
+    def _make_room(self, wanted: Slot, megabytes: float) -> None:
+        """Evict the models used longest ago until there is room; never the wanted or default one."""
+        spared = {wanted.name, self.default_name}
+        others = [s for s in self.slots.values() if s.name not in spared and s.active is not None]
+        for slot in sorted(others, key=lambda slot: slot.used):
+            if self._megabytes() + megabytes <= self._config.max_models_mb:
+                return
+            _log.info("model %s is evicted: memory is full", slot.name)
+            slot.active = slot.previous = slot.staged = None
+
+
+def cost_of(bundle: Bundle) -> int:
+    """Work items of one image: windows × masks."""
+    masking = bundle.model.config.scoring.masking
+    return len(bundle.model.places) * masking.repeats * masking.parts
+
+
+def _on_disk(folder: Path) -> float:
+    return sum(file.stat().st_size for file in folder.glob("model.*")) / 1e6
+
+
+def _stamp(folder: Path) -> str:
+    """Tell one state of a folder from another without reading it."""
+    try:
+        status = (folder / "manifest.json").stat()
+    except OSError:
+        return ""
+    return f"{status.st_mtime_ns}.{status.st_ino}"

@@ -1,0 +1,198 @@
+"""Versions of models: loading, switching under load, going back, evicting."""
+
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from anomaly.bundle import Bundle, save_bundle
+from service.app import create_app
+from tests.conftest import normal_pixels, png
+from tests.service.conftest import settings
+
+GOOD = png(normal_pixels(6000))
+
+
+@pytest.fixture
+def models(tiny_bundle: Bundle, tmp_path: Path) -> Path:
+    save_bundle(tiny_bundle, tmp_path / "models/left", "v1")
+    save_bundle(tiny_bundle, tmp_path / "models/right", "v1")
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def client(models: Path) -> Iterator[TestClient]:
+    with TestClient(create_app(settings(models, default_model="left"))) as open_client:
+        yield open_client
+
+
+def publish(bundle: Bundle, folder: Path, version: str, rate: float = 0.05) -> None:
+    assert bundle.calibration is not None
+    calibration = replace(bundle.calibration, false_alarm_rate=rate)
+    save_bundle(replace(bundle, calibration=calibration), folder, version)
+
+
+def serving(client: TestClient, model: str = "left") -> str:
+    version: str = client.post(f"/score?model={model}", content=GOOD).json()["model"]["version"]
+    return version
+
+
+def test_a_new_version_is_staged_activated_and_rolled_back(
+    client: TestClient, tiny_bundle: Bundle, models: Path
+) -> None:
+    publish(tiny_bundle, models / "left", "v2", 0.2)
+    assert serving(client) == "v1"
+    staged = client.post("/v1/models/left:load").json()
+    assert staged == {"name": "left", "active": "v1", "staged": "v2", "previous": None}
+    assert serving(client) == "v1"
+    assert client.post("/v1/models/left:activate").json()["previous"] == "v1"
+    assert serving(client) == "v2"
+    assert 'version="v2"' in client.get("/metrics").text
+    assert 'model="left",version="v1"' not in client.get("/metrics").text
+    assert client.post("/v1/models/left:rollback").json()["active"] == "v1"
+    assert serving(client) == "v1"
+    assert client.post("/v1/models/left:rollback").json()["active"] == "v2"
+
+
+def test_a_rollback_outlives_a_restart_until_something_new_comes(
+    client: TestClient, tiny_bundle: Bundle, models: Path
+) -> None:
+    publish(tiny_bundle, models / "left", "v2")
+    client.post("/v1/models/left:load")
+    client.post("/v1/models/left:activate")
+    client.post("/v1/models/left:rollback")
+    with TestClient(create_app(settings(models, default_model="left"))) as again:
+        assert serving(again) == "v1"
+    publish(tiny_bundle, models / "left", "v3")
+    with TestClient(create_app(settings(models, default_model="left"))) as again:
+        assert serving(again) == "v3"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "uncalibrated", "gone", "golden"])
+def test_a_broken_version_never_replaces_a_working_one(
+    client: TestClient, tiny_bundle: Bundle, models: Path, damage: str
+) -> None:
+    folder = models / "left"
+    if damage == "truncated":
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-10])
+    elif damage == "uncalibrated":
+        save_bundle(replace(tiny_bundle, calibration=None), folder, "v2")
+    elif damage == "gone":
+        shutil.rmtree(folder)
+    else:
+        manifest = folder / "manifest.json"
+        text = manifest.read_text().replace('"top_share": 0.', '"top_share": 0.9')
+        manifest.write_text(text)
+    answer = client.post("/v1/models/left:load")
+    assert answer.status_code == 503
+    assert answer.json()["code"].startswith("model_")
+    refused = client.post("/v1/models/left:activate")
+    assert (refused.status_code, refused.json()["code"]) == (409, "nothing_staged")
+    assert serving(client) == "v1"
+
+
+def test_what_cannot_be_done_is_a_conflict_or_unknown(client: TestClient) -> None:
+    answer = client.post("/v1/models/left:rollback")
+    assert (answer.status_code, answer.json()["code"]) == (409, "nothing_previous")
+    for name in ("middle", "..", ".maskline", "%2e%2e%2fright"):
+        assert client.post(f"/v1/models/{name}:load").status_code == 404
+
+
+def test_a_new_model_is_found_when_it_is_asked_for(
+    client: TestClient, tiny_bundle: Bundle, models: Path
+) -> None:
+    assert client.post("/score?model=middle", content=GOOD).status_code == 404
+    save_bundle(tiny_bundle, models / "middle", "v1")
+    assert client.post("/v1/models/middle:load").json()["staged"] == "v1"
+    assert client.post("/v1/models/middle:activate").status_code == 200
+    assert serving(client, "middle") == "v1"
+
+
+def test_twenty_swaps_under_load_fail_no_request(
+    client: TestClient, tiny_bundle: Bundle, models: Path
+) -> None:
+    stop = threading.Event()
+    seen: list[tuple[int, str, float]] = []
+
+    def ask() -> None:
+        while not stop.is_set():
+            answer = client.post("/score", content=GOOD)
+            body = answer.json()
+            seen.append((answer.status_code, body["model"]["version"], body["threshold"]))
+
+    askers = [threading.Thread(target=ask) for _ in range(4)]
+    for asker in askers:
+        asker.start()
+    thresholds = {"v1": client.post("/score", content=GOOD).json()["threshold"]}
+    for swap in range(20):
+        version = f"v{swap + 2}"
+        publish(tiny_bundle, models / "left", version, 0.05 + 0.04 * swap)
+        assert client.post("/v1/models/left:load").status_code == 200
+        assert client.post("/v1/models/left:activate").json()["active"] == version
+        thresholds[version] = client.post("/score", content=GOOD).json()["threshold"]
+    stop.set()
+    for asker in askers:
+        asker.join()
+    assert {status for status, _, _ in seen} == {200}
+    # Every answer is of one whole version: never one's name with another's threshold.
+    assert all(threshold == thresholds[version] for _, version, threshold in seen)
+    assert len({version for _, version, _ in seen}) > 5
+
+
+def test_the_watch_takes_over_what_is_new_and_leaves_what_is_broken(
+    models: Path, tiny_bundle: Bundle
+) -> None:
+    app = create_app(settings(models, default_model="left"))
+    with TestClient(app) as client:
+        registry = app.state.inspector.engine.registry
+        client.portal.call(registry.look)
+        assert serving(client) == "v1"
+        publish(tiny_bundle, models / "left", "v2")
+        save_bundle(replace(tiny_bundle, calibration=None), models / "right", "v2")
+        save_bundle(tiny_bundle, models / "new", "v7")
+        client.portal.call(registry.look)
+        assert serving(client) == "v2"
+        assert serving(client, "right") == "v1"
+        assert serving(client, "new") == "v7"
+        client.post("/v1/models/left:rollback")
+        client.portal.call(registry.look)
+        assert serving(client) == "v1"  # what was rolled back from does not come back by itself
+
+
+def test_memory_is_bounded_by_evicting_the_model_unused_longest(
+    models: Path, tiny_bundle: Bundle
+) -> None:
+    save_bundle(tiny_bundle, models / "third", "v1")
+    app = create_app(settings(models, default_model="left"))
+    with TestClient(app) as client:
+        size = app.state.inspector.engine.registry.active[0].megabytes
+    app = create_app(settings(models, default_model="left", max_models_mb=2.5 * size))
+    with TestClient(app) as client:
+        registry = app.state.inspector.engine.registry
+        loaded = lambda: sorted(model.name for model in registry.active)  # noqa: E731
+        assert loaded() == ["left", "right"]
+        assert serving(client, "third") == "v1"
+        assert loaded() == ["left", "third"]
+        assert serving(client, "right") == "v1"
+        assert loaded() == ["left", "right"]
+        listed = client.get("/v1/models").json()
+        assert listed["known"] == ["left", "right", "third"]
+        assert [model["name"] for model in listed["models"]] == ["left", "right"]
+
+
+def test_a_folder_that_cannot_be_written_still_serves(
+    models: Path, tiny_bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    (models / ".maskline").write_text("in the way")
+    with TestClient(create_app(settings(models, default_model="left"))) as client:
+        publish(tiny_bundle, models / "left", "v2")
+        client.post("/v1/models/left:load")
+        client.post("/v1/models/left:activate")
+        assert client.post("/v1/models/left:rollback").json()["active"] == "v1"
+        assert serving(client) == "v1"
+    assert "cannot be rolled back to after a restart" in caplog.text

@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -19,6 +19,17 @@ app = typer.Typer(
     add_completion=False,
 )
 
+keys = typer.Typer(help="API keys of the service: add, list, revoke.", no_args_is_help=True)
+app.add_typer(keys, name="key")
+
+KeyName = Annotated[str, typer.Argument(help="Whose key it is: a camera PC, a person.")]
+KeyRole = Annotated[
+    Literal["score", "operate", "admin"],
+    typer.Option(help="score: inspect. operate: switch models as well. admin: everything."),
+]
+KeysFile = Annotated[
+    Path | None, typer.Option(help="Default: MASKLINE_KEYS_FILE, or keys.json here.")
+]
 Data = Annotated[
     Path,
     typer.Argument(help="MVTec-layout folder, plain folder of normal images, or .jsonl manifest."),
@@ -184,12 +195,41 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Serve without API keys: to whoever reaches the port.")
+    ] = False,
 ) -> None:
     """Serve models over HTTP; everything else is set by MASKLINE_* in the environment."""
     from service.run import serve as run
 
-    given = {"models_dir": models, "host": host, "port": port, "device": device}
+    auth = "off" if no_auth else None
+    given = {"models_dir": models, "host": host, "port": port, "device": device, "auth": auth}
     run(**{name: value for name, value in given.items() if value is not None})
+
+
+@keys.command("add")
+def key_add(name: KeyName, role: KeyRole = "score", keys_file: KeysFile = None) -> None:
+    """Make an API key and print it: it is not stored and cannot be shown again."""
+    from service.keys import Role, add_key
+
+    typer.echo(add_key(_keys_file(keys_file), name, Role[role.upper()]))
+
+
+@keys.command("list")
+def key_list(keys_file: KeysFile = None) -> None:
+    """List the keys' names, roles and dates."""
+    from service.keys import read_keys
+
+    for key in read_keys(_keys_file(keys_file)):
+        typer.echo(f"{key.name}  {key.role.name.lower()}  {key.created}")
+
+
+@keys.command("revoke")
+def key_revoke(name: KeyName, keys_file: KeysFile = None) -> None:
+    """Remove a key; a running service takes notice by its next request."""
+    from service.keys import revoke_key
+
+    revoke_key(_keys_file(keys_file), name)
 
 
 @app.command()
@@ -218,12 +258,12 @@ def demo(
         typer.echo("\n" + format_table(made.figures))
         typer.echo(f"\nreport and pictures: {made.report}")
     typer.echo("Try it, from another terminal:" if serve else "To serve the model:", err=True)
-    command = f"    maskline serve --models {made.models} --port {port}\n"
+    command = f"    maskline serve --models {made.models} --port {port} --no-auth\n"
     typer.echo(("" if serve else command) + f"    {curl_line(made.example, port)}", err=True)
     if serve:
         from service.run import serve as run
 
-        run(models_dir=made.models, host="127.0.0.1", port=port)
+        run(models_dir=made.models, host="127.0.0.1", port=port, auth="off")
 
 
 @app.command()
@@ -283,6 +323,12 @@ def doctor(
             typer.echo(f"{finding.mark}  {finding.name:<14}{finding.text}")
     if any(finding.is_problem for finding in findings):
         raise typer.Exit(2)
+
+
+def _keys_file(given: Path | None) -> Path:
+    from service.run import read_settings
+
+    return given or read_settings().keys_file
 
 
 def curl_line(image: Path, port: int) -> str:

@@ -3,20 +3,23 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from fastapi import FastAPI
 
 from anomaly.errors import AnomalyError
 from service import errors
+from service.access import SCHEMES
 from service.door import Door
 from service.engine import Engine
 from service.frame import Frame
 from service.inspection import Inspector
+from service.keys import KeyRing
 from service.metrics import Metrics
 from service.routes import health, models, score
 from service.settings import Settings
@@ -26,6 +29,18 @@ _log = logging.getLogger(__name__)
 _DESCRIPTION = (
     "Visual anomaly detection: POST an image, get OK or NG with a score that has a meaning."
 )
+
+
+def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """Add the key schemes to the OpenAPI document."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = plain()
+        document.setdefault("components", {})["securitySchemes"] = SCHEMES
+        return document
+
+    return openapi
 
 
 async def _watch(engine: Engine, every_s: float) -> None:
@@ -58,6 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title="Maskline", version=version("maskline"), description=_DESCRIPTION, lifespan=lifespan
     )
     app.state.draining = False
+    app.state.keys = None if settings.auth == "off" else KeyRing(settings.keys_file)
     for routes in (score, models, health):
         app.include_router(routes.router)
     errors.install(app, metrics)
@@ -67,5 +83,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         return 1.0 if inspector is None else inspector.engine.seconds_for(requests)
 
     app.add_middleware(Door, limit=settings.max_in_flight, seconds_for=seconds_for, metrics=metrics)
+    app.openapi = _documented(app)  # type: ignore[method-assign]
     app.add_middleware(Frame, is_draining=lambda: app.state.draining)  # outermost
     return app

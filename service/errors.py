@@ -96,6 +96,24 @@ class NothingPrevious(ServiceError):
     code = "nothing_previous"
 
 
+class KeyMissing(ServiceError):
+    """The request has no API key."""
+
+    code = "key_missing"
+
+
+class KeyUnknown(ServiceError):
+    """The request's API key is not one of ours."""
+
+    code = "key_unknown"
+
+
+class RoleInsufficient(ServiceError):
+    """The request's API key may not do this."""
+
+    code = "role_insufficient"
+
+
 class NotReady(ServiceError):
     """No model is ready to answer."""
 
@@ -120,6 +138,9 @@ RULES: dict[type[Exception], Rule] = {
     BodyTooLarge: Rule(413, "too_large"),
     BodyUnusable: Rule(415, "bad_image"),
     MultipartInvalid: Rule(400, "bad_image"),
+    KeyMissing: Rule(401, "auth"),
+    KeyUnknown: Rule(401, "auth"),
+    RoleInsufficient: Rule(403, "auth"),
     ModelUnknown: Rule(404, "no_model"),
     NotReady: Rule(503, "not_ready"),
     BodyTooSlow: Rule(408, "too_slow"),
@@ -167,12 +188,14 @@ def _handler(rule: Rule, metrics: Metrics) -> Handler:
     async def handle(request: Request, error: Exception) -> JSONResponse:
         metrics.rejected.labels(rule.reason).inc()
         code = rule.code or str(getattr(error, "code", "internal"))
-        return problem(rule.status, code, str(error), _retry_after(error))
+        return problem(rule.status, code, str(error), _headers(rule.status, error))
 
     return handle
 
 
-def _retry_after(error: Exception) -> dict[str, str] | None:
+def _headers(status: int, error: Exception) -> dict[str, str] | None:
+    if status == 401:
+        return {"WWW-Authenticate": "Bearer"}
     seconds = getattr(error, "retry_after_s", None)
     return None if seconds is None else retry_after(seconds)
 

@@ -76,4 +76,6 @@ def _write(scope: Scope, status: int, seconds: float) -> None:
     level = logging.DEBUG if path.startswith(_QUIET) and status < 500 else logging.INFO
     if _log.isEnabledFor(level):
         said = {"method": scope["method"], "path": path[:200], "status": status}
+        if key := scope.get("state", {}).get("key"):
+            said["key"] = key
         _log.log(level, "request", extra={**said, "seconds": round(seconds, 5)})

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from starlette.datastructures import State
 
 from service.app import create_app
+from service.keys import read_keys
 from service.logs import log_as_json
 from service.settings import Settings
 
@@ -30,13 +31,15 @@ class StartError(Exception):
 def serve(**given: Any) -> None:
     """Serve until stopped; what is not given comes from the environment.
 
-    Raises `StartError` (`settings_invalid`, `port_in_use`) and what loading models raises.
+    Raises `StartError` (`settings_invalid`, `port_in_use`, `keys_missing`), `KeysError` and what
+    loading models raises.
     """
     settings = read_settings(**given)
     if settings.log_format == "json":
         log_as_json(settings.log_level)
     else:
         logging.getLogger().setLevel(settings.log_level.upper())
+    _check_keys(settings)
     listener = free_port(settings.host, settings.port)
     app = create_app(settings)
     config = uvicorn.Config(
@@ -60,6 +63,22 @@ def serve(**given: Any) -> None:
         if failure is None:
             raise
         raise failure from None
+
+
+def _check_keys(settings: Settings) -> None:
+    """Raise `StartError` where nobody could ask anything; warn where everybody can."""
+    if settings.auth == "off":
+        _log.warning(
+            "authentication is off: whoever reaches %s:%s may score images and switch models",
+            settings.host,
+            settings.port,
+        )
+    elif not read_keys(settings.keys_file):
+        raise StartError(
+            "keys_missing",
+            f"there are no API keys in {settings.keys_file}; make one with 'maskline key add NAME "
+            "--role score', or serve without keys with --no-auth or MASKLINE_AUTH=off",
+        )
 
 
 class DrainingServer(uvicorn.Server):

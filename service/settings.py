@@ -25,6 +25,9 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+    auth: Literal["keys", "off"] = Field("keys", description="off: whoever reaches the port.")
+    keys_file: Path = Field(Path("keys.json"), description="Made by 'maskline key add'.")
+    metrics_open: bool = Field(True, description="Whether /metrics needs no key.")
     torch_threads: int | None = Field(None, ge=1, description="Default: all cores but one.")
     decode_threads: int = Field(2, ge=1, le=64)
     max_batch_items: int = Field(

@@ -6,8 +6,10 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from service.access import check
 from service.errors import NotReady
 from service.inspection import Inspector
+from service.keys import Role
 from service.parameters import inspector
 
 router = APIRouter(tags=["health"])
@@ -32,7 +34,11 @@ async def ready(
 
 
 @router.get("/metrics", response_class=Response)
-async def metrics(inspector: Annotated[Inspector, Depends(inspector)]) -> Response:
-    """Prometheus metrics, in the text format."""
+async def metrics(
+    request: Request, inspector: Annotated[Inspector, Depends(inspector)]
+) -> Response:
+    """Prometheus metrics, in the text format; without a key unless MASKLINE_METRICS_OPEN is false."""
+    if not inspector.settings.metrics_open:
+        check(request, Role.SCORE)
     text = generate_latest(inspector.metrics.registry)
     return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -4,7 +4,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
+from service.access import SECURED, needs
 from service.inspection import Inspector
+from service.keys import Role
 from service.parameters import inspector
 from service.registry import ServedModel, Slot
 from service.schemas import ModelOut, ModelsOut, Problem, VersionsOut
@@ -12,12 +14,18 @@ from service.schemas import ModelOut, ModelsOut, Problem, VersionsOut
 router = APIRouter(tags=["models"])
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    code: {"model": Problem} for code in (404, 409, 500, 503)
+    code: {"model": Problem} for code in (401, 403, 404, 409, 422, 500, 503)
 }
+_MAY_OPERATE = [Depends(needs(Role.OPERATE))]
 _Inspector = Annotated[Inspector, Depends(inspector)]
 
 
-@router.get("/v1/models")
+@router.get(
+    "/v1/models",
+    dependencies=[Depends(needs(Role.SCORE))],
+    responses=_RESPONSES,
+    openapi_extra=SECURED,
+)
 async def list_models(inspector: _Inspector) -> ModelsOut:
     """List the loaded models, each with its threshold and what its calibration can certify."""
     registry = inspector.engine.registry
@@ -25,19 +33,31 @@ async def list_models(inspector: _Inspector) -> ModelsOut:
     return ModelsOut(models=models, known=sorted(registry.slots))
 
 
-@router.post("/v1/models/{name}:load", responses=_RESPONSES)
+@router.post(
+    "/v1/models/{name}:load", dependencies=_MAY_OPERATE, responses=_RESPONSES, openapi_extra=SECURED
+)
 async def load(name: str, inspector: _Inspector) -> VersionsOut:
     """Read and check the version in the model's folder, warm it up and stage it; nothing switches yet."""
     return _versions(await inspector.engine.registry.load(name))
 
 
-@router.post("/v1/models/{name}:activate", responses=_RESPONSES)
+@router.post(
+    "/v1/models/{name}:activate",
+    dependencies=_MAY_OPERATE,
+    responses=_RESPONSES,
+    openapi_extra=SECURED,
+)
 async def activate(name: str, inspector: _Inspector) -> VersionsOut:
     """Let the staged version serve from the next request on; the one before is kept."""
     return _versions(await inspector.engine.registry.activate(name))
 
 
-@router.post("/v1/models/{name}:rollback", responses=_RESPONSES)
+@router.post(
+    "/v1/models/{name}:rollback",
+    dependencies=_MAY_OPERATE,
+    responses=_RESPONSES,
+    openapi_extra=SECURED,
+)
 async def rollback(name: str, inspector: _Inspector) -> VersionsOut:
     """Let the version before serve again, also after a restart."""
     return _versions(await inspector.engine.registry.rollback(name))

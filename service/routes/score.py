@@ -4,7 +4,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 
+from service.access import SECURED, needs
 from service.inspection import Inspector
+from service.keys import Role
 from service.parameters import inspector, with_headers
 from service.schemas import Problem, ScoreOut, ScoreQuery
 
@@ -12,6 +14,7 @@ router = APIRouter(tags=["score"])
 
 _IMAGE = {"schema": {"type": "string", "format": "binary"}}
 _BODY: dict[str, Any] = {
+    **SECURED,
     "requestBody": {
         "required": True,
         "content": {
@@ -27,7 +30,7 @@ _BODY: dict[str, Any] = {
                 }
             },
         },
-    }
+    },
 }
 _EXAMPLE = {
     "score": 7.31,
@@ -60,15 +63,18 @@ _EXAMPLE = {
     "result_id": "0b0c5b0e4a3f4d0c8f4b3f8f8a2b1c77",
     "timings": {"read": 0.001, "decode": 0.002, "queue": 0.0, "inference": 0.06, "encode": 0.0},
 }
-_CODES = (400, 404, 408, 413, 415, 422, 429, 500, 503, 504)
+_CODES = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/json": {"example": _EXAMPLE}}},
     **{code: {"model": Problem} for code in _CODES},
 }
 
 
-@router.post("/score", responses=_RESPONSES, openapi_extra=_BODY)
-@router.post("/v1/score", responses=_RESPONSES, openapi_extra=_BODY)
+_MAY_SCORE = [Depends(needs(Role.SCORE))]
+
+
+@router.post("/score", dependencies=_MAY_SCORE, responses=_RESPONSES, openapi_extra=_BODY)
+@router.post("/v1/score", dependencies=_MAY_SCORE, responses=_RESPONSES, openapi_extra=_BODY)
 async def score(
     request: Request,
     query: Annotated[ScoreQuery, Query()],

@@ -10,7 +10,8 @@ from service.settings import Settings
 
 
 def settings(models: Path, **changes: object) -> Settings:
-    return Settings(models_dir=models, torch_threads=1, device="cpu", max_batch_items=16, **changes)
+    usual = {"torch_threads": 1, "device": "cpu", "max_batch_items": 16, "auth": "off"}
+    return Settings(models_dir=models, **(usual | changes))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ class RealServer:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
-        command = [sys.executable, "-m", "maskline", "serve", "--models", str(models)]
+        command = [sys.executable, "-m", "maskline", "serve", "--models", str(models), "--no-auth"]
         port = self.url.rpartition(":")[2]
         self.process = subprocess.Popen(
             [*command, "--port", port], stderr=subprocess.PIPE, env=os.environ | {"CI": "1"}
@@ -106,7 +106,7 @@ def test_a_second_signal_ends_it_at_once(tiny_folder: Path) -> None:
 
 
 def test_a_server_without_models_says_so_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "maskline", "serve", "--models", str(tmp_path), "--port", "0"]
+    command = [sys.executable, "-m", "maskline", "serve", "--models", str(tmp_path), "--no-auth"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error [model_not_found]: no model in")

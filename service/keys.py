@@ -1,0 +1,139 @@
+"""API keys: who may ask for what. Only SHA-256 digests are stored; a key is shown once, when it is made.
+
+Keys are 256 random bits, so a plain digest cannot be guessed back and needs no slow hash.
+"""
+
+import hashlib
+import hmac
+import json
+import logging
+import os
+import re
+import secrets
+import threading
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import IntEnum
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+_NAME = re.compile(r"[\w.@-]{1,64}")
+_PREFIX = "mk_"
+
+
+class Role(IntEnum):
+    """What a key may do; each role may do what those below it may."""
+
+    SCORE = 1
+    OPERATE = 2
+    ADMIN = 3
+
+
+class KeysError(Exception):
+    """The keys file cannot be used, or not in the way that was asked; `code` is stable."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key: its digest, not itself."""
+
+    name: str
+    role: Role
+    sha256: str
+    created: str
+
+
+class KeyRing:
+    """The keys of a file, read again when it changes; a file that became unreadable changes nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._reading = threading.Lock()
+        self._stamp = _stamp(path)
+        self._keys = read_keys(path)
+
+    def find(self, secret: str) -> Key | None:
+        """Return the key that this secret is; takes as long whether or which it is."""
+        self._refresh()
+        digest = digest_of(secret)
+        found = None
+        for key in self._keys:
+            if hmac.compare_digest(key.sha256, digest):
+                found = key
+        return found
+
+    def _refresh(self) -> None:
+        stamp = _stamp(self._path)
+        if stamp == self._stamp:
+            return
+        with self._reading:
+            try:
+                self._keys = read_keys(self._path)
+            except KeysError as error:
+                _log.error("%s; the keys read before stay valid", error)
+            self._stamp = stamp
+
+
+def read_keys(path: Path) -> tuple[Key, ...]:
+    """Read a keys file; one that is not there has no keys. Raises `KeysError`."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["keys"]
+        return tuple(
+            Key(row["name"], Role[row["role"].upper()], row["sha256"], row["created"])
+            for row in rows
+        )
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise KeysError("keys_unusable", f"the keys file {path} cannot be used: {error}") from error
+
+
+def add_key(path: Path, name: str, role: Role) -> str:
+    """Add a key and return it; it is not stored and cannot be shown again. Raises `KeysError`."""
+    keys = read_keys(path)
+    if not _NAME.fullmatch(name):
+        raise KeysError("key_name_invalid", f"{name!r}: use letters, digits, '.', '_', '@', '-'")
+    if any(key.name == name for key in keys):
+        raise KeysError("key_exists", f"there is a key called {name!r}; revoke it first")
+    secret = _PREFIX + secrets.token_urlsafe(32)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    _write(path, (*keys, Key(name, role, digest_of(secret), now)))
+    return secret
+
+
+def revoke_key(path: Path, name: str) -> None:
+    """Remove a key; a running service takes notice by its next request. Raises `KeysError`."""
+    keys = read_keys(path)
+    kept = tuple(key for key in keys if key.name != name)
+    if len(kept) == len(keys):
+        raise KeysError("key_not_found", f"there is no key called {name!r} in {path}")
+    _write(path, kept)
+
+
+def digest_of(secret: str) -> str:
+    """Return what is stored of a key."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _write(path: Path, keys: tuple[Key, ...]) -> None:
+    rows = [asdict(key) | {"role": key.role.name.lower()} for key in keys]
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump({"keys": rows}, file, indent=2)
+        staging.replace(path)
+    except OSError as error:
+        raise KeysError("keys_unusable", f"cannot write {path}: {error.strerror}") from error
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_ino)

@@ -1,0 +1,162 @@
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from typer.testing import CliRunner
+
+import maskline
+from service.app import create_app
+from service.keys import KeyRing, KeysError, Role, add_key, read_keys, revoke_key
+from service.run import StartError, serve
+from tests.conftest import normal_pixels, png
+from tests.service.conftest import settings
+
+GOOD = png(normal_pixels(6000))
+
+
+@pytest.fixture
+def keys_file(tmp_path: Path) -> Path:
+    return tmp_path / "keys.json"
+
+
+@pytest.fixture
+def secrets(keys_file: Path) -> dict[str, str]:
+    return {role.name.lower(): add_key(keys_file, f"my-{role.name}", role) for role in Role}
+
+
+@pytest.fixture
+def client(tiny_folder: Path, keys_file: Path, secrets: dict[str, str]) -> Iterator[TestClient]:
+    app = create_app(settings(tiny_folder, auth="keys", keys_file=keys_file, metrics_open=False))
+    with TestClient(app) as open_client:
+        yield open_client
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "least"),
+    [
+        ("POST", "/score", "score"),
+        ("POST", "/v1/score", "score"),
+        ("GET", "/v1/models", "score"),
+        ("GET", "/metrics", "score"),
+        ("POST", "/v1/models/tiny:load", "operate"),
+        ("POST", "/v1/models/tiny:activate", "operate"),
+        ("POST", "/v1/models/tiny:rollback", "operate"),
+    ],
+)
+def test_every_route_asks_for_a_key_and_its_role(
+    client: TestClient, secrets: dict[str, str], method: str, path: str, least: str
+) -> None:
+    def ask(headers: dict[str, str]) -> tuple[int, str]:
+        answer = client.request(method, path, content=GOOD, headers=headers)
+        is_problem = answer.headers["content-type"].startswith("application/problem")
+        return answer.status_code, answer.json()["code"] if is_problem else ""
+
+    assert ask({}) == (401, "key_missing")
+    assert ask({"Authorization": "Basic dTpw"}) == (401, "key_missing")
+    assert ask(bearer("mk_wrong")) == (401, "key_unknown")
+    assert ask({"Authorization": b"Bearer \xff\x00"})[0] == 401  # type: ignore[dict-item]
+    for role, secret in secrets.items():
+        enough = Role[role.upper()] >= Role[least.upper()]
+        assert (ask(bearer(secret))[0] != 403) is enough
+        assert (ask({"X-API-Key": secret})[0] != 403) is enough
+
+
+def test_every_route_but_health_is_guarded(client: TestClient) -> None:
+    """A route that is added without a key check fails here."""
+    client.app.state.inspector.engine.registry.find("tiny")
+    open_paths = {"/health/live", "/health/ready"}
+    for path, methods in client.get("/openapi.json").json()["paths"].items():
+        for method in methods:
+            answer = client.request(method, path.replace("{name}", "tiny"), content=GOOD)
+            assert (answer.status_code == 401) is (path not in open_paths), path
+
+
+def test_a_refused_body_is_not_read(client: TestClient) -> None:
+    answer = client.post("/score", content=b"x" * 1000, headers=bearer("mk_wrong"))
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert 'maskline_rejected_total{reason="auth"}' in _metrics(client)
+    assert 'stage="read"' not in _metrics(client)
+
+
+def _metrics(client: TestClient) -> str:
+    client.app.state.keys, kept = None, client.app.state.keys
+    text: str = client.get("/metrics").text
+    client.app.state.keys = kept
+    return text
+
+
+def test_a_revoked_or_added_key_is_noticed_at_once(
+    client: TestClient, keys_file: Path, secrets: dict[str, str]
+) -> None:
+    revoke_key(keys_file, "my-SCORE")
+    assert client.get("/v1/models", headers=bearer(secrets["score"])).status_code == 401
+    new = add_key(keys_file, "new", Role.SCORE)
+    assert client.get("/v1/models", headers=bearer(new)).status_code == 200
+    keys_file.write_text("{")
+    assert client.get("/v1/models", headers=bearer(new)).status_code == 200
+
+
+def test_secrets_are_neither_stored_nor_logged(
+    client: TestClient,
+    keys_file: Path,
+    secrets: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        client.post("/score", content=GOOD, headers=bearer(secrets["score"]))
+        client.post("/score", content=GOOD, headers=bearer("mk_guessed"))
+    stored = keys_file.read_text()
+    for secret in (*secrets.values(), "mk_guessed"):
+        assert secret not in stored
+        assert secret not in caplog.text
+    logged = [r.__dict__.get("key") for r in caplog.records if r.name == "service.access"]
+    assert "my-SCORE" in logged
+    assert keys_file.stat().st_mode & 0o077 == 0
+
+
+def test_names_are_unique_and_plain(keys_file: Path) -> None:
+    add_key(keys_file, "a", Role.SCORE)
+    with pytest.raises(KeysError, match="revoke it first"):
+        add_key(keys_file, "a", Role.ADMIN)
+    with pytest.raises(KeysError, match="use letters"):
+        add_key(keys_file, "a\nb", Role.SCORE)
+    with pytest.raises(KeysError, match="no key called"):
+        revoke_key(keys_file, "b")
+    assert [key.role for key in read_keys(keys_file)] == [Role.SCORE]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"keys": [{"name": "a"}]}', '{"keys": 3}'])
+def test_a_damaged_file_is_a_clear_error(keys_file: Path, text: str) -> None:
+    keys_file.write_text(text)
+    with pytest.raises(KeysError, match="cannot be used") as caught:
+        KeyRing(keys_file)
+    assert caught.value.code == "keys_unusable"
+
+
+def test_without_keys_it_does_not_start_and_says_how_to(tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="maskline key add") as caught:
+        serve(models_dir=tiny_folder, keys_file=tmp_path / "none.json", log_format="text")
+    assert caught.value.code == "keys_missing"
+
+
+def test_the_command_makes_lists_and_revokes(keys_file: Path) -> None:
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(maskline.app, ["key", *arguments])
+        assert result.exit_code == 0, result.output
+        return result.output.strip()
+
+    file = ("--keys-file", str(keys_file))
+    secret = run("add", "line-3", "--role", "operate", *file)
+    assert KeyRing(keys_file).find(secret) is not None
+    assert run("list", *file).startswith("line-3  operate  20")
+    run("revoke", "line-3", *file)
+    assert json.loads(keys_file.read_text()) == {"keys": []}
+    assert CliRunner().invoke(maskline.app, ["key", "add", "x", "--role", "king"]).exit_code == 2

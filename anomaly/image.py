@@ -25,6 +25,7 @@ from anomaly.types import RgbImage
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 MIN_SIDE_PX = 16
+_HARMLESS_BYTES = 32_000_000  # decoded; any ratio is allowed up to here
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class ImageLimits:
 
     max_pixels: int = 100_000_000
     min_side_px: int = MIN_SIDE_PX
+    max_ratio: float = 4000.0  # of decoded to encoded bytes; 8 grey bits of one value reach 3,100
 
 
 DEFAULT_LIMITS = ImageLimits()
@@ -46,7 +48,7 @@ def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> RgbImage:
     if not data:
         raise EmptyImage("the image is empty (0 bytes); send the bytes of a JPEG, PNG, BMP or TIFF")
     header = _read_header(data)
-    _check_size(header.size, limits)
+    _check_size(header.size, len(data), limits)
     if header.is_plain_jpeg:
         pixels = _upright(_decode_jpeg(data), header.orientation)
     else:
@@ -77,7 +79,7 @@ def _read_header(data: bytes) -> _Header:
         raise CorruptImage(f"the image's header is damaged: {error}") from error
 
 
-def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
+def _check_size(size: tuple[int, int], encoded: int, limits: ImageLimits) -> None:
     height, width = size
     if min(height, width) < limits.min_side_px:
         raise ImageTooSmall(
@@ -87,6 +89,12 @@ def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
         raise ImageTooLarge(
             f"the image is {width}×{height} px, more than the limit of {limits.max_pixels} pixels; "
             "crop or reduce it before sending"
+        )
+    decoded = 3 * height * width
+    if decoded > max(_HARMLESS_BYTES, limits.max_ratio * encoded):
+        raise ImageTooLarge(
+            f"{encoded} bytes would decode to {decoded}: more than an image of a part needs; send "
+            "it less compressed, or smaller"
         )
 
 

@@ -129,3 +129,12 @@ def test_damaged_bytes_give_an_image_or_an_image_error(data: st.DataObject) -> N
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(ImageError):  # the only error it may raise
         assert decode_image(bytes(whole)).pixels.shape[2] == 3
+
+
+def test_a_small_file_of_a_huge_image_is_refused_but_a_plain_picture_is_not() -> None:
+    buffer = io.BytesIO()
+    Image.new("1", (9000, 9000)).save(buffer, "PNG", optimize=True)
+    with pytest.raises(ImageTooLarge, match="would decode to"):
+        decode_image(buffer.getvalue())
+    dark = decode_image(encoded(".png", np.zeros((3500, 4000), np.uint8)))
+    assert dark.size == (3500, 4000)

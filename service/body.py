@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -31,14 +31,35 @@ async def read_image(request: Request, max_bytes: int) -> bytes:
     return b"".join([chunk async for chunk in _limited(request, max_bytes)])
 
 
-async def _multipart_file(request: Request, max_bytes: int) -> bytes:
+async def read_images(
+    request: Request, *, max_bytes: int, max_images: int
+) -> list[tuple[str, bytes]]:
+    """Return the names and bytes of all file parts of a multipart body, in order.
+
+    Raises `BodyTooLarge` or `MultipartInvalid`.
+    """
+    form = await _parse(request, max_bytes, max_images)
+    try:
+        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        if not files:
+            raise MultipartInvalid("the multipart body has no file parts")
+        return [(file.filename or "", await file.read()) for file in files]
+    finally:
+        await form.close()
+
+
+async def _parse(request: Request, max_bytes: int, max_files: int) -> FormData:
     stream = _limited(request, max_bytes)
-    parser = MultiPartParser(request.headers, stream, max_files=1, max_fields=16)
+    parser = MultiPartParser(request.headers, stream, max_files=max_files, max_fields=16)
     parser.spool_max_size = max_bytes  # the limit is small enough to stay in memory
     try:
-        form = await parser.parse()
+        return await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:
         raise MultipartInvalid(f"the multipart body cannot be read: {error}") from error
+
+
+async def _multipart_file(request: Request, max_bytes: int) -> bytes:
+    form = await _parse(request, max_bytes, 1)
     try:
         file = form.get("file")
         if not isinstance(file, UploadFile):

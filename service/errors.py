@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -168,17 +169,23 @@ def install(app: FastAPI, metrics: Metrics) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
+def document(status: int, code: str, detail: str) -> dict[str, Any]:
+    """Build a problem document with a stable code."""
+    kind = f"urn:maskline:error:{code}"
+    return {"type": kind, "status": status, "code": code, "detail": detail}
+
+
 def problem(
     status: int, code: str, detail: str, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """Build a problem document with a stable code."""
-    content = {
-        "type": f"urn:maskline:error:{code}",
-        "status": status,
-        "code": code,
-        "detail": detail,
-    }
+    """Answer with a problem document."""
+    content = document(status, code, detail)
     return JSONResponse(content, status_code=status, headers=headers, media_type=PROBLEM)
+
+
+def code_of(error: Exception, rule: Rule) -> str:
+    """Return the stable code: the rule's, or the error's own."""
+    return rule.code or str(getattr(error, "code", "internal"))
 
 
 Handler = Callable[[Request, Exception], Awaitable[JSONResponse]]
@@ -187,10 +194,15 @@ Handler = Callable[[Request, Exception], Awaitable[JSONResponse]]
 def _handler(rule: Rule, metrics: Metrics) -> Handler:
     async def handle(request: Request, error: Exception) -> JSONResponse:
         metrics.rejected.labels(rule.reason).inc()
-        code = rule.code or str(getattr(error, "code", "internal"))
+        code = code_of(error, rule)
         return problem(rule.status, code, str(error), _headers(rule.status, error))
 
     return handle
+
+
+def rule_of(error: Exception) -> Rule | None:
+    """Return the rule of an error, None of one that nobody expected."""
+    return next((RULES[kind] for kind in type(error).__mro__ if kind in RULES), None)
 
 
 def _headers(status: int, error: Exception) -> dict[str, str] | None:

@@ -8,7 +8,7 @@ import asyncio
 import base64
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -46,23 +46,29 @@ class Inspector:
     async def inspect(self, request: Request, query: ScoreQuery) -> ScoreOut:
         """Answer one request."""
         timings: dict[str, float] = {}
-        deadline = time.monotonic() + (query.deadline_ms or self.settings.max_wait_ms) / 1000
-        timed = self.metrics.timed
+        deadline = self.deadline_of(query)
         self.engine.registry.find(query.model)  # an unknown name is told before the body is read
-        with timed("read", timings):
-            data = await self._read(request)
+        with self.metrics.timed("read", timings):
+            data = await self.in_time(read_image(request, self.settings.max_body_bytes))
         async with while_wanted(request, deadline, timings):
-            model = await self.engine.registry.acquire(query.model)
-            with timed("decode", timings):
-                image, work = await self._in_pool(lambda: self._decode(data, model))
-            outcome = await self.engine.detect(
-                model, work, priority=Priority[query.priority.upper()], deadline=deadline
-            )
-            self.metrics.observe_stage("queue", outcome.queue_s, timings)
-            self.metrics.observe_stage("inference", outcome.inference_s, timings)
-            with timed("encode", timings):
-                detection = await self._as_asked(outcome.result, model, query)
-                heatmap = await self._heatmap(image, detection, model, query.heatmap)
+            return await self.inspect_bytes(data, query, deadline, timings)
+
+    async def inspect_bytes(
+        self, data: bytes, query: ScoreQuery, deadline: float, timings: dict[str, float]
+    ) -> ScoreOut:
+        """Answer for one encoded image; `timings` gets each stage's seconds as it ends."""
+        timed = self.metrics.timed
+        model = await self.engine.registry.acquire(query.model)
+        with timed("decode", timings):
+            image, work = await self._in_pool(lambda: self._decode(data, model))
+        outcome = await self.engine.detect(
+            model, work, priority=Priority[query.priority.upper()], deadline=deadline
+        )
+        self.metrics.observe_stage("queue", outcome.queue_s, timings)
+        self.metrics.observe_stage("inference", outcome.inference_s, timings)
+        with timed("encode", timings):
+            detection = await self._as_asked(outcome.result, model, query)
+            heatmap = await self._heatmap(image, detection, model, query.heatmap)
         self.metrics.observe_detection(model.name, query.camera, detection)
         return ScoreOut.of(
             detection,
@@ -73,11 +79,16 @@ class Inspector:
             timings=timings,
         )
 
-    async def _read(self, request: Request) -> bytes:
+    def deadline_of(self, query: ScoreQuery) -> float:
+        """When a request that begins now must be answered, on the clock of `time.monotonic`."""
+        return time.monotonic() + (query.deadline_ms or self.settings.max_wait_ms) / 1000
+
+    async def in_time(self, reading: Awaitable[T]) -> T:
+        """Read a body, but not for ever; raises `BodyTooSlow`."""
         limit = self.settings.read_timeout_s
         try:
             async with asyncio.timeout(limit):
-                return await read_image(request, self.settings.max_body_bytes)
+                return await reading
         except TimeoutError:
             raise BodyTooSlow(f"the body did not arrive within {limit:g} s") from None
 

@@ -136,6 +136,21 @@ class ScoreOut(BaseModel):
         )
 
 
+class BatchItemOut(BaseModel):
+    """One image of a batch: its result, or what was wrong with it."""
+
+    image: Annotated[str, Field(description="The file part's name.")]
+    status: Literal["ok", "error"]
+    result: ScoreOut | None = None
+    error: "Problem | None" = None
+
+
+class BatchOut(BaseModel):
+    """The answers to a batch, in the order of its parts."""
+
+    items: list[BatchItemOut]
+
+
 class ModelOut(ModelRef):
     """A loaded model."""
 

@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     drain_limit_s: float = Field(30, ge=0, description="Longest that requests are finished for.")
     max_in_flight: int = Field(128, ge=1, description="Requests at the door, bodies included.")
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024)
+    max_bulk_bytes: int = Field(128 * 1024 * 1024, ge=1024, description="A batch's body.")
+    max_bulk_images: int = Field(64, ge=1, le=1000, description="Images in one batch request.")
     max_image_pixels: int = Field(100_000_000, ge=1024)
     log_format: Literal["json", "text"] = Field("json", description="json: one object a line.")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"

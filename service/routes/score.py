@@ -1,14 +1,15 @@
-"""`POST /score`."""
+"""`POST /score` and `POST /v1/score/batch`."""
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 
 from service.access import SECURED, needs
+from service.bulk import inspect_all
 from service.inspection import Inspector
 from service.keys import Role
 from service.parameters import inspector, with_headers
-from service.schemas import Problem, ScoreOut, ScoreQuery
+from service.schemas import BatchOut, Problem, ScoreOut, ScoreQuery
 
 router = APIRouter(tags=["score"])
 
@@ -64,9 +65,10 @@ _EXAMPLE = {
     "timings": {"read": 0.001, "decode": 0.002, "queue": 0.0, "inference": 0.06, "encode": 0.0},
 }
 _CODES = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
+_PROBLEMS: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in _CODES}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/json": {"example": _EXAMPLE}}},
-    **{code: {"model": Problem} for code in _CODES},
+    **_PROBLEMS,
 }
 
 
@@ -85,3 +87,39 @@ async def score(
     Every parameter may also come as a header, `X-Maskline-<Name>`; the query wins.
     """
     return await inspector.inspect(request, with_headers(query, request))
+
+
+_PARTS: dict[str, Any] = {
+    **SECURED,
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {"type": "string", "format": "binary"},
+                        }
+                    },
+                }
+            }
+        },
+    },
+}
+
+
+@router.post("/v1/score/batch", dependencies=_MAY_SCORE, responses=_PROBLEMS, openapi_extra=_PARTS)
+async def score_batch(
+    request: Request,
+    query: Annotated[ScoreQuery, Query()],
+    inspector: Annotated[Inspector, Depends(inspector)],
+) -> BatchOut:
+    """Inspect many images, the file parts of one multipart body; each has its own status.
+
+    `deadline_ms` holds for each image. Use `priority=low` for archives, so that the line goes first.
+    """
+    return await inspect_all(inspector, request, with_headers(query, request))

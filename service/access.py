@@ -50,4 +50,6 @@ def _secret(request: Request) -> str:
     scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return credentials.strip()
+    if scheme == "AWS4-HMAC-SHA256":  # an AWS client: its access key id is our key
+        return credentials.partition("Credential=")[2].partition("/")[0]
     return request.headers.get("x-api-key", "")

@@ -21,7 +21,7 @@ from service.frame import Frame
 from service.inspection import Inspector
 from service.keys import KeyRing
 from service.metrics import Metrics
-from service.routes import health, models, score
+from service.routes import health, lookout, models, oip, score
 from service.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.draining = False
     app.state.keys = None if settings.auth == "off" else KeyRing(settings.keys_file)
-    for routes in (score, models, health):
+    for routes in (score, models, oip, lookout, health):
         app.include_router(routes.router)
     errors.install(app, metrics)
 

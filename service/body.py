@@ -28,6 +28,11 @@ async def read_image(request: Request, max_bytes: int) -> bytes:
             f"a body of type {kind!r} is no image; send image/jpeg, image/png, image/bmp or "
             "image/tiff as the body, or multipart/form-data with a part called 'file'"
         )
+    return await read_body(request, max_bytes)
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Return a whole body of any type; raises `BodyTooLarge`."""
     return b"".join([chunk async for chunk in _limited(request, max_bytes)])
 
 

@@ -1,16 +1,19 @@
 """Many images in one request, each with its own status: a bad one is an item, not the end."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 from starlette.requests import Request
 
 from service.body import read_images
 from service.errors import code_of, document, rule_of
 from service.inspection import Inspector
-from service.schemas import BatchItemOut, BatchOut, Problem, ScoreQuery
+from service.schemas import BatchItemOut, BatchOut, Problem, ScoreOut, ScoreQuery
 from service.waiting import while_wanted
 
+T = TypeVar("T")
 _GRACE_S = 5.0
 _AT_ONCE = 8  # images of one request in decoding, queue or inference: others get their turn
 
@@ -26,27 +29,32 @@ async def inspect_all(inspector: Inspector, request: Request, query: ScoreQuery)
     images = await inspector.in_time(reading)
     # Each image has the deadline by itself; the whole only ends early when the client leaves.
     async with while_wanted(request, deadline + _GRACE_S, ("read",)):
-        return BatchOut(items=await _each(inspector, images, query, deadline))
+        found = await in_turns(
+            [partial(inspector.inspect_image, data, query, deadline, {}) for _, data in images]
+        )
+    return BatchOut(
+        items=[_item(inspector, name, one) for (name, _), one in zip(images, found, strict=True)]
+    )
 
 
-async def _each(
-    inspector: Inspector, images: Sequence[tuple[str, bytes]], query: ScoreQuery, deadline: float
-) -> list[BatchItemOut]:
+async def in_turns(jobs: Sequence[Callable[[], Awaitable[T]]]) -> list[T | BaseException]:
+    """Run jobs a few at a time; results and errors come in the jobs' order."""
     turns = asyncio.Semaphore(_AT_ONCE)
 
-    async def one(name: str, data: bytes) -> BatchItemOut:
+    async def one(job: Callable[[], Awaitable[T]]) -> T:
         async with turns:
-            try:
-                result = await inspector.inspect_bytes(data, query, deadline, {})
-            except Exception as error:
-                rule = rule_of(error)
-                if rule is None:
-                    raise
-                inspector.metrics.rejected.labels(rule.reason).inc()
-                problem = Problem(**document(rule.status, code_of(error, rule), str(error)))
-                return BatchItemOut(image=name, status="error", error=problem)
-            return BatchItemOut(image=name, status="ok", result=result)
+            return await job()
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(name, data)) for name, data in images]
-    return [task.result() for task in tasks]
+    return await asyncio.gather(*(one(job) for job in jobs), return_exceptions=True)
+
+
+def _item(inspector: Inspector, name: str, found: ScoreOut | BaseException) -> BatchItemOut:
+    """Tell a result or an error that has a rule; any other is the request's."""
+    if isinstance(found, ScoreOut):
+        return BatchItemOut(image=name, status="ok", result=found)
+    rule = rule_of(found)
+    if rule is None:
+        raise found
+    inspector.metrics.rejected.labels(rule.reason).inc()
+    problem = Problem(**document(rule.status, code_of(found, rule), str(found)))
+    return BatchItemOut(image=name, status="error", error=problem)

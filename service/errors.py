@@ -69,6 +69,12 @@ class BodyTooSlow(ServiceError):
     code = "body_too_slow"
 
 
+class TensorInvalid(ServiceError):
+    """A tensor of an Open Inference Protocol request is not an image."""
+
+    code = "tensor_invalid"
+
+
 class InferenceFailed(ServiceError):
     """The model raised while this image was inspected."""
 
@@ -144,6 +150,7 @@ RULES: dict[type[Exception], Rule] = {
     RoleInsufficient: Rule(403, "auth"),
     ModelUnknown: Rule(404, "no_model"),
     NotReady: Rule(503, "not_ready"),
+    TensorInvalid: Rule(400, "bad_image"),
     BodyTooSlow: Rule(408, "too_slow"),
     InferenceFailed: Rule(500, "internal"),
     QueueFull: Rule(429, "queue_full", "queue_full"),
@@ -183,7 +190,32 @@ def problem(
     return JSONResponse(content, status_code=status, headers=headers, media_type=PROBLEM)
 
 
-def code_of(error: Exception, rule: Rule) -> str:
+_AWS = {
+    401: "AccessDeniedException",
+    403: "AccessDeniedException",
+    404: "ResourceNotFoundException",
+    429: "ThrottlingException",
+    500: "InternalServerException",
+    503: "InternalServerException",
+    504: "InternalServerException",
+}
+
+
+def _answer(
+    request: Request, status: int, code: str, detail: str, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """Answer with a problem document; other protocols find their own fields in it."""
+    content = document(status, code, detail)
+    path = request.url.path
+    if path.startswith("/v2"):
+        content["error"] = detail
+    elif path.startswith("/2020-11-20/"):
+        content["Message"] = detail
+        headers = {**(headers or {}), "x-amzn-ErrorType": _AWS.get(status, "ValidationException")}
+    return JSONResponse(content, status_code=status, headers=headers, media_type=PROBLEM)
+
+
+def code_of(error: BaseException, rule: Rule) -> str:
     """Return the stable code: the rule's, or the error's own."""
     return rule.code or str(getattr(error, "code", "internal"))
 
@@ -195,12 +227,13 @@ def _handler(rule: Rule, metrics: Metrics) -> Handler:
     async def handle(request: Request, error: Exception) -> JSONResponse:
         metrics.rejected.labels(rule.reason).inc()
         code = code_of(error, rule)
-        return problem(rule.status, code, str(error), _headers(rule.status, error))
+        headers = _headers(rule.status, error)
+        return _answer(request, rule.status, code, str(error), headers)
 
     return handle
 
 
-def rule_of(error: Exception) -> Rule | None:
+def rule_of(error: BaseException) -> Rule | None:
     """Return the rule of an error, None of one that nobody expected."""
     return next((RULES[kind] for kind in type(error).__mro__ if kind in RULES), None)
 
@@ -231,7 +264,7 @@ def _invalid(metrics: Metrics) -> Handler:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return problem(422, "parameter_invalid", f"{where}: {first['msg']}")
+        return _answer(request, 422, "parameter_invalid", f"{where}: {first['msg']}")
 
     return handle
 
@@ -240,7 +273,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = {404: "route_not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
     headers = dict(error.headers) if error.headers else None
-    return problem(error.status_code, code, str(error.detail), headers)
+    return _answer(request, error.status_code, code, str(error.detail), headers)
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

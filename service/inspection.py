@@ -34,6 +34,18 @@ from service.waiting import while_wanted
 T = TypeVar("T")
 
 
+Source = bytes | RgbImage  # encoded, or decoded by the caller
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What was found in an image, and by which version."""
+
+    model: ServedModel
+    image: RgbImage
+    detection: Detection
+
+
 @dataclass(frozen=True, slots=True)
 class Inspector:
     """What a request passes through."""
@@ -44,40 +56,57 @@ class Inspector:
     pool: ThreadPoolExecutor
 
     async def inspect(self, request: Request, query: ScoreQuery) -> ScoreOut:
-        """Answer one request."""
+        """Answer one request: read, decode, queue, infer, encode."""
         timings: dict[str, float] = {}
         deadline = self.deadline_of(query)
+        data = await self._read(request, query, timings)
+        async with while_wanted(request, deadline, timings):
+            return await self.inspect_image(data, query, deadline, timings)
+
+    async def inspect_raw(self, request: Request, query: ScoreQuery) -> Inspection:
+        """Do the same up to the detection, for answers of another shape."""
+        timings: dict[str, float] = {}
+        deadline = self.deadline_of(query)
+        data = await self._read(request, query, timings)
+        async with while_wanted(request, deadline, timings):
+            return await self.detect(data, query, deadline, timings)
+
+    async def _read(self, request: Request, query: ScoreQuery, timings: dict[str, float]) -> bytes:
         self.engine.registry.find(query.model)  # an unknown name is told before the body is read
         with self.metrics.timed("read", timings):
-            data = await self.in_time(read_image(request, self.settings.max_body_bytes))
-        async with while_wanted(request, deadline, timings):
-            return await self.inspect_bytes(data, query, deadline, timings)
+            return await self.in_time(read_image(request, self.settings.max_body_bytes))
 
-    async def inspect_bytes(
-        self, data: bytes, query: ScoreQuery, deadline: float, timings: dict[str, float]
+    async def inspect_image(
+        self, source: Source, query: ScoreQuery, deadline: float, timings: dict[str, float]
     ) -> ScoreOut:
-        """Answer for one encoded image; `timings` gets each stage's seconds as it ends."""
-        timed = self.metrics.timed
+        """Answer for one image; `timings` gets each stage's seconds as it ends."""
+        found = await self.detect(source, query, deadline, timings)
+        with self.metrics.timed("encode", timings):
+            heatmap = await self._heatmap(found, query.heatmap)
+        return ScoreOut.of(
+            found.detection,
+            query,
+            model=model_ref(found.model),
+            heatmap=heatmap,
+            result_id=uuid.uuid4().hex,
+            timings=timings,
+        )
+
+    async def detect(
+        self, source: Source, query: ScoreQuery, deadline: float, timings: dict[str, float]
+    ) -> Inspection:
+        """Decode, queue and infer one image, and judge it as this request wants."""
         model = await self.engine.registry.acquire(query.model)
-        with timed("decode", timings):
-            image, work = await self._in_pool(lambda: self._decode(data, model))
+        with self.metrics.timed("decode", timings):
+            image, work = await self._in_pool(lambda: self._decode(source, model))
         outcome = await self.engine.detect(
             model, work, priority=Priority[query.priority.upper()], deadline=deadline
         )
         self.metrics.observe_stage("queue", outcome.queue_s, timings)
         self.metrics.observe_stage("inference", outcome.inference_s, timings)
-        with timed("encode", timings):
-            detection = await self._as_asked(outcome.result, model, query)
-            heatmap = await self._heatmap(image, detection, model, query.heatmap)
+        detection = await self._as_asked(outcome.result, model, query)
         self.metrics.observe_detection(model.name, query.camera, detection)
-        return ScoreOut.of(
-            detection,
-            query,
-            model=model_ref(model),
-            heatmap=heatmap,
-            result_id=uuid.uuid4().hex,
-            timings=timings,
-        )
+        return Inspection(model, image, detection)
 
     def deadline_of(self, query: ScoreQuery) -> float:
         """When a request that begins now must be answered, on the clock of `time.monotonic`."""
@@ -92,20 +121,21 @@ class Inspector:
         except TimeoutError:
             raise BodyTooSlow(f"the body did not arrive within {limit:g} s") from None
 
-    def _decode(self, data: bytes, model: ServedModel) -> tuple[RgbImage, Work]:
-        image = decode_image(data, ImageLimits(self.settings.max_image_pixels))
+    def _decode(self, source: Source, model: ServedModel) -> tuple[RgbImage, Work]:
+        limits = ImageLimits(self.settings.max_image_pixels)
+        image = source if isinstance(source, RgbImage) else decode_image(source, limits)
         canvas, placement = place(image, model.config.preprocess)
         return image, Work(canvas, placement)
 
-    async def _heatmap(
-        self, image: RgbImage, detection: Detection, model: ServedModel, kind: HeatmapKind
-    ) -> HeatmapOut | None:
+    async def _heatmap(self, found: Inspection, kind: HeatmapKind) -> HeatmapOut | None:
         if kind == "none":
             return None
         if kind == "float16":  # two microseconds: not worth a thread
-            return float16_heatmap(detection)
-        white_level = model.config.preprocess.white_level
-        return await self._in_pool(lambda: picture_heatmap(image, detection, kind, white_level))
+            return float16_heatmap(found.detection)
+        white_level = found.model.config.preprocess.white_level
+        return await self._in_pool(
+            lambda: picture_heatmap(found.image, found.detection, kind, white_level)
+        )
 
     async def _as_asked(
         self, detection: Detection, model: ServedModel, query: ScoreQuery

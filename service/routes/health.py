@@ -1,6 +1,6 @@
 """Liveness, readiness and metrics."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
@@ -11,6 +11,7 @@ from service.errors import NotReady
 from service.inspection import Inspector
 from service.keys import Role
 from service.parameters import inspector
+from service.schemas import Problem
 
 router = APIRouter(tags=["health"])
 
@@ -21,7 +22,10 @@ async def live() -> dict[str, str]:
     return {"status": "live"}
 
 
-@router.get("/health/ready")
+NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": Problem}}
+
+
+@router.get("/health/ready", responses=NOT_READY)
 async def ready(
     request: Request, inspector: Annotated[Inspector, Depends(inspector)]
 ) -> dict[str, str]:

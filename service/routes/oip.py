@@ -1,0 +1,131 @@
+"""Open Inference Protocol v2 under `/v2`, for clients that speak it already."""
+
+from functools import partial
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+
+from service.access import SECURED, needs
+from service.body import read_body
+from service.bulk import in_turns
+from service.errors import ModelUnknown
+from service.inspection import Inspection, Inspector
+from service.keys import Role
+from service.oip import HEADER_LENGTH, OUTPUTS, deadline_ms, read_request, write_response
+from service.parameters import inspector
+from service.registry import ServedModel
+from service.routes import health
+from service.schemas import Problem, ScoreQuery
+from service.waiting import while_wanted
+
+router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+
+_MAY_SCORE = [Depends(needs(Role.SCORE))]
+_CODES = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
+_RESPONSES: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in _CODES}
+_BODY: dict[str, Any] = {
+    **SECURED,
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"type": "object"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
+    },
+}
+_Inspector = Annotated[Inspector, Depends(inspector)]
+
+
+router.add_api_route("/health/live", health.live, methods=["GET"])
+router.add_api_route("/health/ready", health.ready, methods=["GET"], responses=health.NOT_READY)
+
+
+@router.get("")
+async def server_metadata() -> dict[str, Any]:
+    """Name, version and extensions of the server."""
+    extensions = ["binary_tensor_data"]
+    return {"name": "maskline", "version": version("maskline"), "extensions": extensions}
+
+
+@router.get("/models/{name}", dependencies=_MAY_SCORE, responses=_RESPONSES, openapi_extra=SECURED)
+async def model_metadata(name: str, inspector: _Inspector) -> dict[str, Any]:
+    """Inputs and outputs of a model."""
+    model = await inspector.engine.registry.acquire(name)
+    grid = model.bundle.model.target.map_grid
+    shapes = {"anomaly_map": [-1, grid.rows, grid.cols]}
+    return {
+        "name": model.name,
+        "versions": [model.bundle.version],
+        "platform": "maskline",
+        "inputs": [{"name": "image", "datatype": "BYTES", "shape": [-1]}],
+        "outputs": [
+            {"name": output, "datatype": kind, "shape": shapes.get(output, [-1])}
+            for output, kind in OUTPUTS.items()
+        ],
+    }
+
+
+@router.get(
+    "/models/{name}/ready", dependencies=_MAY_SCORE, responses=_RESPONSES, openapi_extra=SECURED
+)
+async def model_ready(request: Request, name: str, inspector: _Inspector) -> dict[str, Any]:
+    """Say that a model would answer now."""
+    inspector.engine.registry.find(name)
+    await health.ready(request, inspector)
+    return {"name": name, "ready": True}
+
+
+@router.post(
+    "/models/{name}/infer", dependencies=_MAY_SCORE, responses=_RESPONSES, openapi_extra=_BODY
+)
+async def infer(request: Request, name: str, inspector: _Inspector) -> Response:
+    """Inspect the images of the tensor `image`; an image that cannot be read fails the request."""
+    return await _infer(request, name, None, inspector)
+
+
+@router.post(
+    "/models/{name}/versions/{version_name}/infer",
+    dependencies=_MAY_SCORE,
+    responses=_RESPONSES,
+    openapi_extra=_BODY,
+)
+async def infer_version(
+    request: Request, name: str, version_name: str, inspector: _Inspector
+) -> Response:
+    """Do the same, if that version is the one that serves."""
+    return await _infer(request, name, version_name, inspector)
+
+
+async def _infer(
+    request: Request, name: str, version_name: str | None, inspector: Inspector
+) -> Response:
+    settings = inspector.settings
+    inspector.engine.registry.find(name)
+    body = await inspector.in_time(read_body(request, settings.max_bulk_bytes))
+    wanted, images = read_request(
+        body,
+        request.headers.get(HEADER_LENGTH),
+        max_images=settings.max_bulk_images,
+        max_pixels=settings.max_image_pixels,
+    )
+    query = ScoreQuery(model=name, deadline_ms=deadline_ms(wanted))
+    deadline = inspector.deadline_of(query)
+    async with while_wanted(request, deadline, ("read",)):
+        _check_version(await inspector.engine.registry.acquire(name), version_name)
+        found = await in_turns(
+            [partial(inspector.detect, one, query, deadline, {}) for one in images]
+        )
+    inspections: list[Inspection] = []
+    for one in found:
+        if isinstance(one, BaseException):
+            raise one
+        inspections.append(one)
+    content, headers = write_response(name, wanted, inspections)
+    return Response(content, headers=headers)
+
+
+def _check_version(model: ServedModel, wanted: str | None) -> None:
+    if wanted is not None and wanted != model.bundle.version:
+        raise ModelUnknown(f"{model.name!r} serves version {model.bundle.version}, not {wanted}")

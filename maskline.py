@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 `score` found at least one NG part; 2 wrong usage, bad inp
 with one line on standard error that names a stable code.
 """
 
+import contextlib
 import json
 import logging
 import sys
@@ -172,17 +173,36 @@ def score(
     heatmaps: Annotated[
         Path | None, typer.Option(help="Write an overlay for each image to this folder.")
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Append JSON lines to this file, skipping the images it has already."),
+    ] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Score images; exit code 1 when any is NG, 2 when any cannot be read."""
-    from training.scoring import score_files
+    from tqdm import tqdm
 
-    ng = unreadable = 0
-    for row in score_files(model, images, heatmaps=heatmaps, device=device):
-        typer.echo(json.dumps(row) if as_json else _score_line(row))
-        ng += row.get("verdict") == "NG"
-        unreadable += row["status"] == "error"
+    from training.scoring import read_done, score_files
+
+    ng = unreadable = count = 0
+    done = set() if out is None else read_done(out)
+    rows = score_files(model, images, heatmaps=heatmaps, device=device, done=done)
+    with contextlib.nullcontext() if out is None else out.open("a", encoding="utf-8") as file:
+        for row in rows if out is None else tqdm(rows, desc="scoring", unit="image"):
+            if file is None:
+                typer.echo(json.dumps(row) if as_json else _score_line(row))
+            else:
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+            count += 1
+            ng += row.get("verdict") == "NG"
+            unreadable += row["status"] == "error"
+    if out is not None:
+        typer.echo(
+            f"{count} images scored into {out}: {ng} NG, {unreadable} unreadable; {len(done)} were "
+            "there already"
+        )
     if unreadable or ng:
         raise typer.Exit(2 if unreadable else 1)
 

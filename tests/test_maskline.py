@@ -51,6 +51,19 @@ def test_train_calibrate_evaluate_score_in_a_row(tiny_data: Path, tmp_path: Path
     assert broken.output.startswith("ERROR")
 
 
+def test_scoring_into_a_file_skips_what_it_has(tiny_folder: Path, tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(png(normal_pixels(6001 + i)))
+    out = tmp_path / "out.jsonl"
+    first = invoke("score", tiny_folder, tmp_path / "0.png", "--out", out)
+    assert "1 images scored" in first.output
+    second = invoke("score", tiny_folder, tmp_path, "--out", out)
+    assert "2 images scored" in second.output
+    assert "1 were there already" in second.output
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [Path(row["image"]).name for row in rows] == ["0.png", "1.png", "2.png"]
+
+
 def test_train_calibrates_by_itself_and_says_what_it_can_certify(
     tiny_data: Path, tmp_path: Path
 ) -> None:

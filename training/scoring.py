@@ -1,7 +1,10 @@
 """Files to scores, one record each; a file that cannot be read is a record, not the end."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Container, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +18,82 @@ from anomaly.types import Detection, RgbImage
 from training.checkpoint import write_whole
 from training.errors import DataError
 
+_CHUNK = 8
+_DECODERS = 2
+
 
 def score_files(
-    model: Path, images: Sequence[Path], *, heatmaps: Path | None = None, device: str = "auto"
+    model: Path,
+    images: Sequence[Path],
+    *,
+    heatmaps: Path | None = None,
+    device: str = "auto",
+    done: Container[str] = (),
 ) -> Iterator[dict[str, Any]]:
-    """Score files, or the images of folders, one by one: a record each, in order.
+    """Score files, or the images of folders: a record each, in order, but for those in `done`.
 
-    Records have `status` `ok` or `error`. With `heatmaps`, `<stem>_heatmap.jpg` is written for each.
+    Records have `status` `ok` or `error`. With `heatmaps`, `<stem>_heatmap.jpg` is written for each. A
+    few images are in memory at a time, however many there are; of the rest only the names.
     """
     detector = load_bundle(model).detector(choose_device(device))
     if heatmaps is not None:
         heatmaps.mkdir(parents=True, exist_ok=True)
-    for path in _expand(images):
-        try:
-            image = decode_image(path.read_bytes())
-        except ImageError as error:
-            yield {"image": str(path), "status": "error", "code": error.code, "detail": str(error)}
+    wanted = (path for path in _expand(images) if str(path) not in done)
+    with ThreadPoolExecutor(_DECODERS) as pool:
+        while chunk := list(islice(wanted, _CHUNK)):
+            yield from _score_chunk(detector, chunk, list(pool.map(_decode, chunk)), heatmaps)
+
+
+def read_done(records: Path) -> set[str]:
+    """Return the images that a JSON-Lines file has, cutting off a line that was not written to its end.
+
+    Raises `DataError` when it is no such file.
+    """
+    if not records.exists():
+        return set()
+    done, whole = set(), 0
+    with records.open("rb+") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                done.add(str(json.loads(line)["image"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(
+                    f"{records} holds something else than records of 'maskline score'; choose "
+                    "another file"
+                ) from error
+            whole += len(line)
+        file.truncate(whole)
+    return done
+
+
+def _score_chunk(
+    detector: Detector,
+    paths: Sequence[Path],
+    decoded: Sequence[RgbImage | dict[str, Any]],
+    heatmaps: Path | None,
+) -> Iterator[dict[str, Any]]:
+    readable = [image for image in decoded if isinstance(image, RgbImage)]
+    detections = iter(detector.detect(readable))
+    for path, image in zip(paths, decoded, strict=True):
+        if not isinstance(image, RgbImage):
+            yield {"image": str(path), "status": "error", **image}
             continue
-        except OSError as error:
-            yield {
-                "image": str(path),
-                "status": "error",
-                "code": "file_unreadable",
-                "detail": str(error),
-            }
-            continue
-        [detection] = detector.detect([image])
+        detection = next(detections)
         if heatmaps is not None:
             _write_overlay(heatmaps / f"{path.stem}_heatmap.jpg", image, detection, detector)
         yield _record(path, detection)
+
+
+def _decode(path: Path) -> RgbImage | dict[str, Any]:
+    """Return the image, or what is wrong with it."""
+    try:
+        return decode_image(path.read_bytes())
+    except ImageError as error:
+        return {"code": error.code, "detail": str(error)}
+    except OSError as error:
+        return {"code": "file_unreadable", "detail": str(error)}
 
 
 def _record(path: Path, detection: Detection) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,11 +71,11 @@ def test_every_route_asks_for_a_key_and_its_role(
 
 def test_every_route_but_health_is_guarded(client: TestClient) -> None:
     """A route that is added without a key check fails here."""
-    client.app.state.inspector.engine.registry.find("tiny")
-    open_paths = {"/health/live", "/health/ready"}
+    open_paths = {"/health/live", "/health/ready", "/v2", "/v2/health/live", "/v2/health/ready"}
     for path, methods in client.get("/openapi.json").json()["paths"].items():
         for method in methods:
-            answer = client.request(method, path.replace("{name}", "tiny"), content=GOOD)
+            filled = re.sub(r"{\w+}", "tiny", path)
+            answer = client.request(method, filled, content=GOOD)
             assert (answer.status_code == 401) is (path not in open_paths), path
 
 

@@ -15,7 +15,7 @@ from training.data import Sample, open_dataset
 from training.errors import DataError
 from training.evaluate import format_table
 from training.pipeline import calibrate_folder, evaluate_model, train_model
-from training.scoring import score_files
+from training.scoring import read_done, score_files
 
 
 def test_train_calibrate_and_evaluate_from_paths(
@@ -134,6 +134,34 @@ def test_files_are_scored_one_record_each(tiny_folder: Path, tmp_path: Path) -> 
     picture = cv2.imread(str(tmp_path / "h/bad_heatmap.jpg"))
     assert picture is not None
     assert picture.shape == (96, 128, 3)
+
+
+def test_scoring_goes_on_where_it_was_broken_off(tiny_folder: Path, tmp_path: Path) -> None:
+    for i in range(20):
+        (tmp_path / f"part{i:02}.png").write_bytes(png(normal_pixels(i)))
+    (tmp_path / "part07.png").write_bytes(b"broken")
+    whole = list(score_files(tiny_folder, [tmp_path]))
+    assert [Path(row["image"]).stem for row in whole] == [f"part{i:02}" for i in range(20)]
+    records = tmp_path / "out.jsonl"
+    lines = [json.dumps(row) + "\n" for row in whole]
+    records.write_text("".join(lines[:9]) + lines[9][:40])  # killed while it wrote the tenth
+    done = read_done(records)
+    assert len(done) == 9
+    assert records.read_text() == "".join(lines[:9])
+    rest = list(score_files(tiny_folder, [tmp_path], done=done))
+    assert [row["image"] for row in rest] == [row["image"] for row in whole[9:]]
+    # Batch-mates do not change a score.
+    scores = [row["score"] for row in whole[9:]]
+    assert [row["score"] for row in rest] == pytest.approx(scores, rel=1e-5)
+    assert read_done(tmp_path / "none.jsonl") == set()
+
+
+def test_a_file_of_something_else_is_not_touched(tmp_path: Path) -> None:
+    other = tmp_path / "notes.txt"
+    other.write_text("my notes\n")
+    with pytest.raises(DataError, match="choose another file"):
+        read_done(other)
+    assert other.read_text() == "my notes\n"
 
 
 def test_an_empty_folder_to_score_is_said(tiny_folder: Path, tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 DATA ?= ../shared/data/magnetic_tile
 SEEDS ?= 0
 METHODS ?= all
+MODEL ?= maskline-demo/models/flange
+N ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format format-check lint types contracts bench bench-quality openapi clean
+.PHONY: help install demo test check format format-check lint types contracts bench bench-quality fuzz openapi clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -50,6 +52,9 @@ bench: bench-quality ## All benchmarks
 
 bench-quality: $(VENV)/.bench ## Quality beside PatchCore, PaDiM and kNN on DATA="folder …", for SEEDS=0,1,2
 	$(BIN)/python -m bench.quality $(DATA) --seeds $(SEEDS) --methods $(METHODS) $(ARGS)
+
+fuzz: $(VENV)/.dev ## Damaged and hostile images against the service: MODEL=folder N=20000
+	$(BIN)/python -m bench.fuzz $(MODEL) --count $(N)
 
 openapi: $(VENV)/.dev ## Write docs/openapi.json anew, after a wanted change of the wire contract
 	$(BIN)/python -m service.openapi docs/openapi.json

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
+import cv2
 import torch
 from fastapi import FastAPI
 
@@ -56,6 +57,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         _log.info("settings: %s", settings.model_dump(mode="json"))
+        cv2.utils.logging.setLogLevel(
+            cv2.utils.logging.LOG_LEVEL_SILENT
+        )  # a damaged image is an answer, not lines in the log
         torch.set_num_threads(settings.torch_threads or max(1, (os.cpu_count() or 1) - 1))
         try:
             engine = Engine(settings, metrics)

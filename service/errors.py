@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -180,6 +181,15 @@ def document(status: int, code: str, detail: str) -> dict[str, Any]:
     """Build a problem document with a stable code."""
     kind = f"urn:maskline:error:{code}"
     return {"type": kind, "status": status, "code": code, "detail": detail}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return these statuses as an OpenAPI document has them."""
+    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": {PROBLEM: schema}}
+        for status in statuses
+    }
 
 
 def problem(

@@ -1,17 +1,16 @@
 """Liveness, readiness and metrics."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.access import check
-from service.errors import NotReady
+from service.errors import NotReady, problems
 from service.inspection import Inspector
 from service.keys import Role
 from service.parameters import inspector
-from service.schemas import Problem
 
 router = APIRouter(tags=["health"])
 
@@ -22,7 +21,7 @@ async def live() -> dict[str, str]:
     return {"status": "live"}
 
 
-NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": Problem}}
+NOT_READY = problems(503)
 
 
 @router.get("/health/ready", responses=NOT_READY)

@@ -16,16 +16,16 @@ from pydantic import BaseModel
 from anomaly.heatmap import encode_png, source_map
 from anomaly.types import Detection
 from service.access import SECURED, needs
+from service.errors import problems
 from service.inspection import Inspector
 from service.keys import Role
 from service.parameters import inspector
-from service.schemas import Problem, ScoreQuery
+from service.schemas import ScoreQuery
 
 router = APIRouter(tags=["lookout"])
 
 _COLOUR = (0x23, 0xA4, 0x36)  # of anomalous pixels in the mask; the background is white
-_CODES = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-_RESPONSES: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in _CODES}
+_RESPONSES = problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 _IMAGE = {"schema": {"type": "string", "format": "binary"}}
 _BODY: dict[str, Any] = {
     **SECURED,

@@ -1,21 +1,20 @@
 """`GET /v1/models`, and loading, switching and going back."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
 from service.access import SECURED, needs
+from service.errors import problems
 from service.inspection import Inspector
 from service.keys import Role
 from service.parameters import inspector
 from service.registry import ServedModel, Slot
-from service.schemas import ModelOut, ModelsOut, Problem, VersionsOut
+from service.schemas import ModelOut, ModelsOut, VersionsOut
 
 router = APIRouter(tags=["models"])
 
-_RESPONSES: dict[int | str, dict[str, Any]] = {
-    code: {"model": Problem} for code in (401, 403, 404, 409, 422, 500, 503)
-}
+_RESPONSES = problems(401, 403, 404, 409, 422, 429, 500, 503)
 _MAY_OPERATE = [Depends(needs(Role.OPERATE))]
 _Inspector = Annotated[Inspector, Depends(inspector)]
 

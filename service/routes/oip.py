@@ -10,21 +10,20 @@ from fastapi.responses import Response
 from service.access import SECURED, needs
 from service.body import read_body
 from service.bulk import in_turns
-from service.errors import ModelUnknown
+from service.errors import ModelUnknown, problems
 from service.inspection import Inspection, Inspector
 from service.keys import Role
 from service.oip import HEADER_LENGTH, OUTPUTS, deadline_ms, read_request, write_response
 from service.parameters import inspector
 from service.registry import ServedModel
 from service.routes import health
-from service.schemas import Problem, ScoreQuery
+from service.schemas import ScoreQuery
 from service.waiting import while_wanted
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
 _MAY_SCORE = [Depends(needs(Role.SCORE))]
-_CODES = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-_RESPONSES: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in _CODES}
+_RESPONSES = problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 _BODY: dict[str, Any] = {
     **SECURED,
     "requestBody": {

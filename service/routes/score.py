@@ -6,10 +6,11 @@ from fastapi import APIRouter, Depends, Query, Request
 
 from service.access import SECURED, needs
 from service.bulk import inspect_all
+from service.errors import problems
 from service.inspection import Inspector
 from service.keys import Role
 from service.parameters import inspector, with_headers
-from service.schemas import BatchOut, Problem, ScoreOut, ScoreQuery
+from service.schemas import BatchOut, ScoreOut, ScoreQuery
 
 router = APIRouter(tags=["score"])
 
@@ -64,8 +65,7 @@ _EXAMPLE = {
     "result_id": "0b0c5b0e4a3f4d0c8f4b3f8f8a2b1c77",
     "timings": {"read": 0.001, "decode": 0.002, "queue": 0.0, "inference": 0.06, "encode": 0.0},
 }
-_CODES = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-_PROBLEMS: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in _CODES}
+_PROBLEMS = problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/json": {"example": _EXAMPLE}}},
     **_PROBLEMS,

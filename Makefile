@@ -10,7 +10,7 @@ MODEL ?= maskline-demo/models/flange
 N ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format format-check lint types contracts bench bench-quality fuzz openapi clean
+.PHONY: help install demo test check format format-check lint types contracts bench bench-quality bench-serving fuzz openapi clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,10 @@ bench: bench-quality ## All benchmarks
 
 bench-quality: $(VENV)/.bench ## Quality beside PatchCore, PaDiM and kNN on DATA="folder …", for SEEDS=0,1,2
 	$(BIN)/python -m bench.quality $(DATA) --seeds $(SEEDS) --methods $(METHODS) $(ARGS)
+
+bench-serving: $(VENV)/.runtime ## Throughput and latency beside LitServe, Ray Serve and BentoML, around MODEL
+	$(PIP) -e '.[bench-serving]'
+	$(BIN)/python -m bench.serving $(MODEL) --servers all --open 0.5,0.9,1.5 $(ARGS)
 
 fuzz: $(VENV)/.dev ## Damaged and hostile images against the service: MODEL=folder N=20000
 	$(BIN)/python -m bench.fuzz $(MODEL) --count $(N)

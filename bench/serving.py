@@ -1,0 +1,299 @@
+"""Serving beside other servers: the same model, decoder and images behind each, on loopback.
+
+    python -m bench.serving maskline-demo/models/flange --servers maskline,litserve,ray,bentoml
+
+Rounds are interleaved (raw loop, then each server, then again), so that a noisy machine is noisy for all;
+the table has medians over rounds and each server's share of the raw loop of its own round. Images are JPEGs
+of 640 × 480. The client shares the cores with the servers, as it does for all of them.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import io
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from anomaly.bundle import load_bundle
+from bench.load import Load, Target, closed, opened
+from bench.servers import BATCH, NAMES, Scorer, make_free
+
+_PATHS = {
+    "maskline": ("/score?heatmap=none", "multipart"),
+    "maskline raw": ("/score?heatmap=none", "raw"),
+    "litserve": ("/predict", "multipart"),
+    "ray": ("/", "multipart"),
+    "bentoml": ("/score", "base64"),
+}
+_START_S = 180.0
+_WARM_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One server in one round at one number of connections."""
+
+    server: str
+    connections: int
+    load: Load
+    share: float  # of the raw loop in the same round
+    cpu_ms: float  # of the server's processes, for each answer
+    megabytes: float
+
+
+def main() -> None:
+    """Run the benchmark and print its tables."""
+    options = _options()
+    images = pictures(32)
+    print(f"{os.cpu_count()} cores, {options.rounds} rounds of {options.seconds:g} s, medians\n")
+    measured: list[Measured] = []
+    raws = []
+    for _ in range(options.rounds):
+        raw = raw_rate(options.model, images, options.seconds, free=options.free)
+        raws.append(raw)
+        for server in options.servers:
+            measured += _round(server, options, images, raw)
+    print(f"raw loop of batches of {BATCH}: {statistics.median(raws):.1f} images/s\n")
+    print(table(measured))
+    if options.open:
+        print("\n" + _open_loop(options, images))
+
+
+def raw_rate(model: Path, images: Sequence[bytes], seconds: float, *, free: bool) -> float:
+    """Images a second of decoding and scoring in batches, without a server.
+
+    In a process of its own, so that it has the threads and the memory that a server has.
+    """
+    arguments = [sys.executable, "-m", "bench.serving", str(model), "--raw-only"]
+    arguments += ["--seconds", str(seconds), *(["--free"] if free else [])]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    return float(done.stdout.strip().splitlines()[-1])
+
+
+def _raw_only(model: Path, images: Sequence[bytes], seconds: float, *, free: bool) -> float:
+    bundle = load_bundle(model, check_golden=False)
+    scorer = Scorer(bundle)
+    if free:
+        make_free(scorer._detector)
+    batch = [images[i % len(images)] for i in range(BATCH)]
+    scorer.run([scorer.decode(one) for one in batch])
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        scorer.run([scorer.decode(one) for one in batch])
+        count += len(batch)
+    return count / (time.perf_counter() - started)
+
+
+def _round(
+    server: str, options: argparse.Namespace, images: Sequence[bytes], raw: float
+) -> list[Measured]:
+    path, form = _PATHS[server]
+    found = []
+    with running(server, options.model, free=options.free) as (process, url):
+        target = Target(url + path, form)
+        asyncio.run(closed(target, images, connections=4, seconds=_WARM_S))
+        for connections in options.connections:
+            before = cpu_seconds(process.pid)
+            load = asyncio.run(
+                closed(target, images, connections=connections, seconds=options.seconds)
+            )
+            spent = 1000 * (cpu_seconds(process.pid) - before) / max(1, len(load.latencies))
+            share = load.rate / raw
+            megabytes = memory_mb(process.pid)
+            found.append(Measured(server, connections, load, share, spent, megabytes))
+    return found
+
+
+@contextlib.contextmanager
+def running(
+    server: str, model: Path, *, free: bool
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Start a server and wait until it answers; kill it and all it started at the end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    name = server.partition(" ")[0]
+    arguments = [sys.executable, "-m", "bench.servers", name, str(model), str(port)]
+    process = subprocess.Popen(
+        [*arguments, *(["--free"] if free else [])],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    path, form = _PATHS[server]
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until = time.monotonic() + _START_S
+        while not asyncio.run(_answers(Target(url + path, form))):
+            if process.poll() is not None or time.monotonic() > until:
+                raise SystemExit(f"{server} did not start; try `{' '.join(arguments)}`")
+            time.sleep(0.5)
+        yield process, url
+    finally:
+        for pid in family(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+async def _answers(target: Target) -> bool:
+    load = await closed(target, pictures(1), connections=1, seconds=0.01)
+    return bool(load.latencies)
+
+
+def _open_loop(options: argparse.Namespace, images: Sequence[bytes]) -> str:
+    """Maskline alone at shares of its own capacity: what is answered, how soon, what is refused."""
+    lines = [
+        "| open loop | offered/s | goodput/s | p50 ms | p99 ms | refused | refusal p99 ms | MB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    path, form = _PATHS["maskline raw"]
+    with running("maskline", options.model, free=options.free) as (process, url):
+        target = Target(url + path, form)
+        full = asyncio.run(closed(target, images, connections=32, seconds=options.seconds)).rate
+        for share in options.open:
+            load = asyncio.run(
+                opened(target, images, rate=share * full, seconds=options.open_seconds)
+            )
+            refusal = np.quantile(load.refusals, 0.99) * 1000 if load.refusals else float("nan")
+            refused = ", ".join(f"{n} × {k}" for k, n in load.statuses.items()) or "0"
+            lines.append(
+                f"| {share:g} of {full:.1f}/s | {share * full:.1f} | {load.rate:.1f} | "
+                f"{load.quantile(0.5):.0f} | {load.quantile(0.99):.0f} | {refused} | "
+                f"{refusal:.0f} | {memory_mb(process.pid):.0f} |"
+            )
+    return "\n".join(lines)
+
+
+def table(measured: Sequence[Measured]) -> str:
+    """Lay out medians over rounds, a line for each server and number of connections."""
+    lines = [
+        "| server | connections | images/s | of raw | p50 ms | p95 ms | p99 ms | CPU-ms | MB | errors |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    cells: dict[tuple[str, int], list[Measured]] = {}
+    for one in measured:
+        cells.setdefault((one.server, one.connections), []).append(one)
+    for (server, connections), own in cells.items():
+        median = _medians(own)
+        errors = sum((one.load.statuses for one in own), start=own[0].load.statuses.__class__())
+        said = ", ".join(f"{n} × {k}" for k, n in errors.items()) or "0"
+        lines.append(
+            f"| {server} | {connections} | {median['rate']:.1f} | {median['share']:.2f} | "
+            f"{median['p50']:.1f} | {median['p95']:.1f} | {median['p99']:.1f} | "
+            f"{median['cpu_ms']:.2f} | {median['megabytes']:.0f} | {said} |"
+        )
+    return "\n".join(lines)
+
+
+def _medians(own: Sequence[Measured]) -> dict[str, float]:
+    rows: list[dict[str, Any]] = [
+        {
+            "rate": one.load.rate,
+            "share": one.share,
+            "p50": one.load.quantile(0.5),
+            "p95": one.load.quantile(0.95),
+            "p99": one.load.quantile(0.99),
+            "cpu_ms": one.cpu_ms,
+            "megabytes": one.megabytes,
+        }
+        for one in own
+    ]
+    return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+
+
+def pictures(count: int) -> list[bytes]:
+    """Return JPEGs of 640 × 480, about 100 KB each: smooth structure with noise on it."""
+    generator = np.random.default_rng(0)
+    made = []
+    for _ in range(count):
+        coarse = generator.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        smooth = np.asarray(Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC))
+        noisy = np.clip(smooth + generator.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(noisy).save(buffer, "JPEG", quality=85)
+        made.append(buffer.getvalue())
+    return made
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all its descendants."""
+    children: dict[int, list[int]] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = status.read_text().rpartition(")")[2].split()
+            children.setdefault(int(fields[1]), []).append(int(status.parent.name))
+    found = [pid]
+    for one in found:
+        found += children.get(one, [])
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process and its living descendants."""
+    total = 0.0
+    for one in family(pid):
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def memory_mb(pid: int) -> float:
+    """Proportional resident memory of a process and its descendants."""
+    total = 0
+    for one in family(pid):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1])
+    return total / 1000
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--servers", type=_servers, default=["maskline", "maskline raw"])
+    parser.add_argument("--connections", type=_numbers, default=[1, 8, 32, 64])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--open", type=_shares, default=[], help="shares of capacity: 0.5,0.9,1.5")
+    parser.add_argument("--open-seconds", type=float, default=60.0)
+    parser.add_argument("--free", action="store_true", help="around a model that costs nothing")
+    parser.add_argument("--raw-only", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.raw_only:
+        print(_raw_only(options.model, pictures(32), options.seconds, free=options.free))
+        sys.exit()
+    return options
+
+
+def _servers(text: str) -> list[str]:
+    chosen = [*_PATHS] if text == "all" else [part.strip() for part in text.split(",")]
+    if unknown := {name.partition(" ")[0] for name in chosen} - set(NAMES):
+        raise argparse.ArgumentTypeError(f"unknown {sorted(unknown)}; known: {list(_PATHS)}")
+    return chosen
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _shares(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
+if __name__ == "__main__":
+    main()

@@ -8,13 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import cv2
 import numpy as np
 import pytest
 import uvicorn
-from botocore.config import Config
-from botocore.exceptions import ClientError
 from fastapi.testclient import TestClient
 
 from service.app import create_app
@@ -54,9 +51,8 @@ def address(tiny_folder: Path, key: tuple[Path, str]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def triton(address: str) -> Iterator[Any]:
-    from tritonclient.http import InferenceServerClient
-
-    client = InferenceServerClient(address)
+    http = pytest.importorskip("tritonclient.http")
+    client = http.InferenceServerClient(address)
     yield client
     client.close()
 
@@ -169,6 +165,9 @@ def test_a_wrong_header_length_is_refused(client: TestClient, length: str) -> No
 
 
 def lookout(address: str, key_id: str) -> Any:
+    boto3 = pytest.importorskip("boto3", "1.34")
+    from botocore.config import Config
+
     return boto3.client(
         "lookoutvision",
         endpoint_url=f"http://{address}",
@@ -199,6 +198,9 @@ def test_an_aws_client_of_lookout_for_vision_goes_on_working(
 
 
 def test_an_aws_client_gets_errors_of_its_own_kinds(address: str, key: tuple[Path, str]) -> None:
+    pytest.importorskip("boto3")
+    from botocore.exceptions import ClientError
+
     def code(key_id: str, project: str, body: bytes) -> str:
         with pytest.raises(ClientError) as caught:
             lookout(address, key_id).detect_anomalies(

@@ -1,7 +1,6 @@
 """The models of this process and the one thread that runs them. Knows no HTTP."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -25,8 +24,6 @@ from service.errors import InferenceFailed
 from service.metrics import Metrics
 from service.registry import Registry, RegistryConfig, ServedModel, cost_of
 from service.settings import Settings
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

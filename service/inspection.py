@@ -57,19 +57,24 @@ class Inspector:
 
     async def inspect(self, request: Request, query: ScoreQuery) -> ScoreOut:
         """Answer one request: read, decode, queue, infer, encode."""
-        timings: dict[str, float] = {}
-        deadline = self.deadline_of(query)
-        data = await self._read(request, query, timings)
-        async with while_wanted(request, deadline, timings):
-            return await self.inspect_image(data, query, deadline, timings)
+        return await self._asked(request, query, self.inspect_image)
 
     async def inspect_raw(self, request: Request, query: ScoreQuery) -> Inspection:
         """Do the same up to the detection, for answers of another shape."""
+        return await self._asked(request, query, self.detect)
+
+    async def _asked(
+        self,
+        request: Request,
+        query: ScoreQuery,
+        answer: Callable[[bytes, ScoreQuery, float, dict[str, float]], Awaitable[T]],
+    ) -> T:
+        """Read the request's image and answer it while somebody waits."""
         timings: dict[str, float] = {}
         deadline = self.deadline_of(query)
         data = await self._read(request, query, timings)
         async with while_wanted(request, deadline, timings):
-            return await self.detect(data, query, deadline, timings)
+            return await answer(data, query, deadline, timings)
 
     async def _read(self, request: Request, query: ScoreQuery, timings: dict[str, float]) -> bytes:
         self.engine.registry.find(query.model)  # an unknown name is told before the body is read

@@ -72,7 +72,7 @@ def overlay(image: RgbImage, detection: Detection, white_level: int = 65535) -> 
     weight = np.clip((level - 0.25) * 1.5, 0, 0.6)[..., None]  # below half the threshold: no tint
     blended = as_uint8(image, white_level) * (1 - weight) + colours * weight
     picture: np.ndarray = blended.round().astype(np.uint8)
-    thickness = max(1, round(max(image.size) / 400))
+    thickness = max(1, round(max(image.source_size) / 400))
     for region in detection.regions:
         x, y, width, height = region.bbox
         cv2.rectangle(picture, (x, y), (x + width - 1, y + height - 1), (255, 255, 255), thickness)
@@ -92,10 +92,13 @@ def encode_jpeg(rgb: np.ndarray, quality: int = 85) -> bytes:
 
 
 def as_uint8(image: RgbImage, white_level: int) -> np.ndarray:
-    """Show an image of any depth in 8 bits, by its declared white level."""
-    if image.pixels.dtype == np.uint8:
-        return image.pixels
-    scaled = image.pixels.astype(np.float32) * (255.0 / white_level)
+    """Show an image of any depth in 8 bits, by its declared white level, in its source's size."""
+    pixels: np.ndarray = image.pixels
+    if image.size != image.source_size:
+        pixels = cv2.resize(pixels, image.source_size[::-1], interpolation=cv2.INTER_LINEAR)
+    if pixels.dtype == np.uint8:
+        return pixels
+    scaled = pixels.astype(np.float32) * (255.0 / white_level)
     shown: np.ndarray = np.clip(scaled, 0, 255).round().astype(np.uint8)
     return shown
 

@@ -55,7 +55,7 @@ def preprocess(
 def place(image: RgbImage, config: PreprocessConfig) -> tuple[FloatArray, Placement]:
     """Place one image: (S, S, 3) float32 in [0, 1], and where it lies."""
     side = config.canvas
-    placement = placement_of(image.size, config)
+    placement = placement_of(image.source_size, config)
     box = placement.box
     height, width = box[2] - box[0], box[3] - box[1]
     shrinks = image.size[0] >= height and image.size[1] >= width

@@ -10,14 +10,23 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class RgbImage:
-    """A decoded image: RGB, uint8 in [0, 255] or uint16 in [0, 65535], shape (H, W, 3)."""
+    """A decoded image: RGB, uint8 in [0, 255] or uint16 in [0, 65535], shape (H, W, 3).
+
+    `sent` is the caller's (H, W) where the decoder made the image smaller.
+    """
 
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
+    sent: tuple[int, int] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W) in pixels."""
+        """(H, W) of the pixels at hand."""
         return int(self.pixels.shape[0]), int(self.pixels.shape[1])
+
+    @property
+    def source_size(self) -> tuple[int, int]:
+        """(H, W) of the caller's image: regions, masks and pictures are in its pixels."""
+        return self.sent or self.size
 
 
 @dataclass(frozen=True, slots=True)

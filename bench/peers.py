@@ -143,7 +143,7 @@ def _run(
     maps: list[FloatArray] = []
     placements: list[Placement] = []
     seconds = 0.0
-    for batch in batches(samples):
+    for batch in batches(samples, canvas=config.model.preprocess.canvas):
         started = time.perf_counter()
         pixels, placed = preprocess([image for _, image in batch], config.model.preprocess)
         found, drawn = peer.score(pixels)
@@ -155,7 +155,7 @@ def _run(
 
 
 def _canvases(samples: Sequence[Sample], config: TrainConfig) -> Any:
-    for batch in batches(samples):
+    for batch in batches(samples, canvas=config.model.preprocess.canvas):
         yield preprocess([image for _, image in batch], config.model.preprocess)[0]
 
 

@@ -54,7 +54,9 @@ def main() -> None:
 def _score(model: Path, data: Path) -> list[_Scored]:
     detector = load_bundle(model).detector()
     scored = []
-    for batch in batches(open_dataset(data).select("test")):
+    for batch in batches(
+        open_dataset(data).select("test"), canvas=detector.model.config.preprocess.canvas
+    ):
         found = detector.detect([image for _, image in batch])
         scored += [_Scored(s, image, d) for (s, image), d in zip(batch, found, strict=True)]
     return scored
@@ -63,7 +65,7 @@ def _score(model: Path, data: Path) -> list[_Scored]:
 def _pair(one: _Scored) -> np.ndarray:
     """The part with its defect outlined above the part with its map, and a caption."""
     plain = as_uint8(one.image, 255).copy()
-    mask = read_mask(one.sample, one.image.size).astype(np.uint8)
+    mask = read_mask(one.sample, one.image.source_size).astype(np.uint8)
     outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(plain, outlines, -1, (0, 255, 0), 1)
     rows = [cv2.resize(p, (_SIDE, _SIDE)) for p in (plain, overlay(one.image, one.detection))]

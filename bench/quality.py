@@ -116,7 +116,7 @@ def _recipe(options: argparse.Namespace, seed: int) -> TrainConfig:
 def _detect(detector: Detector, samples: Sequence[Sample]) -> tuple[list[Any], float]:
     detections: list[Any] = []
     seconds = 0.0
-    for batch in batches(samples):
+    for batch in batches(samples, canvas=detector.model.config.preprocess.canvas):
         started = time.perf_counter()
         detections += detector.detect([image for _, image in batch])
         seconds += time.perf_counter() - started

@@ -38,7 +38,8 @@ class Scorer:
 
     def decode(self, data: bytes) -> tuple[FloatArray, Placement]:
         """Decode and place an image."""
-        return place(decode_image(data), self._bundle.model.config.preprocess)
+        config = self._bundle.model.config.preprocess
+        return place(decode_image(data, canvas=config.canvas), config)
 
     def run(self, works: Sequence[tuple[FloatArray, Placement]]) -> list[float]:
         """Score decoded images."""

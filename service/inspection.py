@@ -42,7 +42,7 @@ class Inspection:
     """What was found in an image, and by which version."""
 
     model: ServedModel
-    image: RgbImage
+    source: Source
     detection: Detection
 
 
@@ -103,7 +103,7 @@ class Inspector:
         """Decode, queue and infer one image, and judge it as this request wants."""
         model = await self.engine.registry.acquire(query.model)
         with self.metrics.timed("decode", timings):
-            image, work = await self._in_pool(lambda: self._decode(source, model))
+            work = await self._in_pool(lambda: self._work(source, model))
         outcome = await self.engine.detect(
             model, work, priority=Priority[query.priority.upper()], deadline=deadline
         )
@@ -111,7 +111,7 @@ class Inspector:
         self.metrics.observe_stage("inference", outcome.inference_s, timings)
         detection = await self._as_asked(outcome.result, model, query)
         self.metrics.observe_detection(model.name, query.camera, detection)
-        return Inspection(model, image, detection)
+        return Inspection(model, source, detection)
 
     def deadline_of(self, query: ScoreQuery) -> float:
         """When a request that begins now must be answered, on the clock of `time.monotonic`."""
@@ -126,21 +126,33 @@ class Inspector:
         except TimeoutError:
             raise BodyTooSlow(f"the body did not arrive within {limit:g} s") from None
 
-    def _decode(self, source: Source, model: ServedModel) -> tuple[RgbImage, Work]:
-        limits = ImageLimits(self.settings.max_image_pixels)
-        image = source if isinstance(source, RgbImage) else decode_image(source, limits)
-        canvas, placement = place(image, model.config.preprocess)
-        return image, Work(canvas, placement)
+    def _work(self, source: Source, model: ServedModel) -> Work:
+        config = model.config.preprocess
+        return Work(*place(self._decode(source, config.canvas), config))
+
+    def _decode(self, source: Source, canvas: int | None = None) -> RgbImage:
+        if isinstance(source, RgbImage):
+            return source
+        return decode_image(source, ImageLimits(self.settings.max_image_pixels), canvas=canvas)
 
     async def _heatmap(self, found: Inspection, kind: HeatmapKind) -> HeatmapOut | None:
         if kind == "none":
             return None
         if kind == "float16":  # two microseconds: not worth a thread
             return float16_heatmap(found.detection)
-        white_level = found.model.config.preprocess.white_level
-        return await self._in_pool(
-            lambda: picture_heatmap(found.image, found.detection, kind, white_level)
-        )
+        return await self._in_pool(lambda: self._picture(found, kind))
+
+    def _picture(self, found: Inspection, kind: HeatmapKind) -> HeatmapOut:
+        """The map as a picture in the size of the image that was sent."""
+        detection = found.detection
+        if kind == "png":
+            png = grey_png(detection.anomaly_map, detection.map_threshold, detection.placement)
+            return _heatmap_out(kind, "image/png", png, detection.placement.source, detection)
+        whole = self._decode(found.source)  # once more: the model's may be smaller
+        picture = overlay(whole, detection, found.model.config.preprocess.white_level)
+        if kind == "overlay_png":
+            return _heatmap_out(kind, "image/png", encode_png(picture), whole.size, detection)
+        return _heatmap_out(kind, "image/jpeg", encode_jpeg(picture), whole.size, detection)
 
     async def _as_asked(
         self, detection: Detection, model: ServedModel, query: ScoreQuery
@@ -169,19 +181,6 @@ def float16_heatmap(detection: Detection) -> HeatmapOut:
     return _heatmap_out(
         "float16", "application/octet-stream", grid.tobytes(), grid.shape, detection
     )
-
-
-def picture_heatmap(
-    image: RgbImage, detection: Detection, kind: HeatmapKind, white_level: int
-) -> HeatmapOut:
-    """The map as a picture in the image's own size."""
-    if kind == "png":
-        png = grey_png(detection.anomaly_map, detection.map_threshold, detection.placement)
-        return _heatmap_out(kind, "image/png", png, image.size, detection)
-    picture = overlay(image, detection, white_level)
-    if kind == "overlay_png":
-        return _heatmap_out(kind, "image/png", encode_png(picture), image.size, detection)
-    return _heatmap_out(kind, "image/jpeg", encode_jpeg(picture), image.size, detection)
 
 
 def _heatmap_out(

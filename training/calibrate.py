@@ -54,7 +54,8 @@ def _measure(
     altered: list[torch.Tensor] = []
     wanted = _copies(len(samples))
     with tqdm(total=len(samples), desc="calibration", unit="image", disable=quiet) as bar:
-        for batch in batches(samples, skip_unreadable=skip_unreadable):
+        side = model.config.preprocess.canvas
+        for batch in batches(samples, canvas=side, skip_unreadable=skip_unreadable):
             images = [image for _, image in batch]
             errors.append(raw_errors(model, images))
             of = [i for i in range(len(images)) for _ in range(wanted[len(groups) + i])]
@@ -139,11 +140,11 @@ def _copies(count: int) -> np.ndarray:
 
 
 def batches(
-    samples: Sequence[Sample], *, skip_unreadable: bool = False
+    samples: Sequence[Sample], *, canvas: int | None = None, skip_unreadable: bool = False
 ) -> Iterator[list[tuple[Sample, RgbImage]]]:
-    """Decode samples in batches that suit an inspection."""
+    """Decode samples in batches that suit an inspection on this canvas."""
     batch: list[tuple[Sample, RgbImage]] = []
-    for pair in read_images(samples, skip_unreadable=skip_unreadable):
+    for pair in read_images(samples, canvas=canvas, skip_unreadable=skip_unreadable):
         batch.append(pair)
         if len(batch) == _BATCH:
             yield batch

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +92,21 @@ def normal_images(data: Path) -> list[Sample]:
 
 
 def read_images(
-    samples: Sequence[Sample], *, skip_unreadable: bool = False, threads: int = 2
+    samples: Sequence[Sample],
+    *,
+    canvas: int | None = None,
+    skip_unreadable: bool = False,
+    threads: int = 2,
 ) -> Iterator[tuple[Sample, RgbImage]]:
-    """Decode samples in order, a few ahead. Unreadable ones raise `DataError`, or are skipped."""
+    """Decode samples in order, a few ahead. Unreadable ones raise `DataError`, or are skipped.
+
+    `canvas` as in `decode_image`: whole images without it.
+    """
+    read = partial(_read, canvas=canvas)
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(samples), 16):
             chunk = samples[start : start + 16]
-            for sample, result in zip(chunk, pool.map(_read, chunk), strict=True):
+            for sample, result in zip(chunk, pool.map(read, chunk), strict=True):
                 if isinstance(result, RgbImage):
                     yield sample, result
                 elif skip_unreadable:
@@ -124,9 +133,9 @@ def read_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray:
     return mask > 0
 
 
-def _read(sample: Sample) -> RgbImage | ImageError | OSError:
+def _read(sample: Sample, canvas: int | None) -> RgbImage | ImageError | OSError:
     try:
-        return decode_image(sample.path.read_bytes())
+        return decode_image(sample.path.read_bytes(), canvas=canvas)
     except (ImageError, OSError) as error:
         return error
 

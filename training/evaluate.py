@@ -82,14 +82,15 @@ def _tally(
 ) -> _Tally:
     tally = _Tally()
     with tqdm(total=len(samples), desc="evaluation", unit="image", disable=quiet) as bar:
-        for batch in batches(samples, skip_unreadable=skip_unreadable):
+        side = detector.model.config.preprocess.canvas
+        for batch in batches(samples, canvas=side, skip_unreadable=skip_unreadable):
             started = time.perf_counter()
             detections = detector.detect([image for _, image in batch])
             tally.seconds += time.perf_counter() - started
             for (sample, image), detection in zip(batch, detections, strict=True):
                 tally.samples.append(sample)
                 tally.detections.append(detection)
-                mask = read_mask(sample, image.size)
+                mask = read_mask(sample, image.source_size)
                 tally.masks.append(canvas_mask(mask, detection.placement))
                 tally.shown = keep_extremes(tally.shown, Shown(sample, image, detection))
             bar.update(len(batch))

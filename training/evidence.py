@@ -155,7 +155,8 @@ def _material(
     copies = max(1, min(config.evidence.copies, _most(model, config) // len(rows)))
     with tqdm(total=len(rows), desc="corruption", unit="image", disable=quiet) as bar:
         for chunk in _chunks(rows):
-            images = [image for _, image in read_images([samples[i] for i in chunk])]
+            read = read_images([samples[i] for i in chunk], canvas=config.model.preprocess.canvas)
+            images = [image for _, image in read]
             first = sum(len(pair.true) for pair in normal)
             normal.append(_pair(model, source.whole(chunk), chunk))
             for copy in range(copies):

@@ -4,6 +4,7 @@ import json
 from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,10 @@ def score_files(
     if heatmaps is not None:
         heatmaps.mkdir(parents=True, exist_ok=True)
     wanted = (path for path in _expand(images) if str(path) not in done)
+    decode = partial(_decode, canvas=detector.model.config.preprocess.canvas)
     with ThreadPoolExecutor(_DECODERS) as pool:
         while chunk := list(islice(wanted, _CHUNK)):
-            yield from _score_chunk(detector, chunk, list(pool.map(_decode, chunk)), heatmaps)
+            yield from _score_chunk(detector, chunk, list(pool.map(decode, chunk)), heatmaps)
 
 
 def read_done(records: Path) -> set[str]:
@@ -82,14 +84,15 @@ def _score_chunk(
             continue
         detection = next(detections)
         if heatmaps is not None:
-            _write_overlay(heatmaps / f"{path.stem}_heatmap.jpg", image, detection, detector)
+            whole = image if image.sent is None else decode_image(path.read_bytes())
+            _write_overlay(heatmaps / f"{path.stem}_heatmap.jpg", whole, detection, detector)
         yield _record(path, detection)
 
 
-def _decode(path: Path) -> RgbImage | dict[str, Any]:
+def _decode(path: Path, canvas: int | None = None) -> RgbImage | dict[str, Any]:
     """Return the image, or what is wrong with it."""
     try:
-        return decode_image(path.read_bytes())
+        return decode_image(path.read_bytes(), canvas=canvas)
     except ImageError as error:
         return {"code": error.code, "detail": str(error)}
     except OSError as error:

@@ -57,8 +57,10 @@ class Canvases:
 
     def load(self, indices: Sequence[int], variations: Sequence[int]) -> torch.Tensor:
         """Return (B, 3, S, S) float32 canvases in [0, 1]."""
-        read = read_images([self.samples[i] for i in indices], threads=self.config.run.workers)
-        canvases = [place(image, self.config.model.preprocess)[0] for _, image in read]
+        preprocess, threads = self.config.model.preprocess, self.config.run.workers
+        chosen = [self.samples[i] for i in indices]
+        read = read_images(chosen, canvas=preprocess.canvas, threads=threads)
+        canvases = [place(image, preprocess)[0] for _, image in read]
         varied = [
             self._vary(canvas, index, variation)
             for canvas, index, variation in zip(canvases, indices, variations, strict=True)

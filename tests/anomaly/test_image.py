@@ -17,6 +17,7 @@ from anomaly.errors import (
     UnsupportedFormat,
 )
 from anomaly.image import ImageLimits, decode_image
+from anomaly.preprocess import PreprocessConfig, place
 from tests.conftest import jpeg, normal_pixels, png
 
 RGB = normal_pixels(1, (40, 60))
@@ -138,3 +139,37 @@ def test_a_small_file_of_a_huge_image_is_refused_but_a_plain_picture_is_not() ->
         decode_image(buffer.getvalue())
     dark = decode_image(encoded(".png", np.zeros((3500, 4000), np.uint8)))
     assert dark.size == (3500, 4000)
+
+
+@pytest.mark.parametrize(
+    ("size", "canvas", "want"),
+    [
+        ((900, 1300), 100, (225, 325)),
+        ((1600, 1601), 100, (200, 201)),
+        ((398, 1300), 100, (398, 1300)),
+        ((900, 1300), 300, (900, 1300)),
+    ],
+)
+def test_a_large_jpeg_is_decoded_no_larger_than_the_model_needs(
+    size: tuple[int, int], canvas: int, want: tuple[int, int]
+) -> None:
+    pixels = cv2.resize(RGB, size[::-1], interpolation=cv2.INTER_CUBIC)
+    whole, reduced = decode_image(jpeg(pixels)), decode_image(jpeg(pixels), canvas=canvas)
+    assert (whole.size, whole.source_size) == (size, size)
+    assert (reduced.size, reduced.source_size) == (want, size)
+    config = PreprocessConfig(canvas=canvas // 32 * 32)
+    (small, placed), (large, expected) = place(reduced, config), place(whole, config)
+    assert placed == expected
+    assert np.abs(small - large).mean() < 1 / 255
+
+
+def test_a_reduced_jpeg_is_turned_and_checked_like_a_whole_one() -> None:
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.fromarray(cv2.resize(RGB, (600, 400), interpolation=cv2.INTER_CUBIC))
+    picture.save(buffer, "JPEG", exif=exif)
+    turned = decode_image(buffer.getvalue(), canvas=64)
+    assert (turned.size, turned.source_size) == ((300, 200), (600, 400))
+    with pytest.raises(CorruptImage):
+        decode_image(buffer.getvalue()[:-400], canvas=64)

@@ -54,6 +54,20 @@ def test_multipart_and_raw_bodies_score_alike(client: TestClient) -> None:
     assert form["score"] == raw["score"]
 
 
+def test_a_large_jpeg_is_answered_in_its_own_pixels(client: TestClient) -> None:
+    small = planted(normal_pixels(6001), 80, 40, 12)  # (96, 128)
+    large = cv2.resize(small, (340, 256), interpolation=cv2.INTER_CUBIC)  # halved for 64 px
+    answer = client.post("/score", content=jpeg(large), params={"heatmap": "overlay"}).json()
+    x, y = answer["regions"][0]["peak"]
+    assert abs(x - 340 / 128 * 80) <= 340 / 128 * 28
+    assert abs(y - 256 / 96 * 40) <= 256 / 96 * 24
+    shown = cv2.imdecode(
+        np.frombuffer(base64.b64decode(answer["heatmap"]["data"]), np.uint8), cv2.IMREAD_COLOR
+    )
+    assert shown.shape == large.shape
+    assert (answer["heatmap"]["height"], answer["heatmap"]["width"]) == large.shape[:2]
+
+
 @pytest.mark.parametrize("kind", ["image/jpeg", "application/octet-stream", None])
 def test_the_bytes_decide_not_the_name(client: TestClient, kind: str | None) -> None:
     headers = {"content-type": kind} if kind else {}

@@ -24,6 +24,7 @@ from service.keys import KeyRing
 from service.metrics import Metrics
 from service.routes import health, lookout, models, oip, score
 from service.settings import Settings
+from service.tracing import trace
 
 _log = logging.getLogger(__name__)
 
@@ -88,5 +89,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app.add_middleware(Door, limit=settings.max_in_flight, seconds_for=seconds_for, metrics=metrics)
     app.openapi = _documented(app)  # type: ignore[method-assign]
-    app.add_middleware(Frame, is_draining=lambda: app.state.draining)  # outermost
+    app.add_middleware(Frame, is_draining=lambda: app.state.draining)
+    if settings.tracing:
+        metrics.trace_stage = trace(app)  # outermost
     return app

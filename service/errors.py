@@ -34,6 +34,14 @@ PROBLEM = "application/problem+json"
 _log = logging.getLogger(__name__)
 
 
+class StartError(Exception):
+    """The service cannot start as it is set up."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class ServiceError(Exception):
     """An error of the rim itself; `code` is stable."""
 

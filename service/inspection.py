@@ -107,7 +107,9 @@ class Inspector:
         outcome = await self.engine.detect(
             model, work, priority=Priority[query.priority.upper()], deadline=deadline
         )
-        self.metrics.observe_stage("queue", outcome.queue_s, timings)
+        self.metrics.observe_stage(
+            "queue", outcome.queue_s, timings, ended_s_ago=outcome.inference_s
+        )
         self.metrics.observe_stage("inference", outcome.inference_s, timings)
         detection = await self._as_asked(outcome.result, model, query)
         self.metrics.observe_detection(model.name, query.camera, detection)

@@ -57,6 +57,7 @@ class Metrics:
         self.in_flight = self._gauge("in_flight_requests", "Requests past the door.")
         self.out_of_memory = self._counter("oom", "Batches that did not fit the device.", "model")
         self.batch_limit = self._gauge("batch_limit", "Most work items in a batch now.")
+        self.trace_stage: Callable[[str, float, float], None] | None = None
         self._cameras: set[str] = set()
 
     def watch_queue(self, depth: Callable[[], float], limit: int) -> None:
@@ -71,10 +72,14 @@ class Metrics:
         yield
         self.observe_stage(stage, time.perf_counter() - started, timings)
 
-    def observe_stage(self, stage: str, seconds: float, timings: dict[str, float]) -> None:
+    def observe_stage(
+        self, stage: str, seconds: float, timings: dict[str, float], *, ended_s_ago: float = 0.0
+    ) -> None:
         """Record a stage that was timed elsewhere."""
         self.stage.labels(stage).observe(seconds)
         timings[stage] = seconds
+        if self.trace_stage is not None:
+            self.trace_stage(stage, seconds, ended_s_ago)
 
     def observe_detection(self, model: str, camera: str | None, detection: Detection) -> None:
         """Count one finished inspection."""

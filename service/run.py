@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import socket
+import ssl
 import time
 from types import FrameType
 from typing import Any
@@ -13,19 +14,12 @@ from pydantic import ValidationError
 from starlette.datastructures import State
 
 from service.app import create_app
+from service.errors import StartError
 from service.keys import read_keys
 from service.logs import log_as_json
 from service.settings import Settings
 
 _log = logging.getLogger(__name__)
-
-
-class StartError(Exception):
-    """The service cannot start as it is set up."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def serve(**given: Any) -> None:
@@ -40,19 +34,23 @@ def serve(**given: Any) -> None:
     else:
         logging.getLogger().setLevel(settings.log_level.upper())
     _check_keys(settings)
+    _check_tls(settings)
     listener = free_port(settings.host, settings.port)
     app = create_app(settings)
     config = uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
+        ssl_certfile=settings.tls_cert_file,
+        ssl_keyfile=settings.tls_key_file,
         timeout_graceful_shutdown=math.ceil(settings.drain_limit_s),
     )
     server = DrainingServer(config, app.state, settings.drain_delay_s)
     port = listener.getsockname()[1]
     _log.info(
-        "loading models from %s, then listening on http://%s:%s",
+        "loading models from %s, then listening on %s://%s:%s",
         settings.models_dir,
+        "https" if settings.tls_cert_file else "http",
         settings.host,
         port,
     )
@@ -79,6 +77,22 @@ def _check_keys(settings: Settings) -> None:
             f"there are no API keys in {settings.keys_file}; make one with 'maskline key add NAME "
             "--role score', or serve without keys with --no-auth or MASKLINE_AUTH=off",
         )
+
+
+def _check_tls(settings: Settings) -> None:
+    """Raise `StartError` where the certificate and its key do not make a pair."""
+    if settings.tls_cert_file is None:
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+            settings.tls_cert_file, settings.tls_key_file
+        )
+    except (OSError, ssl.SSLError) as error:
+        raise StartError(
+            "tls_invalid",
+            f"{settings.tls_cert_file} and {settings.tls_key_file or 'itself'} are not a certificate "
+            f"and its key in PEM ({error}); check MASKLINE_TLS_CERT_FILE and MASKLINE_TLS_KEY_FILE",
+        ) from error
 
 
 class DrainingServer(uvicorn.Server):

@@ -45,5 +45,10 @@ class Settings(BaseSettings):
     max_bulk_bytes: int = Field(128 * 1024 * 1024, ge=1024, description="A batch's body.")
     max_bulk_images: int = Field(64, ge=1, le=1000, description="Images in one batch request.")
     max_image_pixels: int = Field(100_000_000, ge=1024)
+    tls_cert_file: Path | None = Field(
+        None, description="Certificate (PEM): HTTPS, without a proxy."
+    )
+    tls_key_file: Path | None = Field(None, description="Its key, where not in the same file.")
+    tracing: bool = Field(False, description="OpenTelemetry spans; needs the extra 'tracing'.")
     log_format: Literal["json", "text"] = Field("json", description="json: one object a line.")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 import maskline
 from service.app import create_app
+from service.errors import StartError
 from service.keys import KeyRing, KeysError, Role, add_key, read_keys, revoke_key
-from service.run import StartError, serve
+from service.run import serve
 from tests.conftest import normal_pixels, png
 from tests.service.conftest import settings
 

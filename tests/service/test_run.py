@@ -1,6 +1,7 @@
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import trustme
 
-from service.run import StartError, free_port, read_settings
+from service.errors import StartError
+from service.run import free_port, read_settings, serve
 from tests.conftest import normal_pixels, png
 
 
@@ -39,21 +42,24 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 class RealServer:
     """`maskline serve` as a process of its own."""
 
-    def __init__(self, models: Path) -> None:
+    def __init__(self, models: Path, authority: Path | None = None, **variables: str) -> None:
+        self.verify = ssl.create_default_context(cafile=authority)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+            scheme = "https" if authority else "http"
+            self.url = f"{scheme}://127.0.0.1:{probe.getsockname()[1]}"
         command = [sys.executable, "-m", "maskline", "serve", "--models", str(models), "--no-auth"]
         port = self.url.rpartition(":")[2]
         self.process = subprocess.Popen(
-            [*command, "--port", port], stderr=subprocess.PIPE, env=os.environ | {"CI": "1"}
+            [*command, "--port", port], stderr=subprocess.PIPE, env=os.environ | variables
         )
         self._wait_until_ready()
 
     def _wait_until_ready(self) -> None:
         for _ in range(300):
             try:
-                if httpx2.get(f"{self.url}/health/ready").status_code == 200:
+                ready = httpx2.get(f"{self.url}/health/ready", verify=self.verify)
+                if ready.status_code == 200:
                     return
             except httpx2.TransportError:
                 time.sleep(0.2)
@@ -103,6 +109,30 @@ def test_a_second_signal_ends_it_at_once(tiny_folder: Path) -> None:
     exit_code, _ = server.stop()
     assert exit_code == 128 + signal.SIGTERM
     assert time.monotonic() - started < 2
+
+
+@pytest.mark.slow
+def test_tls_without_a_proxy(tiny_folder: Path, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    server = RealServer(
+        tiny_folder, tmp_path / "ca.pem", MASKLINE_TLS_CERT_FILE=str(tmp_path / "server.pem")
+    )
+    image = png(normal_pixels(1))
+    answer = httpx2.post(f"{server.url}/score", content=image, verify=server.verify)
+    server.process.send_signal(signal.SIGTERM)
+    assert answer.status_code == 200
+    assert server.stop()[0] == 0
+
+
+def test_a_certificate_without_its_key_is_a_clear_error(tiny_folder: Path, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    with pytest.raises(StartError, match="MASKLINE_TLS_KEY_FILE") as caught:
+        serve(models_dir=tiny_folder, auth="off", tls_cert_file=tmp_path / "ca.pem")
+    assert caught.value.code == "tls_invalid"
 
 
 def test_a_server_without_models_says_so_in_one_line(tmp_path: Path) -> None:

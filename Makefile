@@ -10,7 +10,7 @@ MODEL ?= maskline-demo/models/flange
 N ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format format-check lint types contracts bench bench-quality bench-serving fuzz openapi clean
+.PHONY: help install demo test check audit format format-check lint types contracts bench bench-quality bench-serving fuzz openapi clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -23,7 +23,7 @@ demo: $(VENV)/.runtime ## Draw parts, train, calibrate, evaluate, serve (ARGS=--
 test: $(VENV)/.dev ## Run the whole test suite
 	$(BIN)/python -m pytest
 
-check: format-check lint types contracts coverage ## Everything CI wants: format, lint, types, imports, tests
+check: format-check lint types contracts audit coverage ## Everything CI wants: format, lint, types, imports, known vulnerabilities, tests
 
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .
@@ -40,6 +40,9 @@ types: $(VENV)/.dev ## Check types, strictly
 
 contracts: $(VENV)/.dev ## Check which package may import which
 	$(BIN)/lint-imports
+
+audit: $(VENV)/.dev ## Look the pinned packages up among known vulnerabilities (AUDIT=required fails offline)
+	$(BIN)/python .ci/audit.py
 
 .PHONY: coverage
 coverage: $(VENV)/.dev ## Run the tests and require 90 % branch coverage of anomaly/ and service/

@@ -8,9 +8,10 @@ SEEDS ?= 0
 METHODS ?= all
 MODEL ?= maskline-demo/models/flange
 N ?= 20000
+MINUTES ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check audit format format-check lint types contracts bench bench-quality bench-serving fuzz openapi clean
+.PHONY: help install demo test check audit format format-check lint types contracts bench bench-quality bench-serving fuzz soak openapi clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -62,6 +63,9 @@ bench-serving: $(VENV)/.runtime ## Throughput and latency beside LitServe, Ray S
 
 fuzz: $(VENV)/.dev ## Damaged and hostile images against the service: MODEL=folder N=20000
 	$(BIN)/python -m bench.fuzz $(MODEL) --count $(N)
+
+soak: $(VENV)/.dev ## An hour of mixed traffic and new versions: MODEL=folder MINUTES=60
+	$(BIN)/python -m bench.soak $(MODEL) --minutes $(MINUTES)
 
 openapi: $(VENV)/.dev ## Write docs/openapi.json anew, after a wanted change of the wire contract
 	$(BIN)/python -m service.openapi docs/openapi.json

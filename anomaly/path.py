@@ -1,0 +1,70 @@
+"""The scoring path without a loop over data: what is exported to ONNX and captured as a CUDA graph.
+
+It holds features, encoder, decoder and all three kinds of evidence; masks are inputs, drawn outside from
+the image's content as everywhere.
+"""
+
+import contextlib
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from anomaly.masking import split_indices
+from anomaly.model import AnomalyModel
+from anomaly.scoring import image_masks
+from anomaly.windows import merge
+
+
+class ScoringPath(nn.Module):
+    """Canvases and their mask indices to evidence.
+
+    Inputs: pixels (B, 3, S, S) in [0, 1]; visible (B, W, R, G, K) and hidden (B, W, R, G, Q) int64 places
+    within each window. Output: (B, R, E, L), as `AnomalyModel.forward` gives. With a `precision` other than
+    float32 the autoencoder alone computes in it: the backbone's rounding would move scores (docs/LOG.md).
+    """
+
+    def __init__(self, model: AnomalyModel, precision: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.model = model
+        self._precision = precision
+        self.register_buffer("places", model.places, persistent=False)
+        self.places: torch.Tensor
+
+    def forward(
+        self, pixels: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor
+    ) -> torch.Tensor:
+        """Score canvases."""
+        batch, windows, repeats, parts, queries = hidden.shape
+        tokens = self.model.target(pixels)  # (B, L, C)
+        own = tokens[:, self.places]  # (B, W, l, C)
+        length, channels = own.shape[2:]
+        rows = own[:, :, None, None].expand(-1, -1, repeats, parts, -1, -1).flatten(0, 3)
+        index = hidden.reshape(-1, queries)
+        with self._autocast(pixels.device):
+            predicted = self.model.mae(rows, visible.flatten(0, 3), index)  # (B·W·R·G, Q, C)
+        total = torch.zeros(len(index), length, channels, device=pixels.device).scatter(
+            1, index.unsqueeze(-1).expand(-1, -1, channels), predicted.float()
+        )
+        times = torch.zeros(len(index), length, device=pixels.device).scatter(
+            1, index, torch.ones_like(index, dtype=torch.float32)
+        )
+        total = total.view(batch, windows, repeats, parts, length, channels).sum(dim=3)
+        times = times.view(batch, windows, repeats, parts, length).sum(dim=3).unsqueeze(-1)
+        each = (total / times).transpose(1, 2).flatten(0, 1)  # (B·R, W, l, C)
+        whole = merge(each, self.places, tokens.shape[1])  # (B·R, L, C)
+        return self.model.evidence(tokens, whole.view(batch, repeats, *whole.shape[1:])).error
+
+    def _autocast(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
+        if self._precision == torch.float32:
+            return contextlib.nullcontext()
+        # Without the cache of cast weights: a captured graph must not hold what the cache frees.
+        return torch.autocast(device.type, self._precision, cache_enabled=False)
+
+
+def mask_indices(model: AnomalyModel, seeds: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images' visible (B, W, R, G, K) and hidden (B, W, R, G, Q) places."""
+    masking = model.config.scoring.masking
+    masks = image_masks(seeds, len(model.places), model.window.length, masking)
+    visible, hidden = split_indices(masks.flatten(0, 3))
+    return visible.view(*masks.shape[:4], -1), hidden.view(*masks.shape[:4], -1)

@@ -40,6 +40,7 @@ from anomaly.errors import (
 from anomaly.export import OnnxModel
 from anomaly.model import AnomalyModel, ModelConfig
 from anomaly.normalise import NORMALISERS, Normaliser
+from anomaly.staged import StagedModel
 from anomaly.targets import state_digest
 from anomaly.types import Placement
 
@@ -71,14 +72,20 @@ class Bundle:
     digest: str = ""
     graph: bytes | None = None
 
-    def detector(self, device: str | torch.device = "cpu") -> Detector:
-        """Return a detector on `device`; raises `ModelUncalibrated` without a calibration."""
+    def detector(self, device: str | torch.device = "cpu", *, staged: int = 0) -> Detector:
+        """Return a detector on `device`; raises `ModelUncalibrated` without a calibration.
+
+        On a GPU, batches of up to `staged` images are captured as graphs (`StagedModel`); 0 captures none.
+        """
         if self.calibration is None:
             raise ModelUncalibrated(
                 f"model {self.name!r} has no calibration, so its scores have no threshold; run "
                 "'maskline calibrate MODEL NORMALS' with held-out normal images"
             )
         chosen = choose_device(device) if isinstance(device, str) else device
+        if chosen.type == "cuda" and staged:
+            captured = StagedModel(self.model, chosen, staged)
+            return Detector(self.model, self.calibration, chosen, captured)
         if self.graph is None or chosen.type != "cpu":
             return Detector(self.model, self.calibration, chosen)
         network = OnnxModel(self.model, self.graph)

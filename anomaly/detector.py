@@ -21,8 +21,9 @@ _NG_LEVEL = 0.7
 class Detector:
     """A trained model with its calibration, on one device.
 
-    `network` computes what the model computes in another way (an exported graph); without one the model
-    itself does. Not thread-safe by contract: one thread owns a detector, as one process owns the device.
+    `network` computes what the model computes in another way (an exported or captured graph), of
+    canvases on the CPU; without one the model itself does. Not thread-safe by contract: one thread owns a
+    detector, as one process owns the device.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class Detector:
         self.device = choose_device(device) if isinstance(device, str) else device
         self.model = model.eval().to(self.device)
         self.calibration = calibration
-        self.network = network or self.model
+        self.network = network or self._by_model
 
     def detect(self, images: Sequence[RgbImage]) -> list[Detection]:
         """Inspect images of any size; the answer for each does not depend on its batch-mates."""
@@ -49,14 +50,16 @@ class Detector:
     ) -> list[Detection]:
         """Inspect preprocessed canvases (B, 3, S, S) in [0, 1] on the CPU, one placement each."""
         seeds = [content_seed(canvas) for canvas in pixels]
-        errors: PatchErrors = self.network(
-            pixels.to(self.device), seeds
-        ).cpu()  # error is (B, R, E, L)
+        errors = self.network(pixels, seeds)  # error is (B, R, E, L)
         scores = self.calibration.patch_scores(errors)  # (B, R, L)
         return [
             self._detection(one, placement)
             for one, placement in zip(scores, placements, strict=True)
         ]
+
+    def _by_model(self, pixels: torch.Tensor, seeds: Sequence[int]) -> PatchErrors:
+        errors: PatchErrors = self.model(pixels.to(self.device), seeds)
+        return errors.cpu()
 
     def _detection(self, scores: torch.Tensor, placement: Placement) -> Detection:
         """Reduce one image's scores (R, L) to its verdict, map and regions."""

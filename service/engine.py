@@ -102,10 +102,11 @@ class Engine:
     def _prepare(self, bundle: Bundle) -> Detector:
         """Put a model on the device and run the smallest and the largest batch once."""
         started = time.monotonic()
-        detector = bundle.detector(self.device)
+        most = max(1, self._most_items // cost_of(bundle))
+        detector = bundle.detector(self.device, staged=most)
         side = bundle.model.config.preprocess.canvas
         place = Placement((side, side), (side, side), (0, 0, side, side))
-        for size in (1, max(1, self._most_items // cost_of(bundle))):
+        for size in (1, most):
             detector.detect_canvases(torch.zeros(size, 3, side, side), [place] * size)
         self._metrics.model_load.labels(bundle.name).set(time.monotonic() - started)
         return detector

@@ -1,0 +1,112 @@
+"""The scoring path in fixed batch sizes, each captured once as a CUDA graph.
+
+An inspection is hundreds of small kernels; launched one by one they leave a fast card waiting for the
+processor. A graph is launched as one. Its shapes and addresses are fixed: a batch is filled up to
+the next size and copied through pinned memory into buffers that stay where they are.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+
+from anomaly.model import AnomalyModel
+from anomaly.path import ScoringPath, mask_indices
+from anomaly.scoring import PatchErrors
+
+_log = logging.getLogger(__name__)
+_WARM_UP = 3  # runs before a capture: libraries choose algorithms and allocate workspaces in them
+
+
+class StagedModel:
+    """Stands in for `AnomalyModel` in a detector: the same call, with canvases on the CPU.
+
+    Batches up to `most` images are one graph, of the next power of two; larger ones are several. The
+    autoencoder computes in bfloat16. On a CPU there is nothing to capture, and each size is a plain call.
+    Sizes that do not fit the device's memory are left out.
+    """
+
+    def __init__(
+        self,
+        model: AnomalyModel,
+        device: torch.device,
+        most: int,
+        precision: torch.dtype = torch.bfloat16,
+    ) -> None:
+        self._model = model
+        path = ScoringPath(model, precision).to(device).eval()
+        self._stages: dict[int, _Stage] = {}
+        for size in reversed(sizes_to(most)):  # the largest first: smaller ones reuse its memory
+            try:
+                self._stages[size] = _Stage(path, size, device)
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                _log.warning("batches of %d images do not fit %s: smaller ones serve", size, device)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: torch.Tensor, seeds: Sequence[int]) -> PatchErrors:
+        """Raw evidence on (B, 3, S, S) canvases, on the CPU; image i is masked by seed i."""
+        found, start = [], 0
+        while start < len(seeds):
+            size = fitting(len(seeds) - start, list(self._stages))
+            part = slice(start, start + size)
+            indices = mask_indices(self._model, seeds[part])
+            found.append(self._stages[size](pixels[part], *indices))
+            start += size
+        return PatchErrors(torch.cat(found), self._model.names)
+
+
+def sizes_to(most: int) -> list[int]:
+    """Return 1, 2, 4 and so on, up to the first that holds `most`."""
+    sizes = [1]
+    while sizes[-1] < most:
+        sizes.append(2 * sizes[-1])
+    return sizes
+
+
+def fitting(count: int, sizes: Sequence[int]) -> int:
+    """Return the smallest size that holds so many images, or the largest there is."""
+    return min((size for size in sizes if size >= count), default=max(sizes))
+
+
+class _Stage:
+    """One batch size: its buffers, and what computes evidence from them."""
+
+    def __init__(self, path: ScoringPath, size: int, device: torch.device) -> None:
+        side = path.model.config.preprocess.canvas
+        example = (torch.zeros(size, 3, side, side), *mask_indices(path.model, [0] * size))
+        on_gpu = device.type == "cuda"
+        self._host = [one.pin_memory() if on_gpu else one.clone() for one in example]
+        self._here = [one.to(device) for one in self._host]  # on a CPU the same tensors
+        self._compute = _captured(path, self._here) if on_gpu else lambda: path(*self._here)
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Evidence (n, R, E, L) on the CPU of n images, up to the stage's size."""
+        count = len(inputs[0])
+        for host, here, own in zip(self._host, self._here, inputs, strict=True):
+            host[:count].copy_(own)
+            host[count:].copy_(own[:1].expand_as(host[count:]))
+            here.copy_(host, non_blocking=True)
+        evidence = self._compute()[:count]
+        return evidence.cpu()  # waits: the pinned buffers are free again
+
+
+@torch.inference_mode()
+def _captured(path: ScoringPath, inputs: Sequence[torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """Record one run of the path over fixed buffers; the result replays it."""
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(_WARM_UP):
+            path(*inputs)
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        evidence: torch.Tensor = path(*inputs)
+
+    def replay() -> torch.Tensor:
+        graph.replay()
+        return evidence
+
+    return replay

@@ -1,0 +1,102 @@
+import time
+
+import pytest
+import torch
+
+from anomaly.bundle import Bundle
+from anomaly.detector import Detector
+from anomaly.model import AnomalyModel
+from anomaly.preprocess import content_seed
+from anomaly.staged import StagedModel, fitting, sizes_to
+
+CPU = torch.device("cpu")
+
+
+def canvases(count: int, side: int) -> torch.Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def test_sizes_are_powers_of_two_and_the_next_one_is_taken() -> None:
+    assert sizes_to(1) == [1]
+    assert sizes_to(16) == [1, 2, 4, 8, 16]
+    assert sizes_to(17)[-1] == 32
+    assert [fitting(n, [1, 2, 4]) for n in (1, 2, 3, 4, 9)] == [1, 2, 4, 4, 4]
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 7])
+def test_a_filled_up_batch_gives_each_image_its_own_evidence(
+    tiny_bundle: Bundle, count: int
+) -> None:
+    model = tiny_bundle.model
+    pixels = canvases(count, model.config.preprocess.canvas)
+    seeds = [content_seed(one) for one in pixels]
+    staged = StagedModel(model, CPU, 4, torch.float32)
+    for _ in range(2):  # the second time buffers hold the first time's images
+        found, wanted = staged(pixels, seeds), model(pixels, seeds)
+        assert found.names == wanted.names
+        torch.testing.assert_close(found.error, wanted.error, rtol=1e-4, atol=1e-4)
+        pixels = pixels.flip(0).contiguous()
+
+
+def test_bfloat16_in_the_autoencoder_moves_scores_by_less_than_other_machines_do(
+    tiny_bundle: Bundle,
+) -> None:
+    model, calibration = tiny_bundle.model, tiny_bundle.calibration
+    assert calibration is not None
+    pixels = canvases(8, model.config.preprocess.canvas)
+    seeds = [content_seed(one) for one in pixels]
+    exact = calibration.patch_scores(model(pixels, seeds)).mean(dim=1)
+    rounded = calibration.patch_scores(StagedModel(model, CPU, 8)(pixels, seeds)).mean(dim=1)
+    assert not torch.equal(exact, rounded)
+    assert (rounded - exact).abs().mean() < 0.02 * exact.std()
+
+
+def test_a_size_that_does_not_fit_is_left_out(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_bundle.model
+    plain = AnomalyModel.evidence
+
+    def small(self: AnomalyModel, tokens: torch.Tensor, predicted: torch.Tensor) -> object:
+        if len(tokens) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, tokens, predicted)
+
+    monkeypatch.setattr("anomaly.staged._captured", lambda path, inputs: path(*inputs))
+    monkeypatch.setattr(AnomalyModel, "evidence", small)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    staged = _staged_as_on_a_gpu(model, monkeypatch)
+    assert sorted(staged._stages) == [1, 2]
+
+
+def _staged_as_on_a_gpu(model: AnomalyModel, monkeypatch: pytest.MonkeyPatch) -> StagedModel:
+    class Device:
+        type = "cuda"
+
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *_, **__: self)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_, **__: self)
+    return StagedModel(model, Device(), 4, torch.float32)  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_captured_graphs_give_the_model_s_scores_and_are_faster(tiny_bundle: Bundle) -> None:
+    assert tiny_bundle.calibration is not None
+    side = tiny_bundle.model.config.preprocess.canvas
+    pixels = canvases(5, side)
+    seeds = [content_seed(one) for one in pixels]
+    staged = tiny_bundle.detector("cuda", staged=8)
+    plain = Detector(tiny_bundle.model, tiny_bundle.calibration, "cuda")
+
+    def seconds(detector: Detector) -> float:
+        started = time.perf_counter()
+        for _ in range(20):
+            detector.network(pixels, seeds)
+        return time.perf_counter() - started
+
+    found, wanted = staged.network(pixels, seeds), plain.network(pixels, seeds)
+    scores = [tiny_bundle.calibration.patch_scores(one) for one in (found, wanted)]
+    assert (scores[0] - scores[1]).abs().mean() < 0.02 * scores[1].std()
+    seconds(plain)
+    assert seconds(staged) < seconds(plain)
+    tiny_bundle.model.to("cpu")

@@ -3,6 +3,7 @@
 from typing import Any
 
 import litserve
+from fastapi import Request
 
 from bench.servers import Scorer
 
@@ -14,7 +15,7 @@ class Api(litserve.LitAPI):
         """Load the model in the worker."""
         self.scorer = Scorer()
 
-    def decode_request(self, request: Any) -> Any:
+    def decode_request(self, request: Request) -> Any:
         """Decode one image."""
         return self.scorer.decode(request["file"].file.read())
 

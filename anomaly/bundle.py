@@ -37,7 +37,7 @@ from anomaly.errors import (
     ModelSchemaUnknown,
     ModelUncalibrated,
 )
-from anomaly.export import OnnxModel
+from anomaly.export import GRAPH_ERRORS, OnnxModel
 from anomaly.model import AnomalyModel, ModelConfig
 from anomaly.normalise import NORMALISERS, Normaliser
 from anomaly.staged import StagedModel
@@ -134,8 +134,8 @@ def save_bundle(bundle: Bundle, folder: Path, version: str) -> Bundle:
     return dataclasses.replace(bundle, version=version, digest=hashlib.sha256(manifest).hexdigest())
 
 
-def load_bundle(folder: Path, *, check_golden: bool = True) -> Bundle:
-    """Read a model folder, checking schema, digests and golden scores.
+def load_bundle(folder: Path, *, check_golden: bool = True, with_graph: bool = True) -> Bundle:
+    """Read a model folder, checking schema, digests and golden scores; its graph may be left out.
 
     Raises `ModelNotFound`, `ModelSchemaUnknown` or `ModelCorrupt`.
     """
@@ -159,10 +159,16 @@ def load_bundle(folder: Path, *, check_golden: bool = True) -> Bundle:
         card=manifest["card"],
         version=manifest["version"],
         digest=hashlib.sha256(raw).hexdigest(),
-        graph=graph,
+        graph=graph if with_graph else None,
     )
     if check_golden and calibration is not None:
-        check_golden_scores(bundle.detector(), tensors[_GOLDEN])
+        try:
+            check_golden_scores(bundle.detector(), tensors[_GOLDEN])
+        except GRAPH_ERRORS as error:
+            raise ModelCorrupt(
+                f"ONNX Runtime cannot run {folder / _GRAPH} ({textwrap.shorten(str(error), 200)}); "
+                f"make it anew with 'maskline export {folder}'"
+            ) from error
     return bundle
 
 

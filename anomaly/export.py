@@ -9,11 +9,37 @@ from typing import Any
 
 import onnxruntime
 import torch
+from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
+from torch import nn
 
 from anomaly.errors import ExportFailed
 from anomaly.model import AnomalyModel
 from anomaly.path import ScoringPath, mask_indices
 from anomaly.scoring import PatchErrors
+
+# What ONNX Runtime raises for a graph that it cannot read or run.
+GRAPH_ERRORS = (
+    onnx_errors.Fail,
+    onnx_errors.InvalidArgument,
+    onnx_errors.InvalidGraph,
+    onnx_errors.InvalidProtobuf,
+    onnx_errors.NotImplemented,
+    onnx_errors.RuntimeException,
+)
+
+
+class _OneImage(nn.Module):
+    """The graph's own form: one canvas (1, 3, S, S) and its masks without a batch, (W, R, G, ·)."""
+
+    def __init__(self, path: ScoringPath) -> None:
+        super().__init__()
+        self.path = path
+
+    def forward(
+        self, pixels: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor
+    ) -> torch.Tensor:
+        found: torch.Tensor = self.path(pixels, visible.unsqueeze(0), hidden.unsqueeze(0))
+        return found
 
 
 def export_onnx(model: AnomalyModel) -> bytes:
@@ -21,9 +47,10 @@ def export_onnx(model: AnomalyModel) -> bytes:
 
     Raises `ExportFailed` where torch cannot express the model as a graph.
     """
-    scoring = ScoringPath(model).eval()
+    scoring = _OneImage(ScoringPath(model)).eval()
     canvas = model.config.preprocess.canvas
-    example = (torch.zeros(1, 3, canvas, canvas), *mask_indices(model, [0]))
+    visible, hidden = mask_indices(model, [0])
+    example = (torch.zeros(1, 3, canvas, canvas), visible[0], hidden[0])
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals, and logs them
         for name in ("onnx_ir", "onnxscript"):
@@ -63,8 +90,8 @@ class OnnxModel:
             visible, hidden = mask_indices(self._model, [seed])
             feeds = {
                 "pixels": one.unsqueeze(0).numpy(),
-                "visible": visible.numpy(),
-                "hidden": hidden.numpy(),
+                "visible": visible[0].numpy(),
+                "hidden": hidden[0].numpy(),
             }
             found.append(torch.from_numpy(self._session.run(["error"], feeds)[0]))
         return PatchErrors(torch.cat(found), self._model.names)

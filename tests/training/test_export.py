@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,12 @@ def test_the_graph_gives_the_model_s_scores(tiny_bundle: Bundle, exported: Bundl
     by_torch = Detector(tiny_bundle.model, tiny_bundle.calibration).detect(images)
     graph = exported.detector()
     assert isinstance(graph.network, OnnxModel)
+    inputs = graph.network._session.get_inputs()
+    assert [len(one.shape) for one in inputs] == [
+        4,
+        4,
+        4,
+    ]  # models on disk have graphs of this form
     for wanted, found in zip(by_torch, graph.detect(images), strict=True):
         assert found.pred_score == pytest.approx(wanted.pred_score, rel=1e-4)
         np.testing.assert_allclose(found.anomaly_map, wanted.anomaly_map, atol=1e-3)
@@ -47,9 +54,16 @@ def test_the_graph_is_loaded_checked_and_held_to_the_golden_scores(
         load_bundle(folder)
 
 
-def test_windows_are_exported_as_well() -> None:
-    from dataclasses import replace
+def test_a_graph_that_cannot_be_run_is_a_damaged_model(exported: Bundle, tmp_path: Path) -> None:
+    for graph in (b"not a graph", b""):
+        save_bundle(replace(exported, graph=graph), tmp_path / "tiny", "v3")  # digests fit
+        with pytest.raises(ModelCorrupt, match="maskline export"):
+            load_bundle(tmp_path / "tiny")
+    export_folder(tmp_path / "tiny")
+    assert isinstance(load_bundle(tmp_path / "tiny").detector().network, OnnxModel)
 
+
+def test_windows_are_exported_as_well() -> None:
     from anomaly.model import AnomalyModel, ModelConfig
     from anomaly.preprocess import PreprocessConfig
     from training.config import load_recipe

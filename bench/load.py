@@ -75,6 +75,28 @@ async def opened(
     return load
 
 
+async def leave(target: Target, images: Sequence[bytes], *, connections: int, after: float) -> int:
+    """Ask over so many connections and hang up after a while; how many had their answer by then."""
+    load = Load()
+    async with _session(connections) as session:
+        tasks = [
+            asyncio.create_task(_ask(session, target, images[i % len(images)], load))
+            for i in range(connections)
+        ]
+        await asyncio.sleep(after)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return len(load.latencies)
+
+
+async def metric(url: str, name: str) -> float:
+    """Sum a Prometheus metric over its labels."""
+    async with _session(1) as session, session.get(f"{url}/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
 def _session(limit: int) -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(limit=limit, force_close=False)
     return aiohttp.ClientSession(

@@ -91,16 +91,7 @@ def _maskline(model: Path, port: int, free: bool) -> None:
             return found
 
         setattr(Engine, "_prepare", prepare)  # noqa: B010 - mypy knows no patched method
-    cost = 4
-    serve(
-        models_dir=model,
-        port=port,
-        auth="off",
-        log_level="warning",
-        max_batch_items=BATCH * cost,
-        max_in_flight=256,
-        max_queue_size=128,
-    )
+    serve(models_dir=model, port=port, auth="off", log_level="warning")
 
 
 def _litserve(model: Path, port: int, free: bool) -> None:

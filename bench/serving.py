@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from anomaly.bundle import load_bundle
-from bench.load import Load, Target, closed, opened
+from bench.load import Load, Target, closed, leave, metric, opened
 from bench.servers import BATCH, NAMES, Scorer, make_free
 
 _PATHS = {
@@ -39,6 +39,7 @@ _PATHS = {
 }
 _START_S = 180.0
 _WARM_S = 3.0
+_SETTLE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ def main() -> None:
     print(table(measured))
     if options.open:
         print("\n" + _open_loop(options, images))
+        print("\n" + asyncio.run(_leaving(options, images)))
 
 
 def raw_rate(model: Path, images: Sequence[bytes], seconds: float, *, free: bool) -> float:
@@ -164,6 +166,7 @@ def _open_loop(options: argparse.Namespace, images: Sequence[bytes]) -> str:
         target = Target(url + path, form)
         full = asyncio.run(closed(target, images, connections=32, seconds=options.seconds)).rate
         for share in options.open:
+            before = memory_mb(process.pid)
             load = asyncio.run(
                 opened(target, images, rate=share * full, seconds=options.open_seconds)
             )
@@ -172,9 +175,25 @@ def _open_loop(options: argparse.Namespace, images: Sequence[bytes]) -> str:
             lines.append(
                 f"| {share:g} of {full:.1f}/s | {share * full:.1f} | {load.rate:.1f} | "
                 f"{load.quantile(0.5):.0f} | {load.quantile(0.99):.0f} | {refused} | "
-                f"{refusal:.0f} | {memory_mb(process.pid):.0f} |"
+                f"{refusal:.0f} | {before:.0f} → {memory_mb(process.pid):.0f} |"
             )
     return "\n".join(lines)
+
+
+async def _leaving(options: argparse.Namespace, images: Sequence[bytes]) -> str:
+    """64 clients that hang up after half a second: how much is computed for nobody."""
+    path, form = _PATHS["maskline raw"]
+    with running("maskline", options.model, free=options.free) as (_, url):
+        target, counted = Target(url + path, form), "maskline_batch_size_sum"
+        await closed(target, images, connections=4, seconds=_WARM_S)
+        before = await metric(url, counted)
+        answered = await leave(target, images, connections=64, after=0.5)
+        await asyncio.sleep(_SETTLE_S)
+        computed = await metric(url, counted) - before
+    return (
+        f"64 clients that leave after 0.5 s: {answered} answered, {computed - answered:.0f} images "
+        "computed for nobody"
+    )
 
 
 def table(measured: Sequence[Measured]) -> str:

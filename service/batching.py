@@ -65,6 +65,7 @@ class BatchingConfig:
 
     max_batch_cost: int = 64
     max_queue_size: int = 64
+    max_queue_wait_s: float = float("inf")
     max_queue_delay_s: float = 0.0
 
 
@@ -158,18 +159,28 @@ class Batcher(Generic[Request, Result]):
     ) -> "Future[Outcome[Result]]":
         """Queue a request; raises `QueueFull` or `BatcherClosed` at once rather than wait.
 
-        `deadline` is on the clock of `time.monotonic`.
+        `deadline` is on the clock of `time.monotonic`. A request whose turn would come after it, or after
+        `max_queue_wait_s`, is refused now: told at once, its sender can still do something else.
         """
         with self._changed:
             if not self.is_alive:
                 raise BatcherClosed("the service is shutting down")
             queue = self._queues[priority]
-            if len(queue) >= self._config.max_queue_size:
-                raise QueueFull(self.seconds_for(sum(item.cost for item in queue)))
+            wait = self.seconds_for(self._cost_before(priority))
+            most = self._config.max_queue_wait_s
+            if deadline is not None:
+                most = min(most, deadline - time.monotonic())
+            if len(queue) >= self._config.max_queue_size or 0 < most < wait:
+                raise QueueFull(wait)
             item: _Item[Request, Result] = _Item(key, request, cost, deadline)
             queue.append(item)
             self._changed.notify()
             return item.future
+
+    def _cost_before(self, priority: Priority) -> int:
+        """Work items that have their turn before a new request of this priority."""
+        before = self._queues if priority is Priority.LOW else self._queues[:1]
+        return sum(item.cost for queue in before for item in queue)
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Take no more requests, finish those that wait, and stop the thread."""
@@ -273,9 +284,13 @@ class Batcher(Generic[Request, Result]):
         return False
 
     def _process(self, batch: list[_Item[Request, Result]]) -> None:
+        """Run what nobody gave up in the meantime."""
         live = [item for item in batch if item.future.set_running_or_notify_cancel()]
-        if not live:
-            return
+        if live:
+            self._compute(live)
+
+    def _compute(self, live: list[_Item[Request, Result]]) -> None:
+        """Run a batch, or part of one that failed as a whole, until each request has ended."""
         cost = sum(item.cost for item in live)
         started = time.monotonic()
         try:
@@ -286,10 +301,13 @@ class Batcher(Generic[Request, Result]):
             self._isolate(live, error)
         else:
             self._resolve(live, results, started)
-            each = (time.monotonic() - started) / cost
-            self._cost_seconds += 0.2 * (each - self._cost_seconds)
-            if self._limit.succeeded(cost):
-                self._events.limit(self._limit.value)
+            self._learn(cost, time.monotonic() - started)
+
+    def _learn(self, cost: int, seconds: float) -> None:
+        """Follow what a work item takes, and let a lowered limit recover."""
+        self._cost_seconds += 0.2 * (seconds / cost - self._cost_seconds)
+        if self._limit.succeeded(cost):
+            self._events.limit(self._limit.value)
 
     def _run_checked(self, live: list[_Item[Request, Result]]) -> Sequence[Result]:
         self._events.batch(live[0].key, len(live))
@@ -313,7 +331,7 @@ class Batcher(Generic[Request, Result]):
         while rest:  # the limit may fall further on the way
             part: list[_Item[Request, Result]] = []
             self._fill(part, rest)
-            self._again(part)
+            self._compute(part)
 
     def _isolate(self, live: list[_Item[Request, Result]], error: Exception) -> None:
         """Fail a lone request; run the members of a failed batch one by one."""
@@ -322,19 +340,7 @@ class Batcher(Generic[Request, Result]):
             live[0].future.set_exception(error)
             return
         for item in live:
-            self._again([item])
-
-    def _again(self, live: list[_Item[Request, Result]]) -> None:
-        """Run part of a batch that failed as a whole."""
-        started = time.monotonic()
-        try:
-            results = self._run_checked(live)
-        except TooMuchAtOnce as error:
-            self._retry_smaller(live, sum(item.cost for item in live), error)
-        except Exception as error:  # noqa: BLE001 - as in `_process`, for a part of the batch
-            self._isolate(live, error)
-        else:
-            self._resolve(live, results, started)
+            self._compute([item])
 
     def _resolve(
         self, live: list[_Item[Request, Result]], results: Sequence[Result], started: float

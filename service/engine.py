@@ -50,6 +50,7 @@ class Engine:
             BatchingConfig(
                 settings.max_batch_items,
                 settings.max_queue_size,
+                settings.max_queue_wait_ms / 1000,
                 settings.max_queue_delay_ms / 1000,
             ),
             events=_events(metrics),

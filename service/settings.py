@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     )
     max_queue_delay_ms: float = Field(0.0, ge=0, le=1000)
     max_queue_size: int = Field(64, ge=1)
+    max_queue_wait_ms: float = Field(
+        float("inf"), gt=0, description="Whose turn would come later is refused at once."
+    )
     max_wait_ms: float = Field(30_000, gt=0, description="Longest a request may take, once read.")
     read_timeout_s: float = Field(15, gt=0, description="Longest a body may take to arrive.")
     stall_after_s: float = Field(60, gt=0, description="A batch that runs longer fails readiness.")

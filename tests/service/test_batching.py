@@ -120,6 +120,24 @@ def test_a_full_queue_says_so_at_once_and_when_to_come_back() -> None:
     batcher.close()
 
 
+def test_what_would_come_too_late_is_refused_at_once() -> None:
+    run = Recorder()
+    batcher = Batcher(run, BatchingConfig(max_queue_size=50, max_queue_wait_s=0.3))
+    first = busy(batcher, run)
+    each = batcher.seconds_for(10)
+    assert each == pytest.approx(0.1)  # not measured yet
+    waiting = [batcher.submit("a", i, cost=10) for i in (1, 2)]
+    with pytest.raises(QueueFull, match=r"0\.2 s"):
+        batcher.submit("a", 3, cost=10, deadline=time.monotonic() + 0.1)
+    waiting.append(batcher.submit("a", 3, cost=10, deadline=time.monotonic() + 5))
+    waiting.append(batcher.submit("a", 4, cost=10))
+    with pytest.raises(QueueFull):  # forty work items would have their turn before
+        batcher.submit("a", 5, cost=10)
+    run.gate.set()
+    assert results([first, *waiting]) == [0, 2, 4, 6, 8]
+    batcher.close()
+
+
 def test_a_cancelled_request_is_never_run() -> None:
     run = Recorder()
     batcher = Batcher(run, BatchingConfig())

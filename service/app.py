@@ -61,13 +61,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         cv2.utils.logging.setLogLevel(
             cv2.utils.logging.LOG_LEVEL_SILENT
         )  # a damaged image is an answer, not lines in the log
-        torch.set_num_threads(settings.torch_threads or max(1, (os.cpu_count() or 1) - 1))
+        cores = os.cpu_count() or 1
+        torch.set_num_threads(settings.torch_threads or max(1, cores - 1))
+        decoders = settings.decode_threads or min(16, max(2, cores // 2))
         try:
             engine = Engine(settings, metrics)
         except AnomalyError as error:
             app.state.failure = error  # told again, in one line, by `service.run`
             raise
-        with ThreadPoolExecutor(settings.decode_threads, "decode") as pool:
+        with ThreadPoolExecutor(decoders, "decode") as pool:
             app.state.inspector = Inspector(engine, metrics, settings, pool)
             watch = asyncio.create_task(_watch(engine, settings.watch_models_s))
             yield

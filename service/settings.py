@@ -29,7 +29,9 @@ class Settings(BaseSettings):
     keys_file: Path = Field(Path("keys.json"), description="Made by 'maskline key add'.")
     metrics_open: bool = Field(True, description="Whether /metrics needs no key.")
     torch_threads: int | None = Field(None, ge=1, description="Default: all cores but one.")
-    decode_threads: int = Field(2, ge=1, le=64)
+    decode_threads: int | None = Field(
+        None, ge=1, le=64, description="Default: half the cores, 2 to 16."
+    )
     max_batch_items: int = Field(
         64, ge=1, le=65536, description="Images × windows × masks in one batch."
     )

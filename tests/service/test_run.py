@@ -12,6 +12,7 @@ import httpx2
 import pytest
 import trustme
 
+from anomaly.bundle import Bundle, save_bundle
 from service.errors import StartError
 from service.run import free_port, read_settings, serve
 from tests.conftest import normal_pixels, png
@@ -109,6 +110,40 @@ def test_a_second_signal_ends_it_at_once(tiny_folder: Path) -> None:
     exit_code, _ = server.stop()
     assert exit_code == 128 + signal.SIGTERM
     assert time.monotonic() - started < 2
+
+
+@pytest.mark.slow
+def test_a_killed_server_starts_again_with_what_served(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    models, image = tmp_path / "models", png(normal_pixels(1))
+    save_bundle(tiny_bundle, models / "part", "v1")
+    server = RealServer(models)
+    busy = threading.Event()
+
+    def publish() -> None:  # versions are written, read and switched to while it is killed
+        for number in range(2, 1000):
+            if busy.is_set():
+                return
+            save_bundle(tiny_bundle, models / "part", f"v{number}")
+            for action in ("load", "activate"):
+                try:
+                    httpx2.post(f"{server.url}/v1/models/part:{action}", timeout=10)
+                except httpx2.TransportError:
+                    return
+
+    publisher = threading.Thread(target=publish)
+    publisher.start()
+    before = httpx2.post(f"{server.url}/score", content=image, timeout=10).json()
+    time.sleep(2)
+    server.process.kill()
+    server.process.communicate()
+    busy.set()
+    publisher.join()
+    again = RealServer(models)
+    after = httpx2.post(f"{again.url}/score", content=image, timeout=10).json()
+    again.process.send_signal(signal.SIGTERM)
+    assert again.stop()[0] == 0
+    assert after["score"] == before["score"]
+    assert int(after["model"]["version"][1:]) > 1
 
 
 @pytest.mark.slow

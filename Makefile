@@ -46,9 +46,9 @@ audit: $(VENV)/.dev ## Look the pinned packages up among known vulnerabilities (
 	$(BIN)/python .ci/audit.py
 
 .PHONY: coverage
-coverage: $(VENV)/.dev ## Run the tests and require 90 % branch coverage of anomaly/ and service/
+coverage: $(VENV)/.dev ## Run the tests and require 90 % branch coverage of anomaly/, record/ and service/
 	$(BIN)/python -m pytest --cov --cov-report= -p no:cacheprovider | tee $(VENV)/pytest.log; exit $${PIPESTATUS[0]}
-	$(BIN)/coverage report --include 'anomaly/*,service/*' --fail-under 90
+	$(BIN)/coverage report --include 'anomaly/*,record/*,service/*' --fail-under 90
 	$(BIN)/coverage report --include 'training/*' --fail-under 85
 	@tail -n 1 $(VENV)/pytest.log
 

@@ -1,0 +1,152 @@
+"""An append-only file between answering a part and the database: nothing answered is lost.
+
+A row is handed to the operating system before the part is answered, which takes microseconds and survives
+the process, though not a power cut within the last seconds. A thread of its own brings rows into the
+store (`record.writer`); whatever keeps it from doing so - a database that is down, a crash, a
+restart - only lets the journal grow.
+
+    journal/00000001.jsonl    rows, one JSON object a line; a file is left alone once the next has begun
+    journal/position.json     how far the store has them
+"""
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_POSITION = "position.json"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """A place in the journal: the file's number and bytes into it."""
+
+    file: int = 1
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row, and the place behind it."""
+
+    row: dict[str, Any]
+    end: Position
+
+
+class Journal:
+    """Appends from any thread; one reader.
+
+    `file_bytes` is where a new file begins; beyond `most_bytes` waiting for the store, rows are refused.
+    """
+
+    def __init__(
+        self, folder: Path, *, file_bytes: int = 16_000_000, most_bytes: int = 2_000_000_000
+    ) -> None:
+        self._folder = folder
+        self._file_bytes = file_bytes
+        self._most_bytes = most_bytes
+        self._lock = threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._done = self._read_position()
+        # Always a fresh file: the last one may end in half a row of a process that was killed.
+        self._open(max([self._done.file, *self._numbers()]) + 1)
+        self._behind = self._count_behind()
+
+    @property
+    def bytes_behind(self) -> int:
+        """How much the store does not have yet."""
+        return self._behind
+
+    def append(self, row: dict[str, Any]) -> bool:
+        """Keep a row; False where the journal is full or the disk refuses it."""
+        line = json.dumps(row, separators=(",", ":")).encode() + b"\n"
+        with self._lock:
+            if self._behind + len(line) > self._most_bytes:
+                return False
+            try:
+                if self._offset >= self._file_bytes:
+                    self._next_file()
+                written = os.write(self._fd, line)
+                if written < len(line):  # the disk is full: take the half row back
+                    os.ftruncate(self._fd, self._offset)
+                    return False
+            except OSError:
+                return False
+            self._offset += len(line)
+            self._behind += len(line)
+        return True
+
+    def read(self, most: int) -> list[Entry]:
+        """Return the oldest rows that the store does not have, without removing them."""
+        entries: list[Entry] = []
+        for number in self._numbers():
+            if number < self._done.file:
+                continue
+            start = self._done.offset if number == self._done.file else 0
+            entries += self._rows(number, start, most - len(entries))
+            if len(entries) >= most:
+                break
+        return entries
+
+    def done(self, entries: Sequence[Entry]) -> None:
+        """The store has these, and all before them."""
+        end = entries[-1].end
+        with self._lock:
+            self._write_position(end)
+            self._done = end
+            self._behind = self._count_behind()
+        for number in self._numbers():
+            if number < end.file:
+                self._path(number).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the file that is written to; what the store lacks stays for the next start."""
+        with self._lock:
+            os.close(self._fd)
+
+    def _rows(self, number: int, start: int, most: int) -> Iterator[Entry]:
+        offset = start
+        with contextlib.suppress(FileNotFoundError), self._path(number).open("rb") as file:
+            file.seek(start)
+            for line in file:
+                if most <= 0 or not line.endswith(b"\n"):  # half a row was never answered
+                    return
+                offset += len(line)
+                most -= 1
+                yield Entry(json.loads(line), Position(number, offset))
+
+    def _next_file(self) -> None:
+        os.close(self._fd)
+        self._open(self._number + 1)
+
+    def _open(self, number: int) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        self._number = number
+        self._fd = os.open(self._path(number), flags, 0o640)
+        self._offset = os.fstat(self._fd).st_size
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:08d}.jsonl"
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(path.stem) for path in self._folder.glob("[0-9]*.jsonl"))
+
+    def _count_behind(self) -> int:
+        sizes = {n: self._path(n).stat().st_size for n in self._numbers() if n >= self._done.file}
+        return sum(sizes.values()) - (self._done.offset if self._done.file in sizes else 0)
+
+    def _read_position(self) -> Position:
+        try:
+            values = json.loads((self._folder / _POSITION).read_text())
+            return Position(int(values["file"]), int(values["offset"]))
+        except (FileNotFoundError, ValueError, KeyError):
+            return Position()  # rows are then read again, and the store knows them by their ids
+
+    def _write_position(self, position: Position) -> None:
+        whole = self._folder / f".{_POSITION}"
+        whole.write_text(json.dumps({"file": position.file, "offset": position.offset}))
+        whole.replace(self._folder / _POSITION)

@@ -1,0 +1,176 @@
+"""The results of inspections in a database: SQLite by default, PostgreSQL by URL."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import resources
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, Select, create_engine, event, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError, StatementError
+
+from record.tables import results
+
+_BUSY_S = 10.0
+
+
+_INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+
+
+class StoreError(Exception):
+    """The database cannot be used now; `code` is stable."""
+
+    code = "store_unavailable"
+
+
+class RowRefused(StoreError):
+    """The database is there, and does not take these rows: trying again is no use."""
+
+    code = "row_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which results are wanted; None is any. `since` is included, `until` is not."""
+
+    model: str | None = None
+    camera: str | None = None
+    lot: str | None = None
+    part_id: str | None = None
+    verdict: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def on(self, statement: "Select[Any]") -> "Select[Any]":
+        """Restrict a query."""
+        for name in ("model", "camera", "lot", "part_id", "verdict"):
+            if (wanted := getattr(self, name)) is not None:
+                statement = statement.where(results.c[name] == wanted)
+        if self.since is not None:
+            statement = statement.where(results.c.inspected_at >= self.since)
+        if self.until is not None:
+            statement = statement.where(results.c.inspected_at < self.until)
+        return statement
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Results, newest first, and what asks for the next ones; None at the end."""
+
+    rows: list[dict[str, Any]]
+    cursor: int | None
+
+
+class Store:
+    """Every method raises `StoreError` when the database does not answer."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def open(cls, url: str) -> "Store":
+        """Connect, and bring the tables to this version's form.
+
+        `url` is SQLAlchemy's: `sqlite:///results.db`, `postgresql+psycopg://user@host/maskline`.
+        """
+        try:
+            kind = make_url(url).get_backend_name()
+            if kind not in _INSERTS:
+                raise ArgumentError(f"{kind!r} is not supported; use sqlite or postgresql")
+            engine = create_engine(url, pool_pre_ping=True)
+            if kind == "sqlite":
+                event.listen(engine, "connect", _as_a_service_wants_it)
+            with engine.begin() as connection:
+                _migrate(connection)
+        except (ArgumentError, SQLAlchemyError, ImportError) as error:
+            raise StoreError(f"the database {_shown(url)} cannot be opened: {error}") from error
+        return cls(engine)
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> int:
+        """Add results; those that are there already (by result or idempotency key) are left alone.
+
+        Returns how many were new. Raises `RowRefused` where one is no result.
+        """
+        statement = _INSERTS[self._engine.dialect.name](results).on_conflict_do_nothing()
+        try:
+            with self._engine.begin() as connection:
+                before = _last_id(connection)
+                connection.execute(statement, list(rows))
+                return _count_after(connection, before)
+        except (DataError, IntegrityError) as error:
+            raise RowRefused(f"results are refused: {_first_line(error)}") from error
+        except SQLAlchemyError as error:
+            if type(error) is StatementError:  # a value that has no place in its column
+                raise RowRefused(f"results are refused: {_first_line(error)}") from error
+            raise StoreError(f"results cannot be stored: {_first_line(error)}") from error
+
+    def page(self, wanted: Filter, *, cursor: int | None = None, limit: int = 100) -> Page:
+        """Return results that fit, newest first; a page's `cursor` asks for the next."""
+        statement = wanted.on(select(results)).order_by(results.c.id.desc()).limit(limit + 1)
+        if cursor is not None:
+            statement = statement.where(results.c.id < cursor)
+        rows = self._rows(statement)
+        more = len(rows) > limit
+        return Page(rows[:limit], rows[limit - 1]["id"] if more else None)
+
+    def find(self, result_id: str) -> dict[str, Any] | None:
+        """Return a result by its id."""
+        return next(iter(self._rows(select(results).where(results.c.result_id == result_id))), None)
+
+    def repeated(self, idempotency_key: str) -> dict[str, Any] | None:
+        """Return the result that was given under an idempotency key before."""
+        statement = select(results).where(results.c.idempotency_key == idempotency_key)
+        return next(iter(self._rows(statement)), None)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def _rows(self, statement: "Select[Any]") -> list[dict[str, Any]]:
+        try:
+            with self._engine.connect() as connection:
+                return [dict(row) for row in connection.execute(statement).mappings()]
+        except SQLAlchemyError as error:
+            raise StoreError(f"results cannot be read: {_first_line(error)}") from error
+
+
+def _last_id(connection: Connection) -> int:
+    found = connection.execute(select(results.c.id).order_by(results.c.id.desc()).limit(1))
+    return found.scalar() or 0
+
+
+def _count_after(connection: Connection, last: int) -> int:
+    statement = select(func.count()).select_from(results).where(results.c.id > last)
+    return int(connection.execute(statement).scalar() or 0)
+
+
+def _migrate(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(resources.files("record") / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _as_a_service_wants_it(connection: Any, record: Any) -> None:
+    """Readers never wait for the writer, and a commit survives the process (not a power cut)."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.execute(f"PRAGMA busy_timeout = {round(1000 * _BUSY_S)}")
+    cursor.close()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _shown(url: str) -> str:
+    """The address without its password."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return "(not an address)"

@@ -1,0 +1,74 @@
+"""The tables of the store. Change them by a migration (`record/migrations`), never in place."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+)
+from sqlalchemy.types import TypeDecorator
+
+_Id = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts INTEGER keys by itself
+
+
+class Moment(TypeDecorator[datetime]):
+    """A moment in UTC: with its zone in Python and in PostgreSQL, without one in SQLite."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Bring a moment to UTC before it is stored."""
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """Give a stored moment its zone."""
+        if value is None:
+            return None
+        found: datetime = value
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+metadata = MetaData()
+
+results = Table(
+    "results",
+    metadata,
+    Column("id", _Id, primary_key=True),  # in the order of arrival: pages are cut by it
+    Column("result_id", String(32), nullable=False, unique=True),
+    Column("idempotency_key", String(128), unique=True),
+    Column("inspected_at", Moment, nullable=False),
+    Column("triggered_at", Moment),
+    Column("model", String(128), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("part_id", String(128)),
+    Column("camera", String(128)),
+    Column("lot", String(128)),
+    Column("verdict", String(8), nullable=False),
+    Column("is_anomalous", Boolean, nullable=False),
+    Column("score", Float, nullable=False),
+    Column("threshold", Float, nullable=False),
+    Column("p_value", Float, nullable=False),
+    Column("score_std", Float, nullable=False),
+    Column("regions", JSON, nullable=False),
+    Column("timings", JSON, nullable=False),
+    Column("image_sha256", String(64), nullable=False),
+    Index("results_by_time", "inspected_at"),
+    Index("results_by_model", "model", "id"),
+    Index("results_by_camera", "camera", "id"),
+    Index("results_by_lot", "lot", "id"),
+    Index("results_by_part", "part_id", "id"),
+    Index("results_by_verdict", "verdict", "id"),
+)

@@ -1,0 +1,137 @@
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from record.store import Filter, Store, StoreError
+from record.tables import metadata
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def row(number: int, **changes: Any) -> dict[str, Any]:
+    usual = {
+        "result_id": f"{number:032x}",
+        "idempotency_key": None,
+        "inspected_at": NOON + timedelta(seconds=number),
+        "triggered_at": None,
+        "model": "flange",
+        "version": "v1",
+        "digest": "0" * 64,
+        "part_id": f"P{number}",
+        "camera": "left" if number % 2 else "right",
+        "lot": None,
+        "verdict": "NG" if number % 3 == 0 else "OK",
+        "is_anomalous": number % 3 == 0,
+        "score": 0.1 * number,
+        "threshold": 1.0,
+        "p_value": 0.5,
+        "score_std": 0.01,
+        "regions": [{"bbox": [1, 2, 3, 4]}],
+        "timings": {"decode": 0.001},
+        "image_sha256": "a" * 64,
+    }
+    return usual | changes
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(f"sqlite:///{tmp_path / 'results.db'}")
+    yield opened
+    opened.close()
+
+
+def numbers(rows: list[dict[str, Any]]) -> list[int]:
+    return [int(one["result_id"], 16) for one in rows]
+
+
+def test_what_is_stored_comes_back_whole(store: Store) -> None:
+    assert store.add([row(1)]) == 1
+    found = store.find(f"{1:032x}")
+    assert found is not None
+    assert {key: found[key] for key in row(1)} == row(1)
+    assert store.find("none") is None
+
+
+def test_a_result_is_stored_once_however_often_it_comes(store: Store) -> None:
+    assert store.add([row(1), row(2)]) == 2
+    assert store.add([row(2), row(3), row(3)]) == 1
+    assert store.add([row(4, idempotency_key="K")]) == 1
+    assert store.add([row(5, idempotency_key="K")]) == 0
+    first = store.repeated("K")
+    assert first is not None
+    assert first["part_id"] == "P4"
+    assert numbers(store.page(Filter()).rows) == [4, 3, 2, 1]
+
+
+def test_pages_are_cut_by_a_cursor_and_miss_nothing_that_comes_meanwhile(store: Store) -> None:
+    store.add([row(n) for n in range(10)])
+    first = store.page(Filter(), limit=4)
+    store.add([row(n) for n in range(10, 13)])
+    second = store.page(Filter(), cursor=first.cursor, limit=4)
+    third = store.page(Filter(), cursor=second.cursor, limit=4)
+    assert numbers(first.rows + second.rows + third.rows) == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
+    assert third.cursor is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (Filter(verdict="NG"), [9, 6, 3, 0]),
+        (Filter(verdict="NG", camera="left"), [9, 3]),
+        (Filter(part_id="P7"), [7]),
+        (Filter(since=NOON + timedelta(seconds=7), until=NOON + timedelta(seconds=9)), [8, 7]),
+        (Filter(model="other"), []),
+        (Filter(lot="L"), []),
+    ],
+)
+def test_results_are_filtered(store: Store, wanted: Filter, found: list[int]) -> None:
+    store.add([row(n) for n in range(10)])
+    assert numbers(store.page(wanted).rows) == found
+
+
+def test_moments_keep_their_meaning_whatever_zone_they_came_in(store: Store) -> None:
+    from datetime import timezone
+
+    berlin = timezone(timedelta(hours=2))
+    store.add([row(1, inspected_at=NOON.astimezone(berlin))])
+    assert store.page(Filter(since=NOON, until=NOON + timedelta(seconds=1))).rows
+    found = store.find(f"{1:032x}")
+    assert found is not None
+    assert found["inspected_at"] == NOON
+    assert found["inspected_at"].tzinfo == UTC
+
+
+def test_migrations_make_the_tables_that_the_code_means(store: Store) -> None:
+    with store._engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, metadata) == []
+
+
+def test_a_store_is_opened_again_with_what_it_has(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'results.db'}"
+    first = Store.open(url)
+    first.add([row(1)])
+    first.close()
+    second = Store.open(url)
+    assert numbers(second.page(Filter()).rows) == [1]
+    second.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:////nowhere/at/all/results.db",
+        "postgresql+psycopg://me:secret@127.0.0.1:1/none",
+        "no address",
+        "oracle+none://x",
+    ],
+)
+def test_a_database_that_cannot_be_opened_is_a_clear_error(url: str) -> None:
+    with pytest.raises(StoreError, match="cannot be opened") as caught:
+        Store.open(url)
+    assert "secret" not in str(caught.value).partition(":")[0]

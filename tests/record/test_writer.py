@@ -1,0 +1,112 @@
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from record.journal import Journal
+from record.store import Filter, Store, StoreError
+from record.writer import Writer
+from tests.record.test_store import numbers, row
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came")
+
+
+def stored(folder: Path) -> list[int]:
+    store = Store.open(url(folder))
+    found = numbers(store.page(Filter(), limit=100_000).rows)
+    store.close()
+    return sorted(found)
+
+
+def url(folder: Path) -> str:
+    return f"sqlite:///{folder / 'results.db'}"
+
+
+def writer(folder: Path, open_store: Callable[[], Store] | None = None) -> Writer:
+    opened = open_store or (lambda: Store.open(url(folder)))
+    return Writer(Journal(folder / "journal"), opened, folder / "refused.jsonl")
+
+
+def test_kept_rows_reach_the_store(tmp_path: Path) -> None:
+    own = writer(tmp_path)
+    assert all(own.keep(row(n)) for n in range(1200))
+    own.close()
+    assert stored(tmp_path) == list(range(1200))
+    assert own.bytes_behind == 0
+
+
+def test_keeping_a_row_takes_microseconds_while_the_store_is_away(tmp_path: Path) -> None:
+    def away() -> Store:
+        time.sleep(0.3)  # as a connection to a machine that does not answer
+        raise StoreError("away")
+
+    own = writer(tmp_path, away)
+    rows = [row(n) for n in range(500)]
+    started = time.perf_counter()
+    assert all(own.keep(one) for one in rows)
+    assert (time.perf_counter() - started) / 500 < 0.002
+    own.close(0.1)
+    assert own.bytes_behind > 0
+    again = writer(tmp_path)
+    again.close()
+    assert stored(tmp_path) == list(range(500))
+
+
+def test_it_tries_again_until_the_store_is_back(tmp_path: Path) -> None:
+    tries = []
+
+    def twice_away() -> Store:
+        tries.append(1)
+        if len(tries) < 3:
+            raise StoreError("away")
+        return Store.open(url(tmp_path))
+
+    own = writer(tmp_path, twice_away)
+    own.keep(row(1))
+    until(lambda: own.bytes_behind == 0)
+    assert len(tries) == 3
+    own.close()
+    assert stored(tmp_path) == [1]
+
+
+def test_a_row_the_store_refuses_keeps_no_other_waiting(tmp_path: Path) -> None:
+    own = writer(tmp_path)
+    rows = [row(1), row(2, model=None), row(3)]
+    for one in rows:
+        own.keep(one)
+    own.close()
+    assert stored(tmp_path) == [1, 3]
+    (refused,) = (tmp_path / "refused.jsonl").read_text().splitlines()
+    assert json.loads(refused)["part_id"] == "P2"
+
+
+def _keep_until_killed(folder: Path, said: Path) -> None:
+    own = writer(folder)
+    for n in range(1_000_000):
+        own.keep(row(n))
+        said.write_text(str(n))  # the part is answered
+
+
+def test_a_killed_process_loses_nothing_that_was_answered(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_keep_until_killed, args=(tmp_path, said))
+    process.start()
+    until(lambda: said.exists() and int(said.read_text() or 0) > 300)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    answered = int(said.read_text() or 0)
+    writer(tmp_path).close()
+    found = stored(tmp_path)
+    assert found == list(range(len(found)))
+    assert len(found) > answered

@@ -283,7 +283,14 @@ def demo(
     if serve:
         from service.run import serve as run
 
-        run(models_dir=made.models, host="127.0.0.1", port=port, auth="off")
+        record_dir = made.models.parent / "results"
+        run(
+            models_dir=made.models,
+            host="127.0.0.1",
+            port=port,
+            auth="off",
+            record_dir=record_dir,
+        )
 
 
 @app.command()

@@ -91,7 +91,12 @@ def _maskline(model: Path, port: int, free: bool) -> None:
             return found
 
         setattr(Engine, "_prepare", prepare)  # noqa: B010 - mypy knows no patched method
-    serve(models_dir=model, port=port, auth="off", log_level="warning")
+    serve(models_dir=model, port=port, auth="off", log_level="warning", record=_record())
+
+
+def _record() -> str:
+    """Peers store nothing; `MASKLINE_RECORD=on` says what it costs."""
+    return os.environ.get("MASKLINE_RECORD", "off")
 
 
 def _litserve(model: Path, port: int, free: bool) -> None:

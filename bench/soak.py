@@ -93,7 +93,8 @@ def _start(models: Path) -> tuple[subprocess.Popen[bytes], str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "maskline", "serve", "--models", str(models), "--no-auth"]
-    environment = os.environ | {"MASKLINE_LOG_LEVEL": "warning"}
+    own = {"MASKLINE_LOG_LEVEL": "warning", "MASKLINE_RECORD_DIR": str(models.parent / "results")}
+    environment = os.environ | own
     process = subprocess.Popen([*command, "--port", str(port)], env=environment)
     url, until = f"http://127.0.0.1:{port}", time.monotonic() + _START_S
     while process.poll() is None and time.monotonic() < until:

@@ -1,5 +1,6 @@
 """The results of inspections in a database: SQLite by default, PostgreSQL by URL."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,7 @@ from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyE
 from record.tables import results
 
 _BUSY_S = 10.0
+_MIGRATING = threading.Lock()  # Alembic keeps its context in a module
 
 
 _INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
@@ -78,13 +80,12 @@ class Store:
         `url` is SQLAlchemy's: `sqlite:///results.db`, `postgresql+psycopg://user@host/maskline`.
         """
         try:
-            kind = make_url(url).get_backend_name()
-            if kind not in _INSERTS:
-                raise ArgumentError(f"{kind!r} is not supported; use sqlite or postgresql")
+            if problem := unusable(url):
+                raise ArgumentError(problem)
             engine = create_engine(url, pool_pre_ping=True)
-            if kind == "sqlite":
+            if engine.dialect.name == "sqlite":
                 event.listen(engine, "connect", _as_a_service_wants_it)
-            with engine.begin() as connection:
+            with _MIGRATING, engine.begin() as connection:
                 _migrate(connection)
         except (ArgumentError, SQLAlchemyError, ImportError) as error:
             raise StoreError(f"the database {_shown(url)} cannot be opened: {error}") from error
@@ -136,6 +137,15 @@ class Store:
                 return [dict(row) for row in connection.execute(statement).mappings()]
         except SQLAlchemyError as error:
             raise StoreError(f"results cannot be read: {_first_line(error)}") from error
+
+
+def unusable(url: str) -> str | None:
+    """Say what is wrong with an address, if anything is; the database itself is not asked."""
+    try:
+        kind = make_url(url).get_backend_name()
+    except ArgumentError:
+        return "no address of a database; want for instance postgresql+psycopg://user@host/maskline"
+    return None if kind in _INSERTS else f"{kind!r} is not supported; use sqlite or postgresql"
 
 
 def _last_id(connection: Connection) -> int:

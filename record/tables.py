@@ -56,6 +56,7 @@ results = Table(
     Column("part_id", String(128)),
     Column("camera", String(128)),
     Column("lot", String(128)),
+    Column("recipe", String(128)),
     Column("verdict", String(8), nullable=False),
     Column("is_anomalous", Boolean, nullable=False),
     Column("score", Float, nullable=False),

@@ -18,11 +18,13 @@ from service import errors
 from service.access import SCHEMES
 from service.door import Door
 from service.engine import Engine
+from service.errors import StartError
 from service.frame import Frame
 from service.inspection import Inspector
 from service.keys import KeyRing
 from service.metrics import Metrics
-from service.routes import health, lookout, models, oip, score
+from service.recording import Recording
+from service.routes import health, lookout, models, oip, results, score
 from service.settings import Settings
 from service.tracing import trace
 
@@ -50,6 +52,12 @@ async def _watch(engine: Engine, every_s: float) -> None:
         await engine.watch(every_s)
 
 
+def _recording(settings: Settings, metrics: Metrics) -> Recording | None:
+    if settings.record == "off":
+        return None
+    return Recording(settings.record_dir, settings.database_url, metrics)
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Build the service; models load when it starts, and a model that cannot load stops the start."""
     settings = settings or Settings()
@@ -65,23 +73,26 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         torch.set_num_threads(settings.torch_threads or max(1, cores - 1))
         decoders = settings.decode_threads or min(16, max(2, cores // 2))
         try:
+            recording = _recording(settings, metrics)
             engine = Engine(settings, metrics)
-        except AnomalyError as error:
+        except (AnomalyError, StartError) as error:
             app.state.failure = error  # told again, in one line, by `service.run`
             raise
         with ThreadPoolExecutor(decoders, "decode") as pool:
-            app.state.inspector = Inspector(engine, metrics, settings, pool)
+            app.state.inspector = Inspector(engine, metrics, settings, pool, recording)
             watch = asyncio.create_task(_watch(engine, settings.watch_models_s))
             yield
             watch.cancel()
             engine.close()
+            if recording is not None:
+                recording.close()
 
     app = FastAPI(
         title="Maskline", version=version("maskline"), description=_DESCRIPTION, lifespan=lifespan
     )
     app.state.draining = False
     app.state.keys = None if settings.auth == "off" else KeyRing(settings.keys_file)
-    for routes in (score, models, oip, lookout, health):
+    for routes in (score, models, results, oip, lookout, health):
         app.include_router(routes.router)
     errors.install(app, metrics)
 

@@ -21,6 +21,7 @@ from anomaly.errors import (
     ModelError,
     UnsupportedFormat,
 )
+from record.store import StoreError
 from service.batching import (
     BatcherClosed,
     DeadlineMissed,
@@ -130,6 +131,18 @@ class RoleInsufficient(ServiceError):
     code = "role_insufficient"
 
 
+class ResultUnknown(ServiceError):
+    """There is no such result."""
+
+    code = "result_not_found"
+
+
+class NothingRecorded(ServiceError):
+    """The service keeps no results."""
+
+    code = "nothing_recorded"
+
+
 class NotReady(ServiceError):
     """No model is ready to answer."""
 
@@ -158,6 +171,9 @@ RULES: dict[type[Exception], Rule] = {
     KeyUnknown: Rule(401, "auth"),
     RoleInsufficient: Rule(403, "auth"),
     ModelUnknown: Rule(404, "no_model"),
+    ResultUnknown: Rule(404, "bad_parameter"),
+    NothingRecorded: Rule(404, "bad_parameter"),
+    StoreError: Rule(503, "store"),
     NotReady: Rule(503, "not_ready"),
     TensorInvalid: Rule(400, "bad_image"),
     BodyTooSlow: Rule(408, "too_slow"),

@@ -26,6 +26,7 @@ from service.body import read_image
 from service.engine import Engine, Work
 from service.errors import BodyTooSlow
 from service.metrics import Metrics
+from service.recording import Recording, digest_of
 from service.registry import ServedModel
 from service.schemas import HeatmapKind, HeatmapOut, ModelRef, ScoreOut, ScoreQuery
 from service.settings import Settings
@@ -44,6 +45,7 @@ class Inspection:
     model: ServedModel
     source: Source
     detection: Detection
+    result_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +56,20 @@ class Inspector:
     metrics: Metrics
     settings: Settings
     pool: ThreadPoolExecutor
+    recording: Recording | None = None
 
     async def inspect(self, request: Request, query: ScoreQuery) -> ScoreOut:
-        """Answer one request: read, decode, queue, infer, encode."""
-        return await self._asked(request, query, self.inspect_image)
+        """Answer one request: read, decode, queue, infer, encode.
+
+        A request that repeats an idempotency key is answered from the record.
+        """
+
+        async def answer() -> ScoreOut:
+            return await self._asked(request, query, self.inspect_image)
+
+        if self.recording is None:
+            return await answer()
+        return await self.recording.once(query.idempotency_key, answer)
 
     async def inspect_raw(self, request: Request, query: ScoreQuery) -> Inspection:
         """Do the same up to the detection, for answers of another shape."""
@@ -93,7 +105,7 @@ class Inspector:
             query,
             model=model_ref(found.model),
             heatmap=heatmap,
-            result_id=uuid.uuid4().hex,
+            result_id=found.result_id,
             timings=timings,
         )
 
@@ -103,7 +115,7 @@ class Inspector:
         """Decode, queue and infer one image, and judge it as this request wants."""
         model = await self.engine.registry.acquire(query.model)
         with self.metrics.timed("decode", timings):
-            work = await self._in_pool(lambda: self._work(source, model))
+            work, sha256 = await self._in_pool(lambda: self._work(source, model))
         outcome = await self.engine.detect(
             model, work, priority=Priority[query.priority.upper()], deadline=deadline
         )
@@ -113,7 +125,13 @@ class Inspector:
         self.metrics.observe_stage("inference", outcome.inference_s, timings)
         detection = await self._as_asked(outcome.result, model, query)
         self.metrics.observe_detection(model.name, query.camera, detection)
-        return Inspection(model, source, detection)
+        found = Inspection(model, source, detection, uuid.uuid4().hex)
+        if self.recording is not None:
+            ref = model_ref(model)
+            self.recording.keep(
+                found.result_id, detection, query, ref, timings=timings, image_sha256=sha256
+            )
+        return found
 
     def deadline_of(self, query: ScoreQuery) -> float:
         """When a request that begins now must be answered, on the clock of `time.monotonic`."""
@@ -128,9 +146,10 @@ class Inspector:
         except TimeoutError:
             raise BodyTooSlow(f"the body did not arrive within {limit:g} s") from None
 
-    def _work(self, source: Source, model: ServedModel) -> Work:
+    def _work(self, source: Source, model: ServedModel) -> tuple[Work, str]:
         config = model.config.preprocess
-        return Work(*place(self._decode(source, config.canvas), config))
+        work = Work(*place(self._decode(source, config.canvas), config))
+        return work, "" if self.recording is None else digest_of(source)
 
     def _decode(self, source: Source, canvas: int | None = None) -> RgbImage:
         if isinstance(source, RgbImage):

@@ -57,6 +57,8 @@ class Metrics:
         self.in_flight = self._gauge("in_flight_requests", "Requests past the door.")
         self.out_of_memory = self._counter("oom", "Batches that did not fit the device.", "model")
         self.batch_limit = self._gauge("batch_limit", "Most work items in a batch now.")
+        self.record_behind = self._gauge("record_behind_bytes", "Results that the store lacks yet.")
+        self.record_lost = self._counter("record_lost", "Results that the disk did not take.")
         self.trace_stage: Callable[[str, float, float], None] | None = None
         self._cameras: set[str] = set()
 

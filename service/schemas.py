@@ -1,6 +1,7 @@
 """The shapes of the wire, and one conversion from `Detection`."""
 
-from typing import Annotated, Literal
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,11 +20,19 @@ class ScoreQuery(BaseModel):
     part_id: Annotated[Label | None, Field(description="Echoed in the answer.")] = None
     camera: Annotated[Label | None, Field(description="Label of the metrics.")] = None
     lot: Annotated[Label | None, Field(description="Echoed in the answer.")] = None
+    recipe: Annotated[Label | None, Field(description="The line's own program; stored.")] = None
     threshold: Annotated[
         float | None, Field(allow_inf_nan=False, description="Threshold for this request only.")
     ] = None
     false_alarm_rate: Annotated[
         float | None, Field(gt=0, lt=1, description="Stated false-alarm rate, this request only.")
+    ] = None
+    triggered_at: Annotated[
+        datetime | None, Field(description="When the camera was triggered; stored.")
+    ] = None
+    idempotency_key: Annotated[
+        Label | None,
+        Field(description="A request repeated with it gets the first one's result, not a new one."),
     ] = None
     deadline_ms: Annotated[
         float | None,
@@ -134,6 +143,47 @@ class ScoreOut(BaseModel):
             result_id=result_id,
             timings=timings,
         )
+
+    @classmethod
+    def of_row(cls, row: dict[str, Any]) -> "ScoreOut":
+        """Restore an answer from the record; it has no heatmap."""
+        model = ModelRef(name=row["model"], version=row["version"], digest=row["digest"])
+        return cls.model_validate(row | {"model": model, "heatmap": None}, extra="ignore")
+
+
+class ResultOut(BaseModel):
+    """One inspection as it is stored."""
+
+    result_id: str
+    inspected_at: datetime
+    triggered_at: datetime | None
+    part_id: str | None
+    camera: str | None
+    lot: str | None
+    recipe: str | None
+    verdict: str
+    score: float
+    threshold: float
+    p_value: float
+    score_std: float
+    model: str
+    version: str
+    digest: str
+    image_sha256: str
+    regions: list[RegionOut]
+    timings: dict[str, float]
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> "ResultOut":
+        """Convert a row of the store."""
+        return cls.model_validate(row, extra="ignore")
+
+
+class ResultsOut(BaseModel):
+    """A page of results, newest first."""
+
+    results: list[ResultOut]
+    cursor: Annotated[int | None, Field(description="Asks for the next page; null at the end.")]
 
 
 class BatchItemOut(BaseModel):

@@ -27,6 +27,11 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     auth: Literal["keys", "off"] = Field("keys", description="off: whoever reaches the port.")
     keys_file: Path = Field(Path("keys.json"), description="Made by 'maskline key add'.")
+    record: Literal["on", "off"] = Field("on", description="Whether results are stored.")
+    record_dir: Path = Field(Path("results"), description="Journal of results, and SQLite's file.")
+    database_url: str | None = Field(
+        None, description="postgresql+psycopg://…; SQLite in the record's folder without one."
+    )
     metrics_open: bool = Field(True, description="Whether /metrics needs no key.")
     torch_threads: int | None = Field(None, ge=1, description="Default: all cores but one.")
     decode_threads: int | None = Field(

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def row(number: int, **changes: Any) -> dict[str, Any]:
         "part_id": f"P{number}",
         "camera": "left" if number % 2 else "right",
         "lot": None,
+        "recipe": None,
         "verdict": "NG" if number % 3 == 0 else "OK",
         "is_anomalous": number % 3 == 0,
         "score": 0.1 * number,
@@ -135,3 +137,12 @@ def test_a_database_that_cannot_be_opened_is_a_clear_error(url: str) -> None:
     with pytest.raises(StoreError, match="cannot be opened") as caught:
         Store.open(url)
     assert "secret" not in str(caught.value).partition(":")[0]
+
+
+def test_several_threads_may_open_a_new_store_at_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'results.db'}"
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(lambda _: Store.open(url), range(4)))
+    for number, store in enumerate(stores):
+        assert store.add([row(number)]) == 1
+        store.close()

@@ -10,7 +10,13 @@ from service.settings import Settings
 
 
 def settings(models: Path, **changes: object) -> Settings:
-    usual = {"torch_threads": 1, "device": "cpu", "max_batch_items": 16, "auth": "off"}
+    usual = {
+        "torch_threads": 1,
+        "device": "cpu",
+        "max_batch_items": 16,
+        "auth": "off",
+        "record": "off",
+    }
     return Settings(models_dir=models, **(usual | changes))  # type: ignore[arg-type]
 
 

@@ -52,7 +52,9 @@ class RealServer:
         command = [sys.executable, "-m", "maskline", "serve", "--models", str(models), "--no-auth"]
         port = self.url.rpartition(":")[2]
         self.process = subprocess.Popen(
-            [*command, "--port", port], stderr=subprocess.PIPE, env=os.environ | variables
+            [*command, "--port", port],
+            stderr=subprocess.PIPE,
+            env=os.environ | {"MASKLINE_RECORD": "off"} | variables,
         )
         self._wait_until_ready()
 

@@ -26,6 +26,7 @@ def upgrade() -> None:
         sa.Column("part_id", sa.String(128)),
         sa.Column("camera", sa.String(128)),
         sa.Column("lot", sa.String(128)),
+        sa.Column("recipe", sa.String(128)),
         sa.Column("verdict", sa.String(8), nullable=False),
         sa.Column("is_anomalous", sa.Boolean, nullable=False),
         sa.Column("score", sa.Float, nullable=False),

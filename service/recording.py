@@ -1,0 +1,147 @@
+"""The service's side of the record: what was found goes in, results come out. See `record`."""
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from anomaly.types import Detection, RgbImage
+from record.journal import Journal
+from record.store import Filter, Page, Store, unusable
+from record.writer import Writer
+from service.errors import ResultUnknown, StartError
+from service.metrics import Metrics
+from service.schemas import ModelRef, ScoreOut, ScoreQuery
+
+T = TypeVar("T")
+_REMEMBERED = 10_000  # answers by idempotency key, for repeats that come before the store has them
+
+
+class Recording:
+    """Writes results in microseconds and reads them in a thread of its own."""
+
+    def __init__(self, folder: Path, database_url: str | None, metrics: Metrics) -> None:
+        self._url = database_url or f"sqlite:///{folder.absolute() / 'results.db'}"
+        if problem := unusable(self._url):
+            raise StartError("settings_invalid", f"MASKLINE_DATABASE_URL: {problem}")
+        try:
+            journal = Journal(folder / "journal")
+        except OSError as error:
+            raise StartError(
+                "record_unusable",
+                f"results cannot be kept in {folder.absolute()} ({error.strerror}); make it writable, "
+                "choose another place with MASKLINE_RECORD_DIR, or keep none with MASKLINE_RECORD=off",
+            ) from error
+        self._writer = Writer(journal, self._open, folder / "refused.jsonl")
+        self._reader: Store | None = None
+        self._pool = ThreadPoolExecutor(1, "results")
+        self._metrics = metrics
+        self._answers: OrderedDict[str, ScoreOut] = OrderedDict()
+        self._underway: dict[str, asyncio.Future[ScoreOut]] = {}
+        metrics.record_behind.set_function(lambda: self._writer.bytes_behind)
+
+    def keep(
+        self,
+        result_id: str,
+        detection: Detection,
+        query: ScoreQuery,
+        model: ModelRef,
+        *,
+        timings: dict[str, float],
+        image_sha256: str,
+    ) -> None:
+        """Keep one result before it is answered; a full disk is counted, never an error."""
+        row = {
+            "result_id": result_id,
+            "idempotency_key": query.idempotency_key,
+            "inspected_at": datetime.now(UTC),
+            "triggered_at": query.triggered_at,
+            "model": model.name,
+            "version": model.version,
+            "digest": model.digest,
+            "part_id": query.part_id,
+            "camera": query.camera,
+            "lot": query.lot,
+            "recipe": query.recipe,
+            "verdict": "NG" if detection.is_anomalous else "OK",
+            "is_anomalous": detection.is_anomalous,
+            "score": detection.pred_score,
+            "threshold": detection.threshold,
+            "p_value": detection.p_value,
+            "score_std": detection.score_std,
+            "regions": [asdict(region) for region in detection.regions],
+            "timings": dict(timings),
+            "image_sha256": image_sha256,
+        }
+        if not self._writer.keep(row):
+            self._metrics.record_lost.inc()
+
+    async def once(self, key: str | None, answer: Callable[[], Awaitable[ScoreOut]]) -> ScoreOut:
+        """Answer, unless this idempotency key was answered before: then with the first result.
+
+        A repeat has no heatmap. Raises `StoreError` where the store cannot be asked.
+        """
+        if key is None:
+            return await answer()
+        while (underway := self._underway.get(key)) is not None:
+            await asyncio.wait([underway])  # the first may fail: then this one is the first
+        first = self._answers.get(key) or await self._stored(key)
+        if first is not None:
+            return first
+        mine = self._underway[key] = asyncio.get_running_loop().create_future()
+        try:
+            found = await answer()
+            self._remember(key, found)
+            return found
+        finally:
+            del self._underway[key]
+            mine.cancel()
+
+    async def page(self, wanted: Filter, *, cursor: int | None, limit: int) -> Page:
+        """Read a page of results. Raises `StoreError`."""
+        return await self._read(lambda store: store.page(wanted, cursor=cursor, limit=limit))
+
+    async def find(self, result_id: str) -> dict[str, Any]:
+        """Read one result. Raises `ResultUnknown` or `StoreError`."""
+        found = await self._read(lambda store: store.find(result_id))
+        if found is None:
+            raise ResultUnknown(f"there is no result {result_id!r}; it may not be stored yet")
+        return found
+
+    def close(self) -> None:
+        """Bring over what waits, as far as it goes quickly."""
+        self._writer.close()
+        self._pool.shutdown()
+        if self._reader is not None:
+            self._reader.close()
+
+    def _open(self) -> Store:
+        return Store.open(self._url)
+
+    async def _stored(self, key: str) -> ScoreOut | None:
+        row = await self._read(lambda store: store.repeated(key))
+        return None if row is None else ScoreOut.of_row(row)
+
+    async def _read(self, ask: Callable[[Store], T]) -> T:
+        def work() -> T:
+            if self._reader is None:
+                self._reader = self._open()
+            return ask(self._reader)
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _remember(self, key: str, found: ScoreOut) -> None:
+        self._answers[key] = found.model_copy(update={"heatmap": None})
+        if len(self._answers) > _REMEMBERED:
+            self._answers.popitem(last=False)
+
+
+def digest_of(source: bytes | RgbImage) -> str:
+    """SHA-256 of an image as sent, or of its pixels where the caller decoded it."""
+    data = source if isinstance(source, bytes) else source.pixels.tobytes()
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,140 @@
+"""`GET /v1/results`: what was inspected."""
+
+import csv
+import io
+import json
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from record.store import Filter
+from service.access import SECURED, needs
+from service.errors import NothingRecorded, problems
+from service.inspection import Inspector
+from service.keys import Role
+from service.parameters import inspector
+from service.recording import Recording
+from service.schemas import Label, ResultOut, ResultsOut
+
+router = APIRouter(tags=["results"])
+
+_RESPONSES = problems(401, 403, 404, 422, 500, 503)
+_MAY_OPERATE = [Depends(needs(Role.OPERATE))]
+_PAGE = 1000  # rows read at a time by an export
+
+
+class ResultsQuery(BaseModel):
+    """Which results are wanted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Label | None = None
+    camera: Label | None = None
+    lot: Label | None = None
+    part_id: Label | None = None
+    verdict: Literal["OK", "NG"] | None = None
+    since: Annotated[datetime | None, Field(description="Inspected at or after.")] = None
+    until: Annotated[datetime | None, Field(description="Inspected before.")] = None
+
+    @property
+    def filter(self) -> Filter:
+        """What the store is asked; a moment without a zone is UTC."""
+        named = self.model_dump(
+            include={"model", "camera", "lot", "part_id", "verdict", "since", "until"}
+        )
+        return Filter(**named)
+
+
+class PageQuery(ResultsQuery):
+    """Which page of them."""
+
+    cursor: Annotated[int | None, Field(ge=1, le=2**62, description="Of the page before.")] = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+
+
+class ExportQuery(ResultsQuery):
+    """In which form all of them."""
+
+    form: Literal["jsonl", "csv"] = "jsonl"
+
+
+def recording(inspector: Annotated[Inspector, Depends(inspector)]) -> Recording:
+    """Return the app's record; raises `NothingRecorded`."""
+    if inspector.recording is None:
+        raise NothingRecorded("this service keeps no results (MASKLINE_RECORD=off)")
+    return inspector.recording
+
+
+_Recording = Annotated[Recording, Depends(recording)]
+
+
+@router.get("/v1/results", dependencies=_MAY_OPERATE, responses=_RESPONSES, openapi_extra=SECURED)
+async def list_results(query: Annotated[PageQuery, Query()], record: _Recording) -> ResultsOut:
+    """List results, newest first; `cursor` of the answer asks for the next page."""
+    page = await record.page(query.filter, cursor=query.cursor, limit=query.limit)
+    return ResultsOut(results=[ResultOut.of(row) for row in page.rows], cursor=page.cursor)
+
+
+@router.get(
+    "/v1/results:export",
+    dependencies=_MAY_OPERATE,
+    responses=_RESPONSES,
+    openapi_extra=SECURED,
+    response_class=StreamingResponse,
+)
+async def export_results(
+    query: Annotated[ExportQuery, Query()], record: _Recording
+) -> StreamingResponse:
+    """Send all results that fit, newest first, as JSON-Lines or CSV; a page is in memory at a time."""
+    first = await record.page(query.filter, cursor=None, limit=_PAGE)  # errors before the answer
+
+    async def lines() -> AsyncIterator[str]:
+        page, header = first, True
+        while True:
+            rows = [ResultOut.of(row).model_dump(mode="json") for row in page.rows]
+            yield _csv(rows, header=header) if query.form == "csv" else _jsonl(rows)
+            if page.cursor is None:
+                return
+            page, header = await record.page(query.filter, cursor=page.cursor, limit=_PAGE), False
+
+    media = "text/csv" if query.form == "csv" else "application/x-ndjson"
+    name = {"Content-Disposition": f'attachment; filename="results.{query.form}"'}
+    return StreamingResponse(lines(), media_type=media, headers=name)
+
+
+@router.get(
+    "/v1/results/{result_id}",
+    dependencies=_MAY_OPERATE,
+    responses=_RESPONSES,
+    openapi_extra=SECURED,
+)
+async def read_result(result_id: str, record: _Recording) -> ResultOut:
+    """Return one result by the id that its answer had."""
+    return ResultOut.of(await record.find(result_id))
+
+
+def _jsonl(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _csv(rows: list[dict[str, Any]], *, header: bool) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(ResultOut.model_fields))
+    if header:
+        writer.writeheader()
+    for row in rows:
+        writer.writerow({k: _cell(v) for k, v in row.items()})
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Lists and objects as JSON; a text that a spreadsheet would run as a formula as text."""
+    if isinstance(value, list | dict):
+        return json.dumps(value)
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@"):
+        return "'" + value
+    return value

@@ -1,7 +1,6 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,8 +40,8 @@ def row(number: int, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(f"sqlite:///{tmp_path / 'results.db'}")
+def store(url: str) -> Iterator[Store]:
+    opened = Store.open(url)
     yield opened
     opened.close()
 
@@ -114,8 +113,7 @@ def test_migrations_make_the_tables_that_the_code_means(store: Store) -> None:
         assert compare_metadata(context, metadata) == []
 
 
-def test_a_store_is_opened_again_with_what_it_has(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'results.db'}"
+def test_a_store_is_opened_again_with_what_it_has(url: str) -> None:
     first = Store.open(url)
     first.add([row(1)])
     first.close()
@@ -125,7 +123,7 @@ def test_a_store_is_opened_again_with_what_it_has(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url",
+    "address",
     [
         "sqlite:////nowhere/at/all/results.db",
         "postgresql+psycopg://me:secret@127.0.0.1:1/none",
@@ -133,14 +131,13 @@ def test_a_store_is_opened_again_with_what_it_has(tmp_path: Path) -> None:
         "oracle+none://x",
     ],
 )
-def test_a_database_that_cannot_be_opened_is_a_clear_error(url: str) -> None:
+def test_a_database_that_cannot_be_opened_is_a_clear_error(address: str) -> None:
     with pytest.raises(StoreError, match="cannot be opened") as caught:
-        Store.open(url)
+        Store.open(address)
     assert "secret" not in str(caught.value).partition(":")[0]
 
 
-def test_several_threads_may_open_a_new_store_at_once(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'results.db'}"
+def test_several_threads_may_open_a_new_store_at_once(url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         stores = list(pool.map(lambda _: Store.open(url), range(4)))
     for number, store in enumerate(stores):

@@ -9,11 +9,12 @@ from pathlib import Path
 from record.journal import Journal
 from record.store import Filter, Store, StoreError
 from record.writer import Writer
+from tests.record.conftest import Postgres
 from tests.record.test_store import numbers, row
 
 
 def until(condition: Callable[[], bool]) -> None:
-    for _ in range(500):
+    for _ in range(2000):
         if condition():
             return
         time.sleep(0.01)
@@ -110,3 +111,24 @@ def test_a_killed_process_loses_nothing_that_was_answered(tmp_path: Path) -> Non
     found = stored(tmp_path)
     assert found == list(range(len(found)))
     assert len(found) > answered
+
+
+def test_a_postgresql_that_is_stopped_and_started_again_gets_every_row_once(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    address = postgres.new_database("stopped")
+    own = writer(tmp_path, lambda: Store.open(address))
+    for n in range(300):
+        own.keep(row(n))
+    until(lambda: own.bytes_behind == 0)
+    postgres.stop()
+    for n in range(300, 600):
+        assert own.keep(row(n))
+    time.sleep(0.5)
+    assert own.bytes_behind > 0
+    postgres.start()
+    until(lambda: own.bytes_behind == 0)
+    own.close()
+    store = Store.open(address)
+    assert sorted(numbers(store.page(Filter(), limit=1000).rows)) == list(range(600))
+    store.close()

@@ -23,6 +23,9 @@ app = typer.Typer(
 keys = typer.Typer(help="API keys of the service: add, list, revoke.", no_args_is_help=True)
 app.add_typer(keys, name="key")
 
+audit = typer.Typer(help="Who changed what: show the trail, verify it.", no_args_is_help=True)
+app.add_typer(audit, name="audit")
+
 KeyName = Annotated[str, typer.Argument(help="Whose key it is: a camera PC, a person.")]
 KeyRole = Annotated[
     Literal["score", "operate", "admin"],
@@ -30,6 +33,9 @@ KeyRole = Annotated[
 ]
 KeysFile = Annotated[
     Path | None, typer.Option(help="Default: MASKLINE_KEYS_FILE, or keys.json here.")
+]
+RecordDir = Annotated[
+    Path | None, typer.Option(help="Default: MASKLINE_RECORD_DIR, or results here.")
 ]
 Data = Annotated[
     Path,
@@ -232,7 +238,9 @@ def key_add(name: KeyName, role: KeyRole = "score", keys_file: KeysFile = None) 
     """Make an API key and print it: it is not stored and cannot be shown again."""
     from service.keys import Role, add_key
 
-    typer.echo(add_key(_keys_file(keys_file), name, Role[role.upper()]))
+    secret = add_key(_keys_file(keys_file), name, Role[role.upper()])
+    typer.echo(secret)  # before anything else may fail: it cannot be shown again
+    _note_change("key_add", name, role=role)
 
 
 @keys.command("list")
@@ -250,6 +258,27 @@ def key_revoke(name: KeyName, keys_file: KeysFile = None) -> None:
     from service.keys import revoke_key
 
     revoke_key(_keys_file(keys_file), name)
+    _note_change("key_revoke", name)
+
+
+@audit.command("verify")
+def audit_verify(folder: RecordDir = None) -> None:
+    """Check that no row of the trail was altered, removed or put in between."""
+    from record.audit import Audit
+
+    head = Audit(_record_dir(folder)).verify()
+    typer.echo(f"{head.number} rows, unbroken; the last is sealed with {head.hash}")
+
+
+@audit.command("show")
+def audit_show(folder: RecordDir = None, as_json: AsJson = False) -> None:
+    """List who changed what, the oldest first."""
+    from record.audit import Audit
+
+    for row in Audit(_record_dir(folder)).rows():
+        details = " ".join(f"{key}={value}" for key, value in row["details"].items())
+        line = f"{row['at']}  {row['by']}  {row['action']}  {row['subject']}  {details}"
+        typer.echo(json.dumps(row) if as_json else line)
 
 
 @app.command()
@@ -356,6 +385,23 @@ def _keys_file(given: Path | None) -> Path:
     from service.run import read_settings
 
     return given or read_settings().keys_file
+
+
+def _record_dir(given: Path | None) -> Path:
+    from service.run import read_settings
+
+    return given or read_settings().record_dir
+
+
+def _note_change(action: str, subject: str, **details: str) -> None:
+    """Seal a change made from the command line into the audit trail."""
+    import getpass
+
+    from service.recording import audit_of
+    from service.run import read_settings
+
+    if trail := audit_of(read_settings()):
+        trail.add(action, subject, getpass.getuser(), **details)
 
 
 def curl_line(image: Path, port: int) -> str:

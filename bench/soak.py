@@ -82,9 +82,7 @@ def soak(model: Path, seconds: float, rate: float, *, quiet: bool = False) -> Se
         try:
             _keep_busy(seen, _Traffic(url, models, bundle), process.pid, seconds, rate, quiet=quiet)
         finally:
-            process.send_signal(signal.SIGTERM)
-            if code := process.wait(60):
-                seen.failures.append(f"the service exited with {code}")
+            _stop(process, seen)
     return seen
 
 
@@ -105,6 +103,16 @@ def _start(models: Path) -> tuple[subprocess.Popen[bytes], str]:
             time.sleep(0.2)
     process.kill()
     raise SystemExit(f"the service did not start; try `{' '.join(command)}`")
+
+
+def _stop(process: subprocess.Popen[bytes], seen: Seen) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        if code := process.wait(60):
+            seen.failures.append(f"the service exited with {code}")
+    except subprocess.TimeoutExpired:
+        process.kill()
+        seen.failures.append("the service did not stop within a minute")
 
 
 def _keep_busy(
@@ -177,7 +185,11 @@ class _Traffic:
         save_bundle(self._bundle, self._models / "soak", version)
         with httpx2.Client(base_url=self._url, timeout=60) as client:
             for action in ("load", "activate"):
-                status = client.post(f"/v1/models/soak:{action}").status_code
+                try:
+                    status = client.post(f"/v1/models/soak:{action}").status_code
+                except httpx2.HTTPError as error:
+                    seen.failures.append(f"{action} {version}: {type(error).__name__} {error}")
+                    return
                 seen.answers[f"{action} {status}"] += 1
                 if status != 200:
                     seen.failures.append(f"{action} {version}: answered {status}")

@@ -9,12 +9,12 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, Select, create_engine, event, func, select
+from sqlalchemy import Connection, Engine, Select, create_engine, event, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError, StatementError
 
-from record.tables import results
+from record.tables import feedback, results
 
 _BUSY_S = 10.0
 _MIGRATING = threading.Lock()  # Alembic keeps its context in a module
@@ -44,6 +44,7 @@ class Filter:
     lot: str | None = None
     part_id: str | None = None
     verdict: str | None = None
+    feedback: str | None = None
     since: datetime | None = None
     until: datetime | None = None
 
@@ -52,6 +53,12 @@ class Filter:
         for name in ("model", "camera", "lot", "part_id", "verdict"):
             if (wanted := getattr(self, name)) is not None:
                 statement = statement.where(results.c[name] == wanted)
+        if self.feedback is not None:
+            last = select(func.max(feedback.c.id)).group_by(feedback.c.result_id)
+            said = select(feedback.c.result_id).where(
+                feedback.c.kind == self.feedback, feedback.c.id.in_(last)
+            )
+            statement = statement.where(results.c.result_id.in_(said))
         if self.since is not None:
             statement = statement.where(results.c.inspected_at >= self.since)
         if self.until is not None:
@@ -126,6 +133,20 @@ class Store:
         """Return the result that was given under an idempotency key before."""
         statement = select(results).where(results.c.idempotency_key == idempotency_key)
         return next(iter(self._rows(statement)), None)
+
+    def add_feedback(self, said: dict[str, Any]) -> dict[str, Any]:
+        """Add what somebody said of a result; returns it with its number."""
+        try:
+            with self._engine.begin() as connection:
+                found = connection.execute(insert(feedback).values(said).returning(feedback))
+                return dict(found.mappings().one())
+        except SQLAlchemyError as error:
+            raise StoreError(f"feedback cannot be stored: {_first_line(error)}") from error
+
+    def feedback_on(self, result_id: str) -> list[dict[str, Any]]:
+        """Return what was said of a result, the last first."""
+        statement = select(feedback).where(feedback.c.result_id == result_id)
+        return self._rows(statement.order_by(feedback.c.id.desc()))
 
     def close(self) -> None:
         """Close all connections."""

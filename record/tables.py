@@ -11,6 +11,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Float,
+    ForeignKey,
     Index,
     Integer,
     MetaData,
@@ -72,4 +73,18 @@ results = Table(
     Index("results_by_lot", "lot", "id"),
     Index("results_by_part", "part_id", "id"),
     Index("results_by_verdict", "verdict", "id"),
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("id", _Id, primary_key=True),  # the last one of a result counts
+    Column("result_id", String(32), ForeignKey("results.result_id"), nullable=False),
+    Column("said_at", Moment, nullable=False),
+    Column("said_by", String(128)),
+    Column("kind", String(16), nullable=False),
+    Column("defect", String(128)),
+    Column("comment", String(1000)),
+    Index("feedback_by_result", "result_id", "id"),
+    Index("feedback_by_kind", "kind", "id"),
 )

@@ -7,6 +7,7 @@ from fastapi import Request
 
 from service.errors import KeyMissing, KeyUnknown, RoleInsufficient
 from service.keys import KeyRing, Role
+from service.logs import ACTOR
 
 # For the OpenAPI document; the headers are read by hand, which costs a tenth of FastAPI's own schemes.
 SCHEMES: dict[str, Any] = {
@@ -32,6 +33,7 @@ def check(request: Request, role: Role) -> None:
     """
     ring: KeyRing | None = request.app.state.keys
     if ring is None:
+        ACTOR.set("anybody")
         return
     secret = _secret(request)
     if not secret:
@@ -40,6 +42,7 @@ def check(request: Request, role: Role) -> None:
     if key is None:
         raise KeyUnknown("the API key is not known, or was revoked")
     request.state.key = key.name
+    ACTOR.set(key.name)
     if key.role < role:
         raise RoleInsufficient(
             f"key {key.name!r} has the role {key.role.name.lower()}; this needs {role.name.lower()}"

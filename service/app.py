@@ -23,7 +23,7 @@ from service.frame import Frame
 from service.inspection import Inspector
 from service.keys import KeyRing
 from service.metrics import Metrics
-from service.recording import Recording
+from service.recording import Recording, audit_of
 from service.routes import health, lookout, models, oip, results, score
 from service.settings import Settings
 from service.tracing import trace
@@ -74,7 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         decoders = settings.decode_threads or min(16, max(2, cores // 2))
         try:
             recording = _recording(settings, metrics)
-            engine = Engine(settings, metrics)
+            engine = Engine(settings, metrics, audit_of(settings))
         except (AnomalyError, StartError) as error:
             app.state.failure = error  # told again, in one line, by `service.run`
             raise

@@ -12,6 +12,7 @@ from anomaly.bundle import Bundle
 from anomaly.detector import Detector
 from anomaly.device import choose_device
 from anomaly.types import Detection, FloatArray, Placement
+from record.audit import Audit
 from service.batching import (
     Batcher,
     BatchingConfig,
@@ -20,7 +21,8 @@ from service.batching import (
     Priority,
     TooMuchAtOnce,
 )
-from service.errors import InferenceFailed
+from service.errors import AuditUnwritable, InferenceFailed
+from service.logs import ACTOR
 from service.metrics import Metrics
 from service.registry import Registry, RegistryConfig, ServedModel, cost_of
 from service.settings import Settings
@@ -37,13 +39,14 @@ class Work:
 class Engine:
     """Loads and warms every model, then runs batches in one thread."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, audit: Audit | None = None) -> None:
         self.device = choose_device(settings.device)
         self._metrics = metrics
+        self._audit = audit
         self._most_items = settings.max_batch_items
         self._stall_after_s = settings.stall_after_s
         config = RegistryConfig(settings.models_dir, settings.default_model, settings.max_models_mb)
-        self.registry = Registry(config, self._prepare, self._publish)
+        self.registry = Registry(config, self._prepare, self._publish, self._note)
         self.registry.load_all()
         self.batcher: Batcher[Work, Detection] = Batcher(
             self._run,
@@ -111,6 +114,23 @@ class Engine:
             detector.detect_canvases(torch.zeros(size, 3, side, side), [place] * size)
         self._metrics.model_load.labels(bundle.name).set(time.monotonic() - started)
         return detector
+
+    def _note(self, action: str, name: str, bundle: Bundle) -> None:
+        """Seal into the audit trail what is about to serve; raises `AuditUnwritable`."""
+        if self._audit is None or bundle.calibration is None:
+            return
+        details = {
+            "version": bundle.version,
+            "digest": bundle.digest,
+            "threshold": bundle.calibration.threshold,
+            "false_alarm_rate": bundle.calibration.false_alarm_rate,
+        }
+        try:
+            self._audit.add(action, name, ACTOR.get(), **details)
+        except OSError as error:
+            raise AuditUnwritable(
+                f"the audit trail cannot be written ({error.strerror}), so nothing is changed"
+            ) from error
 
     def _publish(self) -> None:
         """Tell the metrics which versions serve."""

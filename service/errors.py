@@ -101,6 +101,12 @@ class ClientGone(ServiceError):
         self.stage = stage
 
 
+class AuditUnwritable(ServiceError):
+    """A change cannot be written down, so it is not made."""
+
+    code = "audit_unwritable"
+
+
 class NothingStaged(ServiceError):
     """There is no loaded version to activate."""
 
@@ -135,6 +141,12 @@ class ResultUnknown(ServiceError):
     """There is no such result."""
 
     code = "result_not_found"
+
+
+class FeedbackContradicts(ServiceError):
+    """What was said of a result does not go with its verdict."""
+
+    code = "feedback_contradicts"
 
 
 class NothingRecorded(ServiceError):
@@ -172,6 +184,7 @@ RULES: dict[type[Exception], Rule] = {
     RoleInsufficient: Rule(403, "auth"),
     ModelUnknown: Rule(404, "no_model"),
     ResultUnknown: Rule(404, "bad_parameter"),
+    FeedbackContradicts: Rule(409, "bad_parameter"),
     NothingRecorded: Rule(404, "bad_parameter"),
     StoreError: Rule(503, "store"),
     NotReady: Rule(503, "not_ready"),
@@ -183,6 +196,7 @@ RULES: dict[type[Exception], Rule] = {
     TooMuchAtOnce: Rule(503, "out_of_memory", "out_of_memory"),
     InferenceCrashed: Rule(503, "internal", "inference_crashed"),
     BatcherClosed: Rule(503, "draining", "draining"),
+    AuditUnwritable: Rule(503, "store"),
     NothingStaged: Rule(409, "bad_parameter"),
     NothingPrevious: Rule(409, "bad_parameter"),
     ModelError: Rule(503, "no_model"),

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from anomaly.types import Detection, RgbImage
+from record.audit import Audit
 from record.journal import Journal
 from record.store import Filter, Page, Store, unusable
 from record.writer import Writer
-from service.errors import ResultUnknown, StartError
+from service.errors import FeedbackContradicts, ResultUnknown, StartError
 from service.metrics import Metrics
-from service.schemas import ModelRef, ScoreOut, ScoreQuery
+from service.schemas import FeedbackIn, ModelRef, ScoreOut, ScoreQuery
+from service.settings import Settings
 
 T = TypeVar("T")
 _REMEMBERED = 10_000  # answers by idempotency key, for repeats that come before the store has them
@@ -107,11 +109,31 @@ class Recording:
         return await self._read(lambda store: store.page(wanted, cursor=cursor, limit=limit))
 
     async def find(self, result_id: str) -> dict[str, Any]:
-        """Read one result. Raises `ResultUnknown` or `StoreError`."""
-        found = await self._read(lambda store: store.find(result_id))
+        """Read one result with its feedback. Raises `ResultUnknown` or `StoreError`."""
+
+        def ask(store: Store) -> dict[str, Any] | None:
+            row = store.find(result_id)
+            return None if row is None else row | {"feedback": store.feedback_on(result_id)}
+
+        found = await self._read(ask)
         if found is None:
             raise ResultUnknown(f"there is no result {result_id!r}; it may not be stored yet")
         return found
+
+    async def say(self, result_id: str, said: FeedbackIn, by: str | None) -> dict[str, Any]:
+        """Store what somebody found who looked at the part.
+
+        Raises `FeedbackContradicts`, `ResultUnknown` or `StoreError`.
+        """
+        verdict = (await self.find(result_id))["verdict"]
+        if (said.kind == "missed_defect") != (verdict == "OK"):
+            raise FeedbackContradicts(
+                f"the result was {verdict}: a missed defect is one that was OK, a false alarm or a "
+                "confirmed defect one that was NG"
+            )
+        row = said.model_dump() | {"result_id": result_id, "said_by": by}
+        row["said_at"] = datetime.now(UTC)
+        return await self._read(lambda store: store.add_feedback(row))
 
     def close(self) -> None:
         """Bring over what waits, as far as it goes quickly."""
@@ -139,6 +161,11 @@ class Recording:
         self._answers[key] = found.model_copy(update={"heatmap": None})
         if len(self._answers) > _REMEMBERED:
             self._answers.popitem(last=False)
+
+
+def audit_of(settings: Settings) -> Audit | None:
+    """Return the audit trail, which lies beside the results; None where nothing is recorded."""
+    return None if settings.record == "off" else Audit(settings.record_dir)
 
 
 def digest_of(source: bytes | RgbImage) -> str:

@@ -84,7 +84,8 @@ class RegistryConfig:
 class Registry:
     """Finds, loads, switches and evicts models.
 
-    `prepare(bundle)` puts a bundle on the device and warms it up; `changed()` is told after every switch.
+    `prepare(bundle)` puts a bundle on the device and warms it up. `note(action, name, bundle)` writes down
+    what is about to serve; what it raises keeps the switch from happening. `changed()` is told after it.
     """
 
     def __init__(
@@ -92,10 +93,12 @@ class Registry:
         config: RegistryConfig,
         prepare: Callable[[Bundle], Detector],
         changed: Callable[[], None] = lambda: None,
+        note: Callable[[str, str, Bundle], None] = lambda action, name, bundle: None,
     ) -> None:
         self._config = config
         self._prepare = prepare
         self._changed = changed
+        self._note = note
         self._archive = Archive(config.models_dir)
         self._given_up: set[tuple[str, str]] = set()  # versions that the watch need not try again
         self.slots: dict[str, Slot] = {}
@@ -133,6 +136,7 @@ class Registry:
                 _log.info("model %s is loaded when it is asked for: memory is full", slot.name)
                 continue
             slot.active = self._read_chosen(slot)
+            self._note("start", slot.name, slot.active.bundle)
         self._changed()
 
     def find(self, name: str | None) -> Slot:
@@ -177,6 +181,7 @@ class Registry:
         slot = self.find(name)
         if slot.staged is None:
             raise NothingStaged(f"no version of {name!r} is staged; POST /v1/models/{name}:load")
+        self._note("activate", name, slot.staged.bundle)
         staged, slot.staged = slot.staged, None
         if slot.active is None or staged.bundle.digest != slot.active.bundle.digest:
             slot.previous = slot.active
@@ -190,6 +195,7 @@ class Registry:
         slot = self.find(name)
         if slot.previous is None:
             raise NothingPrevious(f"{name!r} has no version before the one that serves")
+        self._note("rollback", name, slot.previous.bundle)
         slot.active, slot.previous = slot.previous, slot.active
         instead_of = stored_version(slot.folder)
         own = slot.active.bundle.version

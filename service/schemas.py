@@ -179,6 +179,43 @@ class ResultOut(BaseModel):
         return cls.model_validate(row, extra="ignore")
 
 
+FeedbackKind = Literal["false_alarm", "confirmed_defect", "missed_defect"]
+
+
+class FeedbackIn(BaseModel):
+    """What somebody found who looked at the part."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Annotated[
+        FeedbackKind,
+        Field(
+            description="false_alarm and confirmed_defect of NG results, missed_defect of OK ones."
+        ),
+    ]
+    defect: Annotated[Label | None, Field(description="Its name: scratch, pore, …")] = None
+    comment: Annotated[str | None, Field(max_length=1000)] = None
+
+
+class FeedbackOut(FeedbackIn):
+    """Feedback as it is stored."""
+
+    said_at: datetime
+    said_by: Annotated[str | None, Field(description="The API key's name.")]
+
+
+class ResultDetailOut(ResultOut):
+    """One inspection with what people said of it, the last first; the last counts."""
+
+    feedback: list[FeedbackOut]
+
+    @classmethod
+    def of_found(cls, row: dict[str, Any]) -> "ResultDetailOut":
+        """Convert a row of the store with its rows of feedback."""
+        said = [FeedbackOut.model_validate(one, extra="ignore") for one in row["feedback"]]
+        return cls.model_validate(row | {"feedback": said}, extra="ignore")
+
+
 class ResultsOut(BaseModel):
     """A page of results, newest first."""
 

@@ -1,5 +1,6 @@
 """A tiny real model, built in about a second, serves every test that needs one."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -42,6 +43,12 @@ TINY = (
     'run.device="cpu"',
     'run.export="never"',
 )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def record_apart(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing a test starts writes results or an audit trail into the working folder."""
+    os.environ["MASKLINE_RECORD_DIR"] = str(tmp_path_factory.mktemp("results"))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,7 +18,15 @@ from service.inspection import Inspector
 from service.keys import Role
 from service.parameters import inspector
 from service.recording import Recording
-from service.schemas import Label, ResultOut, ResultsOut
+from service.schemas import (
+    FeedbackIn,
+    FeedbackKind,
+    FeedbackOut,
+    Label,
+    ResultDetailOut,
+    ResultOut,
+    ResultsOut,
+)
 
 router = APIRouter(tags=["results"])
 
@@ -37,15 +45,16 @@ class ResultsQuery(BaseModel):
     lot: Label | None = None
     part_id: Label | None = None
     verdict: Literal["OK", "NG"] | None = None
+    feedback: Annotated[FeedbackKind | None, Field(description="What was said of them last.")] = (
+        None
+    )
     since: Annotated[datetime | None, Field(description="Inspected at or after.")] = None
     until: Annotated[datetime | None, Field(description="Inspected before.")] = None
 
     @property
     def filter(self) -> Filter:
         """What the store is asked; a moment without a zone is UTC."""
-        named = self.model_dump(
-            include={"model", "camera", "lot", "part_id", "verdict", "since", "until"}
-        )
+        named = self.model_dump(include={*ResultsQuery.model_fields})
         return Filter(**named)
 
 
@@ -112,9 +121,27 @@ async def export_results(
     responses=_RESPONSES,
     openapi_extra=SECURED,
 )
-async def read_result(result_id: str, record: _Recording) -> ResultOut:
-    """Return one result by the id that its answer had."""
-    return ResultOut.of(await record.find(result_id))
+async def read_result(result_id: str, record: _Recording) -> ResultDetailOut:
+    """Return one result by the id that its answer had, with what was said of it."""
+    return ResultDetailOut.of_found(await record.find(result_id))
+
+
+@router.post(
+    "/v1/results/{result_id}/feedback",
+    dependencies=_MAY_OPERATE,
+    responses=_RESPONSES | problems(409, 429),
+    openapi_extra=SECURED,
+    status_code=201,
+)
+async def say(
+    request: Request, result_id: str, said: FeedbackIn, record: _Recording
+) -> FeedbackOut:
+    """Say what the part really was: a false alarm, a confirmed defect, or one that was missed.
+
+    It may be said again; the last counts.
+    """
+    by = getattr(request.state, "key", None)
+    return FeedbackOut.model_validate(await record.say(result_id, said, by), extra="ignore")
 
 
 def _jsonl(rows: list[dict[str, Any]]) -> str:

@@ -149,9 +149,13 @@ def test_without_keys_it_does_not_start_and_says_how_to(tiny_folder: Path, tmp_p
     assert caught.value.code == "keys_missing"
 
 
-def test_the_command_makes_lists_and_revokes(keys_file: Path) -> None:
-    def run(*arguments: str) -> str:
-        result = CliRunner().invoke(maskline.app, ["key", *arguments])
+def test_the_command_makes_lists_and_revokes(
+    keys_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASKLINE_RECORD_DIR", str(tmp_path / "results"))
+
+    def run(*arguments: str, group: str = "key") -> str:
+        result = CliRunner().invoke(maskline.app, [group, *arguments])
         assert result.exit_code == 0, result.output
         return result.output.strip()
 
@@ -161,4 +165,9 @@ def test_the_command_makes_lists_and_revokes(keys_file: Path) -> None:
     assert run("list", *file).startswith("line-3  operate  20")
     run("revoke", "line-3", *file)
     assert json.loads(keys_file.read_text()) == {"keys": []}
+    shown = run("show", group="audit")
+    assert "key_add  line-3  role=operate" in shown
+    assert "key_revoke  line-3" in shown
+    assert secret not in shown
+    assert run("verify", group="audit").startswith("2 rows, unbroken")
     assert CliRunner().invoke(maskline.app, ["key", "add", "x", "--role", "king"]).exit_code == 2

@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from anomaly.bundle import Bundle, save_bundle
+from record.audit import Audit
 from service.app import create_app
 from tests.conftest import normal_pixels, png
 from tests.service.conftest import settings
@@ -196,3 +197,32 @@ def test_a_folder_that_cannot_be_written_still_serves(
         assert client.post("/v1/models/left:rollback").json()["active"] == "v1"
         assert serving(client) == "v1"
     assert "cannot be rolled back to after a restart" in caplog.text
+
+
+def test_every_switch_is_in_the_audit_trail(
+    models: Path, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = settings(models, default_model="left", record="on", record_dir=tmp_path / "results")
+    with TestClient(create_app(own)) as client:
+        publish(tiny_bundle, models / "left", "v2", 0.2)
+        client.post("/v1/models/left:load")
+        client.post("/v1/models/left:activate")
+        client.post("/v1/models/left:rollback")
+        trail = Audit(tmp_path / "results")
+        rows = [(row["action"], row["subject"], row["details"]["version"]) for row in trail.rows()]
+        assert rows == [
+            ("start", "left", "v1"),
+            ("start", "right", "v1"),
+            ("activate", "left", "v2"),
+            ("rollback", "left", "v1"),
+        ]
+        assert [row["by"] for row in trail.rows()] == ["service", "service", "anybody", "anybody"]
+        trail.verify()
+
+        def full(self: Audit, row: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Audit, "_append", full)
+        refused = client.post("/v1/models/left:rollback")
+        assert (refused.status_code, refused.json()["code"]) == (503, "audit_unwritable")
+        assert serving(client) == "v1"

@@ -54,7 +54,7 @@ def test_what_was_answered_is_stored_as_it_was(client: TestClient) -> None:
     assert stored["digest"] == answer["model"]["digest"]
     assert len(stored["image_sha256"]) == 64
     assert set(stored["timings"]) == {"read", "decode", "queue", "inference"}
-    assert client.get(f"/v1/results/{answer['result_id']}").json() == stored
+    assert client.get(f"/v1/results/{answer['result_id']}").json() == stored | {"feedback": []}
     assert client.get("/v1/results/none").json()["code"] == "result_not_found"
 
 
@@ -167,3 +167,34 @@ def test_answers_are_remembered_up_to_a_limit(
     for number in range(4):
         client.post(f"/score?idempotency_key=K{number}", content=GOOD)
     assert list(recording._answers) == ["K2", "K3"]
+
+
+def test_feedback_is_kept_with_its_result_and_the_last_counts(client: TestClient) -> None:
+    bad = client.post("/score?part_id=bad", content=BAD).json()["result_id"]
+    good = client.post("/score?part_id=good&threshold=1e6", content=GOOD).json()["result_id"]
+    results(client, 2)
+
+    def say(result: str, **said: str) -> Any:
+        return client.post(f"/v1/results/{result}/feedback", json=said)
+
+    assert say(bad, kind="confirmed_defect", defect="pore").status_code == 201
+    answer = say(bad, kind="false_alarm", comment="dust")
+    assert answer.json() | {"said_at": ""} == {
+        "kind": "false_alarm",
+        "defect": None,
+        "comment": "dust",
+        "said_at": "",
+        "said_by": None,
+    }
+    said = client.get(f"/v1/results/{bad}").json()["feedback"]
+    assert [one["kind"] for one in said] == ["false_alarm", "confirmed_defect"]
+    assert [one["part_id"] for one in results(client, 1, "?feedback=false_alarm")] == ["bad"]
+    assert client.get("/v1/results?feedback=confirmed_defect").json()["results"] == []
+    assert say(good, kind="missed_defect").status_code == 201
+    contradiction = say(good, kind="false_alarm")
+    assert (contradiction.status_code, contradiction.json()["code"]) == (
+        409,
+        "feedback_contradicts",
+    )
+    assert say("none", kind="false_alarm").json()["code"] == "result_not_found"
+    assert say(bad, kind="nonsense").json()["code"] == "parameter_invalid"

@@ -1,0 +1,127 @@
+"""Who changed what: a file of rows, each sealed with the hash of the one before.
+
+A row that was altered, removed or put in between breaks the chain, and `verify` says where. The number
+and hash of the last row are kept beside it, so that rows cut off the end are missed too. Whoever can write
+both files can still write both anew: a copy of the last hash kept elsewhere seals the past against that.
+
+    audit.jsonl    one JSON object a line: number, at, by, action, subject, details, before, hash
+    audit.head     number and hash of the last row
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+_START = "0" * 64
+
+
+class AuditBroken(Exception):
+    """The audit trail was changed; `code` is stable."""
+
+    code = "audit_broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Number and hash of the last row; 0 and zeros before the first."""
+
+    number: int = 0
+    hash: str = _START
+
+
+class Audit:
+    """Appends and verifies; several processes may do so at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._rows = folder / "audit.jsonl"
+        self._head = folder / "audit.head"
+
+    def add(self, action: str, subject: str, by: str | None, **details: Any) -> Head:
+        """Append a row: `by` did `action` to `subject`. Raises `OSError` where it cannot be written."""
+        self._rows.parent.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            before = self._read_head()
+            row = {
+                "number": before.number + 1,
+                "at": datetime.now(UTC).isoformat(),
+                "by": by,
+                "action": action,
+                "subject": subject,
+                "details": details,
+                "before": before.hash,
+            }
+            head = Head(before.number + 1, _seal(row))
+            self._append(row | {"hash": head.hash})
+            self._write_head(head)
+        return head
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows, the oldest first, as they are."""
+        if self._rows.exists():
+            with self._rows.open(encoding="utf-8") as file:
+                for line in file:
+                    yield json.loads(line)
+
+    def verify(self) -> Head:
+        """Check every seal, and that no row is missing. Raises `AuditBroken` naming the first bad row."""
+        last = Head()
+        try:
+            for row in self.rows():
+                number = last.number + 1
+                if row.get("number") != number or row.get("before") != last.hash:
+                    raise AuditBroken(
+                        f"row {number} of {self._rows} is missing, or was put in between"
+                    )
+                if row.get("hash") != _seal(row):
+                    raise AuditBroken(f"row {number} of {self._rows} was altered")
+                last = Head(number, str(row["hash"]))
+        except ValueError as error:
+            raise AuditBroken(
+                f"row {last.number + 1} of {self._rows} is no row: {error}"
+            ) from error
+        if last != (head := self._read_head()):
+            raise AuditBroken(
+                f"{self._rows} ends with row {last.number}, where row {head.number} should be the last"
+            )
+        return last
+
+    def _append(self, row: dict[str, Any]) -> None:
+        fd = os.open(self._rows, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        try:
+            os.write(fd, json.dumps(row, sort_keys=True).encode() + b"\n")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _read_head(self) -> Head:
+        if not self._head.exists():
+            return Head()
+        try:
+            number, value = self._head.read_text().split()
+            return Head(int(number), value)
+        except ValueError as error:
+            raise AuditBroken(f"{self._head} is damaged: {error}") from error
+
+    def _write_head(self, head: Head) -> None:
+        whole = self._head.with_suffix(".tmp")
+        whole.write_text(f"{head.number} {head.hash}\n")
+        whole.replace(self._head)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._rows.with_suffix(".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _seal(row: dict[str, Any]) -> str:
+    """SHA-256 of a row without its own hash, in a form that does not depend on the order of keys."""
+    bare = {key: value for key, value in row.items() if key != "hash"}
+    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()

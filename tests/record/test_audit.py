@@ -1,0 +1,82 @@
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from record.audit import Audit, AuditBroken
+
+
+@pytest.fixture
+def audit(tmp_path: Path) -> Audit:
+    trail = Audit(tmp_path)
+    for number in range(4):
+        trail.add("activate", "flange", "shift-lead", version=f"v{number}")
+    return trail
+
+
+def lines(folder: Path) -> list[str]:
+    return (folder / "audit.jsonl").read_text().splitlines()
+
+
+def write(folder: Path, rows: list[str]) -> None:
+    (folder / "audit.jsonl").write_text("".join(row + "\n" for row in rows))
+
+
+def test_rows_tell_who_did_what_and_are_sealed(audit: Audit) -> None:
+    head = audit.verify()
+    first, *_, last = audit.rows()
+    assert (head.number, head.hash) == (4, last["hash"])
+    assert first["by"] == "shift-lead"
+    assert first["action"] == "activate"
+    assert first["subject"] == "flange"
+    assert first["details"] == {"version": "v0"}
+
+
+def test_an_empty_trail_is_whole(tmp_path: Path) -> None:
+    assert Audit(tmp_path).verify().number == 0
+
+
+def test_an_altered_row_is_found(audit: Audit, tmp_path: Path) -> None:
+    rows = lines(tmp_path)
+    rows[1] = rows[1].replace("shift-lead", "somebody")
+    write(tmp_path, rows)
+    with pytest.raises(AuditBroken, match=r"row 2 .* altered"):
+        audit.verify()
+
+
+def test_an_altered_row_with_a_seal_of_its_own_is_found_at_the_next(
+    audit: Audit, tmp_path: Path
+) -> None:
+    from record.audit import _seal
+
+    rows = [json.loads(row) for row in lines(tmp_path)]
+    rows[1]["by"] = "somebody"
+    rows[1]["hash"] = _seal(rows[1])
+    write(tmp_path, [json.dumps(row) for row in rows])
+    with pytest.raises(AuditBroken, match="row 3"):
+        audit.verify()
+
+
+@pytest.mark.parametrize("missing", range(4))
+def test_a_missing_row_is_found_the_last_one_too(
+    audit: Audit, tmp_path: Path, missing: int
+) -> None:
+    rows = lines(tmp_path)
+    del rows[missing]
+    write(tmp_path, rows)
+    with pytest.raises(AuditBroken):
+        audit.verify()
+
+
+def test_half_a_row_is_found(audit: Audit, tmp_path: Path) -> None:
+    whole = (tmp_path / "audit.jsonl").read_text()
+    (tmp_path / "audit.jsonl").write_text(whole[:-20])
+    with pytest.raises(AuditBroken, match="row 4"):
+        audit.verify()
+
+
+def test_several_writers_make_one_chain(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: Audit(tmp_path).add("load", f"m{n}", None), range(40)))
+    assert Audit(tmp_path).verify().number == 40

@@ -78,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("models", type=Path, nargs="+")
+    parser.add_argument("--only", default="", help="rows whose names have one of these, by commas")
     options = parser.parse_args()
     first, *others = [load_bundle(path, check_golden=False).model.eval() for path in options.models]
     material = gather(first, options.data)
@@ -85,7 +86,10 @@ def main() -> None:
         "| what | masked alone: synthetic | test | all: synthetic | test | pixel AUROC | s |\n"
         "|---|---|---|---|---|---|---|"
     )
+    wanted = options.only.split(",")
     for name, predict in predictors(first).items():
+        if not any(part in name for part in wanted):
+            continue
         started = time.monotonic()
         scored = score(first, material, predict)
         print(_row(name, scored, material, time.monotonic() - started), flush=True)

@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -130,6 +131,9 @@ def calibrate(
                 "is_certified": calibration.is_certified,
                 "images": len(calibration.images.scores),
                 "groups": calibration.images.groups,
+                "expected_alarms": asdict(
+                    calibration.images.expected(calibration.false_alarm_rate)
+                ),
             }
         )
         return

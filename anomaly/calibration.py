@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.stats import betabinom
 from sklearn.metrics import roc_auc_score
 
 from anomaly.errors import CalibrationError
@@ -58,6 +59,16 @@ class Reduction:
     def __call__(self, scores: torch.Tensor, grid: Grid) -> torch.Tensor:
         """Smooth (..., L) scores and reduce them to (...)."""
         return self.image_score(self.smooth(scores, grid))
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """False alarms to expect among `parts` independent normal parts, and between what with 95 %."""
+
+    parts: int
+    mean: float
+    low: int
+    high: int
 
 
 # The first of each is the default; another one must beat it by a margin to be chosen, because synthetic
@@ -126,6 +137,19 @@ class Conformal:
         above = np.append(cumulative[1:], 0.0)  # weight strictly after each score in sorted order
         certified = (1 + above) / (self.groups + 1) <= rate + 1e-9
         return float(self.scores[int(np.argmax(certified))] if certified.any() else self.scores[-1])
+
+    def expected(self, rate: float, parts: int = 1000) -> Expected:
+        """Return how many of so many normal parts the threshold for `rate` will reject.
+
+        Of G exchangeable groups, a lie above the threshold: a new one then does with a probability that is
+        Beta(a + 1, G - a) (order statistics; Vovk 2012, "Conditional validity of inductive conformal
+        predictors"), so that the count is beta-binomial. It counts the few calibration groups as well as
+        the chance in the parts.
+        """
+        above = float(self.weights[self.scores > np.float32(self.threshold(rate))].sum())
+        first, second = above + 1, max(self.groups - above, 1e-6)
+        low, high = betabinom(parts, first, second).interval(0.95)
+        return Expected(parts, parts * first / (first + second), int(low), int(high))
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,11 @@ def explain_limits(calibration: Calibration) -> list[str]:
         f"{len(images.scores)} normal images in {images.groups} independent groups; the smallest "
         f"false-alarm rate they can certify is {images.smallest_rate:.2%}."
     ]
+    expected = images.expected(rate)
+    said.append(
+        f"Of {expected.parts:,} normal parts expect about {expected.mean:.1f} to be rejected; with 95 % "
+        f"between {expected.low} and {expected.high}. More calibration parts narrow that."
+    )
     if not calibration.is_certified:
         wanted = int(np.ceil(1 / rate)) - 1
         said.append(

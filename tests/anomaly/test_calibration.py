@@ -189,3 +189,21 @@ def test_maps_are_smoothed_as_far_as_synthetic_defects_are_large() -> None:
     small, large = chosen([14]), chosen([7, 8, 9, 10, 13, 14, 15, 16, 19, 20, 21, 22])
     assert small < large
     assert calibrate(base).map_smoothing == 1.0
+
+
+@pytest.mark.parametrize(("groups", "rate"), [(30, 0.05), (99, 0.01), (199, 0.05), (20, 0.01)])
+def test_expected_false_alarms_cover_what_happens(groups: int, rate: float) -> None:
+    generator = np.random.default_rng(0)
+    names = [str(i) for i in range(groups)]
+    inside, total, stated = 0, 0, 0.0
+    for _ in range(400):
+        conformal = Conformal.fit(generator.normal(size=groups), names)
+        rejected = int((generator.normal(size=1000) > conformal.threshold(rate)).sum())
+        expected = conformal.expected(rate)
+        inside += expected.low <= rejected <= expected.high
+        total += rejected
+        stated += expected.mean
+    assert inside / 400 >= 0.93  # 95 %, less what 400 draws may miss
+    assert total == pytest.approx(stated, rel=0.1)
+    if conformal.smallest_rate <= rate:
+        assert stated / 400 <= 1000 * rate + 1e-6

@@ -116,7 +116,7 @@ def test_the_finite_sample_limit_is_said_aloud(tiny_bundle: Bundle) -> None:
     said = " ".join(explain_limits(tiny_bundle.calibration.at_rate(0.01)))
     assert "40 normal images in 40 independent groups" in said
     assert "NOT certified: it needs 99" in said
-    assert len(explain_limits(tiny_bundle.calibration)) == 1
+    assert len(explain_limits(tiny_bundle.calibration)) == 2
 
 
 def test_files_are_scored_one_record_each(tiny_folder: Path, tmp_path: Path) -> None:

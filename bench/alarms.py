@@ -16,11 +16,8 @@ from tqdm import tqdm
 
 from anomaly.bundle import load_bundle
 from anomaly.calibration import Calibration, NormalSet, calibrate
-from anomaly.corruption import corrupt
-from anomaly.model import AnomalyModel
-from anomaly.scoring import PatchErrors
 from bench.sessions import with_tiles
-from training.calibrate import batches, raw_errors
+from training.calibrate import measure
 from training.data import open_dataset
 
 RATES = (0.01, 0.02, 0.05)
@@ -47,32 +44,11 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.6, help="of the groups, to calibrate on")
     options = parser.parse_args()
     model = load_bundle(options.model, check_golden=False).model.eval()
-    normals = gather(model, options.data)
+    held = [s for s in with_tiles(open_dataset(options.data)).samples if s.split != "train"]
+    normals = measure(model, [s for s in held if s.is_normal], skip_unreadable=False, quiet=False)
     counts = split_and_count(normals, options.splits, options.share)
     print(f"{len(set(normals.groups))} groups, {len(normals.groups)} normal images")
     print(table(counts))
-
-
-def gather(model: AnomalyModel, data: Path) -> NormalSet:
-    """Evidence on every normal image that was not trained on, and on two corrupted copies of each."""
-    dataset, generator = with_tiles(open_dataset(data)), np.random.default_rng(0)
-    held = [s for s in dataset.samples if s.is_normal and s.split != "train"]
-    errors, copies = [], []
-    bar = tqdm(total=len(held), desc="evidence", unit="image")
-    for batch in batches(held, canvas=model.config.preprocess.canvas):
-        images = [image for _, image in batch]
-        of = [i for i in range(len(images)) for _ in range(2)]
-        drawn = [corrupt(images[i], images[i - 1], generator)[0] for i in of]
-        errors.append(raw_errors(model, images))
-        copies.append(raw_errors(model, drawn))
-        bar.update(len(batch))
-    return NormalSet(
-        PatchErrors.concatenate(errors),
-        tuple(sample.session for sample in held),
-        model.target.map_grid,
-        PatchErrors.concatenate(copies),
-        tuple(i for i in range(len(held)) for _ in range(2)),
-    )
 
 
 def split_and_count(normals: NormalSet, splits: int, share: float) -> list[Count]:

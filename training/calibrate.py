@@ -38,11 +38,11 @@ def calibrate_model(
     """
     if not samples:
         raise DataError("no images to calibrate on; give held-out normal images")
-    normals = _measure(model, samples, skip_unreadable=skip_unreadable, quiet=quiet)
+    normals = measure(model, samples, skip_unreadable=skip_unreadable, quiet=quiet)
     return calibrate(normals, false_alarm_rate)
 
 
-def _measure(
+def measure(
     model: AnomalyModel, samples: Sequence[Sample], *, skip_unreadable: bool, quiet: bool
 ) -> NormalSet:
     """Gather evidence on the images and on corrupted copies of them."""

@@ -25,8 +25,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from anomaly.calibration import Calibration, Candidate, Conformal, Reduction
+from anomaly.calibration import Calibration, Candidate
 from anomaly.config import from_dict, to_dict
+from anomaly.conformal import Conformal
 from anomaly.detector import Detector
 from anomaly.device import choose_device
 from anomaly.errors import (
@@ -40,6 +41,7 @@ from anomaly.errors import (
 from anomaly.export import GRAPH_ERRORS, OnnxModel
 from anomaly.model import AnomalyModel, ModelConfig
 from anomaly.normalise import NORMALISERS, Normaliser
+from anomaly.reduction import Reduction
 from anomaly.staged import StagedModel
 from anomaly.targets import state_digest
 from anomaly.types import Placement

@@ -21,11 +21,12 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from anomaly.bundle import load_bundle
-from anomaly.calibration import Calibration, NormalSet, Reduction, calibrate
+from anomaly.calibration import Calibration, NormalSet, calibrate
 from anomaly.corruption import corrupt
 from anomaly.masking import MaskingConfig
 from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed, preprocess
+from anomaly.reduction import Reduction
 from anomaly.scoring import PatchErrors, reconstruct
 from anomaly.types import Grid, Placement, RgbImage
 from training.calibrate import batches

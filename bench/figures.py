@@ -9,7 +9,7 @@ import numpy as np
 from scipy.ndimage import maximum_filter
 from scipy.stats import binomtest
 
-from anomaly.calibration import Conformal
+from anomaly.conformal import Conformal
 from anomaly.heatmap import crop_to_image
 from anomaly.metrics import image_metrics, pixel_metrics
 from anomaly.types import FloatArray, Placement

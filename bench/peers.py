@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from anomaly.calibration import Conformal, Reduction
+from anomaly.conformal import Conformal
 from anomaly.heatmap import canvas_map
 from anomaly.memory import Memory
 from anomaly.preprocess import preprocess
+from anomaly.reduction import Reduction
 from anomaly.targets import build_target, load_backbone
 from anomaly.types import Block, FloatArray, Placement
 from bench.figures import Outcome

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anomaly.bundle import Bundle, load_bundle, save_bundle
-from anomaly.calibration import check_rate
+from anomaly.conformal import check_rate
 from anomaly.device import choose_device
 from training.calibrate import calibrate_model, with_groups
 from training.config import TrainConfig

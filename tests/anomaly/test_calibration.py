@@ -1,16 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from anomaly.calibration import (
     NORMALISER_SETS,
     REDUCTIONS,
     Calibration,
-    Conformal,
     NormalSet,
-    Reduction,
     calibrate,
     weigh,
 )
@@ -56,53 +52,12 @@ def test_defects_score_higher_and_get_small_p_values() -> None:
     assert calibration.images.p_value(float(scores[0])) == pytest.approx(1 / 151)
 
 
-scores_and_groups = st.lists(
-    st.tuples(st.floats(-5, 5, width=32), st.integers(0, 8)), min_size=2, max_size=60
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(scores_and_groups, st.floats(0.01, 0.9), st.floats(-6, 6, width=32))
-def test_rejection_and_p_value_agree(
-    rows: list[tuple[float, int]], rate: float, score: float
-) -> None:
-    conformal = Conformal.fit(np.array([s for s, _ in rows]), [str(g) for _, g in rows])
-    p_value = conformal.p_value(score)
-    assert 1 / (conformal.groups + 1) - 1e-9 <= p_value <= 1
-    if rate >= conformal.smallest_rate and abs(p_value - rate) > 1e-6:
-        assert (score > conformal.threshold(rate)) == (p_value <= rate)
-
-
-@given(scores_and_groups)
-def test_a_group_counts_once_however_many_its_images(rows: list[tuple[float, int]]) -> None:
-    scores, groups = np.array([s for s, _ in rows]), [str(g) for _, g in rows]
-    once = Conformal.fit(scores, groups)
-    twice = Conformal.fit(np.repeat(scores, 3), np.repeat(groups, 3).tolist())
-    assert once.groups == twice.groups == len(set(groups))
-    for score in (-1.0, 0.0, 2.5):
-        assert once.p_value(score) == pytest.approx(twice.p_value(score), abs=1e-5)
-
-
-def test_ungrouped_p_values_are_the_textbook_ones() -> None:
-    conformal = Conformal.fit(np.arange(99.0), [str(i) for i in range(99)])
-    assert conformal.p_value(98.5) == pytest.approx(0.01)
-    assert conformal.p_value(49.0) == pytest.approx(0.51)
-    assert conformal.threshold(0.01) == 98.0
-    assert conformal.threshold(0.05) == 94.0
-
-
 def test_too_few_normals_cannot_certify_and_say_so() -> None:
     calibration = calibrate(normals(40), 0.01)
     assert not calibration.is_certified
     assert calibration.images.smallest_rate == pytest.approx(1 / 41)
     assert calibration.threshold == float(calibration.images.scores[-1])
     assert calibrate(normals(120), 0.01).is_certified
-
-
-@pytest.mark.parametrize("rate", [0.0, 1.0, -1.0, float("nan")])
-def test_senseless_rates_are_refused(rate: float) -> None:
-    with pytest.raises(CalibrationError, match="makes no sense"):
-        calibrate(normals(10), rate)
 
 
 def test_one_group_is_not_enough() -> None:
@@ -161,19 +116,6 @@ def test_families_have_an_equal_say_and_kinds_count_by_what_they_tell() -> None:
     assert good == pytest.approx(blind)
 
 
-def test_reductions_do_what_they_say() -> None:
-    scores = torch.zeros(1, 36)
-    scores[0, 14] = 1.0
-    assert float(Reduction(0.0, 0.0).image_score(scores)) == 1.0
-    assert float(Reduction(0.0, 1.0).image_score(scores)) == pytest.approx(1 / 36)
-    smoothed = Reduction(0.8).smooth(scores, GRID)
-    assert int(smoothed.argmax()) == 14
-    assert float(smoothed.sum()) == pytest.approx(1.0, abs=0.01)  # the border takes its share
-    assert float(smoothed.max()) < 0.5
-    constant = torch.full((2, 3, 36), 4.0)
-    torch.testing.assert_close(Reduction(0.8).smooth(constant, GRID), constant)
-
-
 def test_maps_are_smoothed_as_far_as_synthetic_defects_are_large() -> None:
     base = normals(80)
     groups, origin = base.groups, tuple(range(80))
@@ -189,21 +131,3 @@ def test_maps_are_smoothed_as_far_as_synthetic_defects_are_large() -> None:
     small, large = chosen([14]), chosen([7, 8, 9, 10, 13, 14, 15, 16, 19, 20, 21, 22])
     assert small < large
     assert calibrate(base).map_smoothing == 1.0
-
-
-@pytest.mark.parametrize(("groups", "rate"), [(30, 0.05), (99, 0.01), (199, 0.05), (20, 0.01)])
-def test_expected_false_alarms_cover_what_happens(groups: int, rate: float) -> None:
-    generator = np.random.default_rng(0)
-    names = [str(i) for i in range(groups)]
-    inside, total, stated = 0, 0, 0.0
-    for _ in range(400):
-        conformal = Conformal.fit(generator.normal(size=groups), names)
-        rejected = int((generator.normal(size=1000) > conformal.threshold(rate)).sum())
-        expected = conformal.expected(rate)
-        inside += expected.low <= rejected <= expected.high
-        total += rejected
-        stated += expected.mean
-    assert inside / 400 >= 0.93  # 95 %, less what 400 draws may miss
-    assert total == pytest.approx(stated, rel=0.1)
-    if conformal.smallest_rate <= rate:
-        assert stated / 400 <= 1000 * rate + 1e-6

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomaly.calibration import Conformal
+from anomaly.conformal import Conformal
 from anomaly.types import Placement
 from bench.figures import Outcome, alarm_interval, bootstrap, figures, peaks, read_boxes
 from bench.quality import promise

@@ -1,0 +1,44 @@
+"""Scores on the grid to one number for an image."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from anomaly.types import Grid
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """From scores on the grid to one number: Gaussian smoothing, then the mean of the top share.
+
+    `smoothing` is the Gaussian's sigma in patches (0 is none); `top_share` is the share of cells
+    that is averaged, from 0 (only the maximum) to 1 (the mean).
+    """
+
+    smoothing: float = 0.5
+    top_share: float = 0.01
+
+    def smooth(self, scores: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """Smooth (..., L) scores on their grid."""
+        if self.smoothing == 0:
+            return scores
+        sigma = self.smoothing * grid.cells
+        radius = math.ceil(3 * sigma)
+        offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
+        kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+        kernel = kernel / kernel.sum()
+        maps = scores.reshape(-1, 1, grid.rows, grid.cols)
+        maps = F.conv2d(F.pad(maps, (0, 0, radius, radius), "replicate"), kernel.view(1, 1, -1, 1))
+        maps = F.conv2d(F.pad(maps, (radius, radius, 0, 0), "replicate"), kernel.view(1, 1, 1, -1))
+        return maps.reshape(scores.shape)
+
+    def image_score(self, smoothed: torch.Tensor) -> torch.Tensor:
+        """Reduce (..., L) smoothed scores to (...)."""
+        count = max(1, round(self.top_share * smoothed.shape[-1]))
+        return smoothed.topk(count, dim=-1).values.mean(dim=-1)
+
+    def __call__(self, scores: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """Smooth (..., L) scores and reduce them to (...)."""
+        return self.image_score(self.smooth(scores, grid))

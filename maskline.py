@@ -46,6 +46,14 @@ Model = Annotated[Path, typer.Argument(help="Model folder.")]
 Rate = Annotated[
     float, typer.Option(help="Share of normal parts that may be rejected.", min=0.0, max=1.0)
 ]
+WarnRate = Annotated[
+    float | None,
+    typer.Option(
+        help="Answer WARN between the thresholds for this rate and for the false-alarm rate.",
+        min=0.0,
+        max=1.0,
+    ),
+]
 GroupBy = Annotated[
     str | None,
     typer.Option(
@@ -72,10 +80,12 @@ def train(
         bool, typer.Option(help="Calibrate on the validation split when trained.")
     ] = True,
     false_alarm_rate: Rate = 0.01,
+    warn_rate: WarnRate = None,
     group_by: GroupBy = None,
     skip_unreadable: Skip = False,
 ) -> None:
     """Train a model on defect-free images and calibrate it on held-out ones."""
+    from anomaly.calibration import Choices
     from training.config import load_recipe
     from training.data import open_dataset
     from training.pipeline import train_model
@@ -85,7 +95,7 @@ def train(
         out,
         load_recipe(recipe, set_ or ()),
         resume=resume,
-        false_alarm_rate=false_alarm_rate if calibrate else None,
+        wanted=Choices(false_alarm_rate, warn_rate) if calibrate else None,
         group_by=group_by,
         skip_unreadable=skip_unreadable,
     )
@@ -103,42 +113,42 @@ def calibrate(
         Path, typer.Argument(help="Held-out normal images: a folder, a set, or a manifest.")
     ],
     false_alarm_rate: Rate = 0.01,
+    warn_rate: WarnRate = None,
+    roi: Annotated[
+        Path | None,
+        typer.Option(
+            help="What counts in an image: JSON of polygons (include, ignore), or a mask image. 'none' "
+            "takes away the one from before, which is kept otherwise."
+        ),
+    ] = None,
+    camera: Annotated[
+        str | None,
+        typer.Option(help="Calibrate for this camera or product alone; the others keep theirs."),
+    ] = None,
     group_by: GroupBy = None,
     skip_unreadable: Skip = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Give a model its threshold, from normal images it was not trained on."""
+    from anomaly.statement import state
     from training.calibrate import with_groups
     from training.data import normal_images
-    from training.pipeline import calibrate_folder
+    from training.pipeline import Recalibration, calibrate_folder
 
-    bundle = calibrate_folder(
+    done = calibrate_folder(
         model,
         with_groups(normal_images(normals), group_by),
-        false_alarm_rate=false_alarm_rate,
+        Recalibration(false_alarm_rate, warn_rate, roi, camera),
         skip_unreadable=skip_unreadable,
         device=device,
     )
-    calibration = bundle.calibration
-    if as_json and calibration is not None:
-        _print_json(
-            {
-                "version": bundle.version,
-                "threshold": calibration.threshold,
-                "false_alarm_rate": calibration.false_alarm_rate,
-                "smallest_certified_rate": calibration.images.smallest_rate,
-                "is_certified": calibration.is_certified,
-                "images": len(calibration.images.scores),
-                "groups": calibration.images.groups,
-                "expected_alarms": asdict(
-                    calibration.images.expected(calibration.false_alarm_rate)
-                ),
-            }
-        )
+    if as_json:
+        said = asdict(state(done.calibration, done.before))
+        _print_json({"version": done.bundle.version, "camera": camera, **said})
         return
-    typer.echo(f"calibrated {model}, version {bundle.version}")
-    _say_calibration(calibration)
+    typer.echo(f"calibrated {model}, version {done.bundle.version}")
+    _say_calibration(done.calibration, done.before)
 
 
 @app.command()
@@ -429,12 +439,12 @@ def main() -> None:
         sys.exit(2)
 
 
-def _say_calibration(calibration: Any) -> None:
-    from training.calibrate import explain_limits
+def _say_calibration(calibration: Any, before: Any = None) -> None:
+    from anomaly.statement import state
 
     rate = calibration.false_alarm_rate
     typer.echo(f"threshold {calibration.threshold:.4f} for a false-alarm rate of {rate:.2%}")
-    for line in explain_limits(calibration):
+    for line in state(calibration, before).said:
         typer.echo(line)
 
 

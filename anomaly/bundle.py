@@ -2,7 +2,7 @@
 
     manifest.json            schema, name, version, configuration, calibration, card, SHA-256 of each file
     model.safetensors        target (the frozen backbone included), masked autoencoder, memory, repair head
-    calibration.safetensors  the normalisers and the scores of the calibration images
+    calibration.safetensors  normalisers, scores of the calibration images, region; cameras' own ones as well
     golden.safetensors       a few generated canvases and the scores they must give
     model.onnx               the scoring path for ONNX Runtime, where that was faster on a CPU
 
@@ -17,7 +17,8 @@ import os
 import shutil
 import tempfile
 import textwrap
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from anomaly.calibration import Calibration, Candidate
+from anomaly.calibration import Calibration
 from anomaly.config import from_dict, to_dict
-from anomaly.conformal import Conformal
 from anomaly.detector import Detector
 from anomaly.device import choose_device
 from anomaly.errors import (
@@ -40,13 +40,12 @@ from anomaly.errors import (
 )
 from anomaly.export import GRAPH_ERRORS, OnnxModel
 from anomaly.model import AnomalyModel, ModelConfig
-from anomaly.normalise import NORMALISERS, Normaliser
-from anomaly.reduction import Reduction
 from anomaly.staged import StagedModel
+from anomaly.stored import calibration_from, tensors_of, values_of
 from anomaly.targets import state_digest
 from anomaly.types import Placement
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 _WEIGHTS, _CALIBRATION, _GOLDEN, _GRAPH = (
     "model.safetensors",
@@ -63,7 +62,8 @@ class Bundle:
 
     `card` tells where it comes from: training data, recipe, steps, commit, metrics. `version` is
     set when the folder is written; `digest` is the manifest's SHA-256, so it covers every file. `graph`
-    is the ONNX file, if there is one; it serves on a CPU.
+    is the ONNX file, if there is one; it serves on a CPU. `cameras` are calibrations for the parts of some
+    cameras or products, by label; `calibration` is for all others.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Bundle:
     version: str = ""
     digest: str = ""
     graph: bytes | None = None
+    cameras: Mapping[str, Calibration] = field(default_factory=dict)
 
     def detector(self, device: str | torch.device = "cpu", *, staged: int = 0) -> Detector:
         """Return a detector on `device`; raises `ModelUncalibrated` without a calibration.
@@ -87,11 +88,11 @@ class Bundle:
         chosen = choose_device(device) if isinstance(device, str) else device
         if chosen.type == "cuda" and staged:
             captured = StagedModel(self.model, chosen, staged)
-            return Detector(self.model, self.calibration, chosen, captured)
+            return Detector(self.model, self.calibration, chosen, captured, self.cameras)
         if self.graph is None or chosen.type != "cpu":
-            return Detector(self.model, self.calibration, chosen)
+            return Detector(self.model, self.calibration, chosen, cameras=self.cameras)
         network = OnnxModel(self.model, self.graph)
-        return Detector(self.model, self.calibration, chosen, network)
+        return Detector(self.model, self.calibration, chosen, network, self.cameras)
 
 
 def model_folders(folder: Path) -> list[Path]:
@@ -120,7 +121,7 @@ def save_bundle(bundle: Bundle, folder: Path, version: str) -> Bundle:
     """
     files = {_WEIGHTS: save(_state(bundle.model))}
     if bundle.calibration is not None:
-        files[_CALIBRATION] = save(_calibration_tensors(bundle.calibration))
+        files[_CALIBRATION] = save(_tensors_of(bundle))
         files[_GOLDEN] = save(_golden(Detector(bundle.model, bundle.calibration)))
     if bundle.graph is not None:
         files[_GRAPH] = bundle.graph
@@ -148,7 +149,7 @@ def load_bundle(folder: Path, *, check_golden: bool = True, with_graph: bool = T
     try:
         model = AnomalyModel.empty(from_dict(ModelConfig, manifest["config"]))
         model.load_state_dict(tensors[_WEIGHTS])
-        calibration = _calibration(manifest["calibration"], tensors.get(_CALIBRATION))
+        calibration, cameras = _calibrations(manifest, tensors.get(_CALIBRATION))
     except (KeyError, TypeError, RuntimeError, ConfigError) as error:
         reason = textwrap.shorten(str(error), 200)  # torch lists every tensor
         raise ModelCorrupt(
@@ -162,6 +163,7 @@ def load_bundle(folder: Path, *, check_golden: bool = True, with_graph: bool = T
         version=manifest["version"],
         digest=hashlib.sha256(raw).hexdigest(),
         graph=graph if with_graph else None,
+        cameras=cameras,
     )
     if check_golden and calibration is not None:
         try:
@@ -197,7 +199,8 @@ def _manifest(bundle: Bundle, version: str, files: dict[str, bytes]) -> dict[str
         "version": version,
         "config": to_dict(model.config),
         "backbone": described,
-        "calibration": _calibration_values(bundle.calibration),
+        "calibration": None if bundle.calibration is None else values_of(bundle.calibration),
+        "cameras": {name: values_of(one) for name, one in bundle.cameras.items()},
         "card": bundle.card,
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
@@ -218,7 +221,15 @@ def _read_manifest(folder: Path) -> tuple[bytes, dict[str, Any]]:
             f"{path} has schema version {schema}, this version reads {SCHEMA_VERSION}; update "
             "Maskline or train the model again"
         )
-    missing = {"name", "version", "config", "calibration", "card", "files"} - manifest.keys()
+    missing = {
+        "name",
+        "version",
+        "config",
+        "calibration",
+        "cameras",
+        "card",
+        "files",
+    } - manifest.keys()
     if missing:
         raise ModelCorrupt(f"{path} lacks {', '.join(sorted(missing))}")
     return raw, manifest
@@ -276,62 +287,27 @@ def _state(model: AnomalyModel) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
 
 
-def _calibration_values(calibration: Calibration | None) -> dict[str, Any] | None:
-    if calibration is None:
-        return None
-    return {
-        "normalisers": [normaliser.kind for normaliser in calibration.normalisers],
-        "weights": calibration.weights.tolist(),
-        "reduction": to_dict(calibration.reduction),
-        "map_smoothing": calibration.map_smoothing,
-        "false_alarm_rate": calibration.false_alarm_rate,
-        "threshold": calibration.threshold,
-        "map_threshold": calibration.map_threshold,
-        "images": len(calibration.images.scores),
-        "groups": calibration.images.groups,
-        "smallest_false_alarm_rate": calibration.images.smallest_rate,
-        "candidates": [to_dict(candidate) for candidate in calibration.candidates],
-    }
+def _tensors_of(bundle: Bundle) -> dict[str, torch.Tensor]:
+    """Tensors of all calibrations; a camera's by its number, because its label may be anything."""
+    assert bundle.calibration is not None
+    found = tensors_of(bundle.calibration)
+    for number, one in enumerate(bundle.cameras.values()):
+        # Cloned, because calibrations may share tensors and safetensors takes none twice.
+        found |= {f"camera{number}.{k}": tensor.clone() for k, tensor in tensors_of(one).items()}
+    return found
 
 
-def _calibration_tensors(calibration: Calibration) -> dict[str, torch.Tensor]:
-    stored = {
-        f"{normaliser.kind}.{name}": tensor.contiguous()
-        for normaliser in calibration.normalisers
-        for name, tensor in normaliser.tensors().items()
-    }
-    for name in ("images", "peaks"):
-        conformal: Conformal = getattr(calibration, name)
-        stored[f"{name}.scores"] = torch.from_numpy(conformal.scores)
-        stored[f"{name}.weights"] = torch.from_numpy(conformal.weights)
-    return stored
-
-
-def _calibration(
-    values: dict[str, Any] | None, tensors: dict[str, torch.Tensor] | None
-) -> Calibration | None:
-    if values is None or tensors is None:
-        return None
-    return Calibration(
-        normalisers=tuple(_normaliser(kind, tensors) for kind in values["normalisers"]),
-        weights=torch.tensor(values["weights"]),
-        reduction=from_dict(Reduction, values["reduction"]),
-        images=_conformal(tensors, "images"),
-        peaks=_conformal(tensors, "peaks"),
-        false_alarm_rate=values["false_alarm_rate"],
-        map_smoothing=values["map_smoothing"],
-        candidates=tuple(from_dict(Candidate, one) for one in values["candidates"]),
-    )
-
-
-def _normaliser(kind: str, tensors: dict[str, torch.Tensor]) -> Normaliser:
-    prefix = f"{kind}."
-    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    return NORMALISERS[kind](**own)
-
-
-def _conformal(tensors: dict[str, torch.Tensor], name: str) -> Conformal:
-    return Conformal(tensors[f"{name}.scores"].numpy(), tensors[f"{name}.weights"].numpy())
+def _calibrations(
+    manifest: dict[str, Any], tensors: dict[str, torch.Tensor] | None
+) -> tuple[Calibration | None, dict[str, Calibration]]:
+    if manifest["calibration"] is None or tensors is None:
+        return None, {}
+    cameras = {}
+    for number, (name, values) in enumerate(manifest["cameras"].items()):
+        prefix = f"camera{number}."
+        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        cameras[name] = calibration_from(values, own)
+    return calibration_from(manifest["calibration"], tensors), cameras
 
 
 def _golden(detector: Detector) -> dict[str, torch.Tensor]:

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from anomaly.conformal import Conformal, check_rate
+from anomaly.conformal import Conformal, check_rate, left_out_rate, share_above
 from anomaly.errors import CalibrationError
 from anomaly.normalise import NORMALISERS, Normaliser, UniformNormaliser
 from anomaly.reduction import Reduction
+from anomaly.roi import Roi
 from anomaly.scoring import PatchErrors
-from anomaly.types import Grid
+from anomaly.types import Grid, Placement
 
 _FOLDS = 5
 
@@ -55,12 +56,46 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """Share of the calibration images that the threshold rejects; groups count once each.
+
+    `in_sample`: scored by normalisers that know them. `held_out`: each group scored by normalisers and
+    judged by a threshold that do not know it. What is stated must hold for the second; the first flatters.
+    """
+
+    in_sample: float
+    held_out: float
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What a calibration would have: how often it may be wrong, and where it looks."""
+
+    false_alarm_rate: float = 0.01
+    warn_rate: float | None = None
+    roi: Roi | None = None
+
+    def __post_init__(self) -> None:
+        check_rate(self.false_alarm_rate)
+        if self.warn_rate is not None and not self.false_alarm_rate < self.warn_rate < 1:
+            raise CalibrationError(
+                f"a warning rate of {self.warn_rate} makes no sense; want more than the false-alarm rate "
+                f"({self.false_alarm_rate}) and less than 1"
+            )
+
+
+DEFAULT_CHOICES = Choices()
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """Makes raw evidence comparable, fuses it and gives it a threshold.
 
     `weights` (E,) are what each kind of evidence counts; `reduction` makes the image score, while maps
     are smoothed by `map_smoothing` patches. `images` are the image scores of held-out normals, `peaks` the
-    maxima of their maps; thresholds for both follow from `false_alarm_rate`.
+    maxima of their maps; thresholds for both follow from `false_alarm_rate`. Between the thresholds for
+    `warn_rate` and for that a part is doubtful. Only what lies in `roi` counts. `rates` are the false alarms
+    among the calibration images themselves.
     """
 
     normalisers: tuple[Normaliser, ...]
@@ -71,11 +106,19 @@ class Calibration:
     false_alarm_rate: float
     map_smoothing: float = MAP_SMOOTHINGS[0]
     candidates: tuple[Candidate, ...] = ()
+    warn_rate: float | None = None
+    roi: Roi | None = None
+    rates: Rates | None = None
 
     @property
     def threshold(self) -> float:
         """Image score above which a part is NG."""
         return self.images.threshold(self.false_alarm_rate)
+
+    @property
+    def warn_threshold(self) -> float | None:
+        """Image score above which a part is doubtful; None where nothing is."""
+        return None if self.warn_rate is None else self.images.threshold(self.warn_rate)
 
     @property
     def map_threshold(self) -> float:
@@ -96,9 +139,15 @@ class Calibration:
         """Return comparable scores of every repeat, (B, R, L), not smoothed."""
         return _fuse(self.normalisers, self.weights, errors)
 
-    def map_scores(self, scores: torch.Tensor, grid: Grid) -> torch.Tensor:
+    def map_scores(
+        self, scores: torch.Tensor, grid: Grid, counts: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Smooth patch scores (..., L) into what heatmaps and regions are drawn from."""
-        return Reduction(self.map_smoothing).smooth(scores, grid)
+        return Reduction(self.map_smoothing).smooth(scores, grid, counts)
+
+    def counts(self, placement: Placement, grid: Grid) -> torch.Tensor | None:
+        """Which cells count in an image that lies so, (L,) bool; None: all."""
+        return None if self.roi is None else self.roi.counts(placement, grid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +156,7 @@ class NormalSet:
 
     `grid` is the map's; `corrupted` holds the evidence on M copies with synthetic defects; copy j was
     made of image `origin[j]`, so that both fall into the same fold; `altered` (M, L) bool are the cells
-    that its defect covers.
+    that its defect covers. `counts` (N, L) bool are the cells inside the region of interest; None: all.
     """
 
     errors: PatchErrors
@@ -116,35 +165,86 @@ class NormalSet:
     corrupted: PatchErrors | None = None
     origin: tuple[int, ...] = ()
     altered: torch.Tensor | None = None
+    counts: torch.Tensor | None = None
+
+    def counted(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor | None:
+        """Cells of some images that count, (n, L)."""
+        return None if self.counts is None else self.counts[rows]
+
+    @property
+    def copies_counted(self) -> torch.Tensor | None:
+        """Cells of the corrupted copies that count, (M, L)."""
+        return self.counted(torch.tensor(self.origin, dtype=torch.int64))
 
 
-def calibrate(normals: NormalSet, false_alarm_rate: float = 0.01) -> Calibration:
+def calibrate(normals: NormalSet, wanted: Choices = DEFAULT_CHOICES) -> Calibration:
     """Fit a calibration on normal images, choosing how to score by synthetic defects if there are.
 
-    Raises `CalibrationError` with fewer than two independent groups.
+    `normals.counts` must be the cells that `wanted.roi` leaves. Raises `CalibrationError` with fewer than
+    two independent groups.
     """
-    check_rate(false_alarm_rate)
     folds = _folds(normals.groups)
     weights = weigh(normals)
     held_out = [_out_of_fold(normals, kinds, weights, folds) for kinds in NORMALISER_SETS]
     tried = [
-        (_try(kinds, reduction, one, normals.grid), one)
+        (_try(kinds, reduction, one, normals), one)
         for kinds, one in zip(NORMALISER_SETS, held_out, strict=True)
         for reduction in REDUCTIONS
     ]
     best, scores = _choose(tried)
-    normal = scores.normal.mean(dim=1)  # (N, L)
-    map_smoothing = _map_smoothing(normals, scores)
-    maps = Reduction(map_smoothing, 0.0)
+    how = _How(best.normalisers, weights, best.reduction, _map_smoothing(normals, scores))
+    calibration = _fitted(normals, scores.normal, how, wanted)
+    return replace(calibration, candidates=tuple(candidate for candidate, _ in tried))
+
+
+def recalibrate(previous: Calibration, normals: NormalSet, wanted: Choices) -> Calibration:
+    """Fit normalisers and thresholds anew on other normal images, scoring in the way chosen before.
+
+    No synthetic defects are needed: what they choose depends on the product, not on last week's light.
+    Raises `CalibrationError` with fewer than two independent groups.
+    """
+    kinds = tuple(normaliser.kind for normaliser in previous.normalisers)
+    how = _How(kinds, previous.weights, previous.reduction, previous.map_smoothing)
+    scores = _out_of_fold(normals, kinds, how.weights, _folds(normals.groups))
+    calibration = _fitted(normals, scores.normal, how, wanted)
+    return replace(calibration, candidates=previous.candidates)
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How evidence becomes scores."""
+
+    kinds: tuple[str, ...]
+    weights: torch.Tensor
+    reduction: Reduction
+    map_smoothing: float
+
+
+def _fitted(normals: NormalSet, held_out: torch.Tensor, how: _How, wanted: Choices) -> Calibration:
+    """Fit on all images; thresholds follow from scores (N, R, L) taken out of fold."""
+    grid, groups, counts = normals.grid, normals.groups, normals.counts
+    normal = held_out.mean(dim=1)  # (N, L)
+    maps = Reduction(how.map_smoothing, 0.0)
+    images = how.reduction(normal, grid, counts).numpy()
+    normalisers = _fit(how.kinds, normals.errors, counts)
+    conformal = Conformal.fit(images, groups)
+    known = _fuse(normalisers, how.weights, normals.errors).mean(dim=1)
+    seen = how.reduction(known, grid, counts).numpy()
+    rate = wanted.false_alarm_rate
     return Calibration(
-        normalisers=_fit(best.normalisers, normals.errors),
-        weights=weights,
-        reduction=best.reduction,
-        images=Conformal.fit(best.reduction(normal, normals.grid).numpy(), normals.groups),
-        peaks=Conformal.fit(maps(normal, normals.grid).numpy(), normals.groups),
-        false_alarm_rate=false_alarm_rate,
-        map_smoothing=map_smoothing,
-        candidates=tuple(candidate for candidate, _ in tried),
+        normalisers=normalisers,
+        weights=how.weights,
+        reduction=how.reduction,
+        images=conformal,
+        peaks=Conformal.fit(maps(normal, grid, counts).numpy(), groups),
+        false_alarm_rate=rate,
+        map_smoothing=how.map_smoothing,
+        warn_rate=wanted.warn_rate,
+        roi=wanted.roi,
+        rates=Rates(
+            share_above(seen, groups, conformal.threshold(rate)),
+            left_out_rate(images, groups, rate),
+        ),
     )
 
 
@@ -155,43 +255,68 @@ def weigh(normals: NormalSet) -> torch.Tensor:
     counts by how well it alone tells corrupted copies from normals (its AUROC above chance); without copies,
     all count the same. So a fine stage leads where defects are small, a coarse one where they are large.
     """
-    usual = UniformNormaliser.fit(normals.errors.mean)
+    usual = UniformNormaliser.fit(normals.errors.mean, normals.counts)
     scores = usual(normals.errors.error).mean(dim=1)  # (N, E, L)
     copies = None if normals.corrupted is None else usual(normals.corrupted.error).mean(dim=1)
     families = [name.partition(".")[0] for name in normals.errors.names]
-    power = torch.tensor([_power(i, scores, copies, normals.grid) for i in range(len(families))])
+    power = torch.tensor([_power(i, scores, copies, normals) for i in range(len(families))])
     weights = torch.zeros(len(families))
     for family in set(families):
         own = torch.tensor([name == family for name in families])
         share = power[own] / power[own].sum()
-        spread = torch.einsum("nel,e->nl", scores[:, own], share).std()
+        fused = torch.einsum("nel,e->nl", scores[:, own], share)
+        spread = (fused if normals.counts is None else fused[normals.counts]).std()
         weights[own] = share / spread.clamp(min=1e-6) / len(set(families))
     return weights
 
 
 def _map_smoothing(normals: NormalSet, scores: "_HeldOut") -> float:
     """Choose the smoothing whose maps tell altered cells best: fine defects want little of it."""
-    altered = normals.altered
-    if scores.corrupted is None or altered is None or not altered.any():
+    altered, counts = normals.altered, normals.copies_counted
+    if scores.corrupted is None or altered is None:
         return MAP_SMOOTHINGS[0]
-    copies, label = scores.corrupted.mean(dim=1), altered.flatten().numpy()
-    found = {
-        smoothing: roc_auc_score(
-            label, Reduction(smoothing).smooth(copies, normals.grid).flatten().numpy()
-        )
-        for smoothing in MAP_SMOOTHINGS
-    }
-    return max(found, key=lambda smoothing: found[smoothing])
+    asked = torch.ones_like(altered) if counts is None else counts
+    label = altered[asked].numpy()
+    if label.all() or not label.any():
+        return MAP_SMOOTHINGS[0]
+    copies = scores.corrupted.mean(dim=1)
+
+    def found(smoothing: float) -> float:
+        maps = Reduction(smoothing).smooth(copies, normals.grid, counts)
+        return float(roc_auc_score(label, maps[asked].numpy()))
+
+    return max(MAP_SMOOTHINGS, key=found)
 
 
-def _power(kind: int, scores: torch.Tensor, copies: torch.Tensor | None, grid: Grid) -> float:
+def _power(kind: int, scores: torch.Tensor, copies: torch.Tensor | None, of: NormalSet) -> float:
     if copies is None:
         return 1.0
-    both = torch.cat([scores[:, kind], copies[:, kind]])
-    reduction = REDUCTIONS[0]
-    image = reduction(both, grid).numpy()
-    label = np.arange(len(image)) >= len(scores)
-    return max(float(roc_auc_score(label, image)) - 0.5, _LEAST_POWER)
+    both = _both(scores[:, kind], copies[:, kind], of)
+    image = REDUCTIONS[0](both, of.grid, _both_counted(of)).numpy()
+    return max(_told(image, of) - 0.5, _LEAST_POWER)
+
+
+def _both(normal: torch.Tensor, copies: torch.Tensor, of: NormalSet) -> torch.Tensor:
+    """Normals, and those copies whose defect is not wholly outside the region of interest."""
+    return torch.cat([normal, copies[_seen_copies(of)]])
+
+
+def _both_counted(of: NormalSet) -> torch.Tensor | None:
+    copies = of.copies_counted
+    return None if of.counts is None or copies is None else _both(of.counts, copies, of)
+
+
+def _seen_copies(of: NormalSet) -> torch.Tensor:
+    counts = of.copies_counted
+    if counts is None or of.altered is None:
+        return torch.ones(len(of.origin), dtype=torch.bool)
+    return (of.altered & counts).any(dim=1)
+
+
+def _told(image: np.ndarray, of: NormalSet) -> float:
+    """AUROC of image scores of `_both`: how well copies are told from normals."""
+    label = np.arange(len(image)) >= len(of.groups)
+    return float(roc_auc_score(label, image)) if label.any() else 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +335,10 @@ def _fuse(
     return torch.stack(each).mean(dim=0)
 
 
-def _fit(kinds: Sequence[str], errors: PatchErrors) -> tuple[Normaliser, ...]:
-    return tuple(NORMALISERS[kind].fit(errors.mean) for kind in kinds)
+def _fit(
+    kinds: Sequence[str], errors: PatchErrors, counts: torch.Tensor | None
+) -> tuple[Normaliser, ...]:
+    return tuple(NORMALISERS[kind].fit(errors.mean, counts) for kind in kinds)
 
 
 def _folds(groups: Sequence[str]) -> torch.Tensor:
@@ -236,7 +363,8 @@ def _out_of_fold(
     if normals.corrupted is not None:
         corrupted = torch.zeros(len(normals.origin), repeats, length)
     for fold in range(int(folds.max()) + 1):
-        fitted = _fit(kinds, normals.errors[folds != fold])
+        known = folds != fold
+        fitted = _fit(kinds, normals.errors[known], normals.counted(known))
         normal[folds == fold] = _fuse(fitted, weights, normals.errors[folds == fold])
         if normals.corrupted is not None and corrupted is not None:
             rows = copy_folds == fold
@@ -244,13 +372,14 @@ def _out_of_fold(
     return _HeldOut(normal, corrupted)
 
 
-def _try(kinds: tuple[str, ...], reduction: Reduction, scores: _HeldOut, grid: Grid) -> Candidate:
+def _try(
+    kinds: tuple[str, ...], reduction: Reduction, scores: _HeldOut, of: NormalSet
+) -> Candidate:
     if scores.corrupted is None:
         return Candidate(kinds, reduction, None)
-    both = torch.cat([scores.normal, scores.corrupted])
-    image = reduction(both.mean(dim=1), grid).numpy()
-    label = np.arange(len(image)) >= len(scores.normal)
-    return Candidate(kinds, reduction, float(roc_auc_score(label, image)))
+    both = _both(scores.normal.mean(dim=1), scores.corrupted.mean(dim=1), of)
+    image = reduction(both, of.grid, _both_counted(of)).numpy()
+    return Candidate(kinds, reduction, _told(image, of))
 
 
 def _choose(tried: Sequence[tuple[Candidate, _HeldOut]]) -> tuple[Candidate, _HeldOut]:

@@ -85,3 +85,21 @@ class Conformal:
         first, second = above + 1, max(self.groups - above, 1e-6)
         low, high = betabinom(parts, first, second).interval(0.95)
         return Expected(parts, parts * first / (first + second), int(low), int(high))
+
+
+def share_above(scores: np.ndarray, groups: Sequence[str], threshold: float) -> float:
+    """Share of normals above a threshold, each group counting once."""
+    fitted = Conformal.fit(scores, groups)
+    above = fitted.weights[fitted.scores > np.float32(threshold)].sum(dtype=np.float64)
+    return float(above) / fitted.groups
+
+
+def left_out_rate(scores: np.ndarray, groups: Sequence[str], rate: float) -> float:
+    """Share of normals that a threshold for `rate` rejects, each group by the others' threshold."""
+    names, member = np.unique(np.asarray(groups), return_inverse=True)
+    of = np.asarray(groups)
+    rejected = [
+        np.mean(scores[own] > Conformal.fit(scores[~own], of[~own].tolist()).threshold(rate))
+        for own in (member == number for number in range(len(names)))
+    ]
+    return float(np.mean(rejected))

@@ -1,6 +1,6 @@
 """Images in, detections out: the whole flow in one function. Read `Detector.detect` first."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,7 +11,7 @@ from anomaly.heatmap import canvas_map, find_regions
 from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed, preprocess
 from anomaly.scoring import PatchErrors
-from anomaly.types import Detection, Placement, RgbImage
+from anomaly.types import Detection, Grid, Placement, RgbImage
 
 # An NG part always shows where: if no place passes the map threshold by itself, the area within
 # this share of the peak is reported.
@@ -32,51 +32,71 @@ class Detector:
         calibration: Calibration,
         device: str | torch.device = "cpu",
         network: Callable[[torch.Tensor, Sequence[int]], PatchErrors] | None = None,
+        cameras: Mapping[str, Calibration] | None = None,
     ) -> None:
         self.device = choose_device(device) if isinstance(device, str) else device
         self.model = model.eval().to(self.device)
         self.calibration = calibration
+        self.cameras = cameras or {}
         self.network = network or self._by_model
 
-    def detect(self, images: Sequence[RgbImage]) -> list[Detection]:
-        """Inspect images of any size; the answer for each does not depend on its batch-mates."""
+    def calibration_of(self, camera: str | None) -> Calibration:
+        """Return the calibration that judges a camera's parts: its own, or the one for all others."""
+        return self.cameras.get(camera or "", self.calibration)
+
+    def detect(
+        self, images: Sequence[RgbImage], cameras: Sequence[str | None] | None = None
+    ) -> list[Detection]:
+        """Inspect images of any size; the answer for each does not depend on its batch-mates.
+
+        `cameras` names the camera or product of each, where some are calibrated by themselves.
+        """
         if not images:
             return []
         pixels, placements = preprocess(images, self.model.config.preprocess)  # (B, 3, S, S)
-        return self.detect_canvases(pixels, placements)
+        return self.detect_canvases(pixels, placements, cameras)
 
     def detect_canvases(
-        self, pixels: torch.Tensor, placements: Sequence[Placement]
+        self,
+        pixels: torch.Tensor,
+        placements: Sequence[Placement],
+        cameras: Sequence[str | None] | None = None,
     ) -> list[Detection]:
         """Inspect preprocessed canvases (B, 3, S, S) in [0, 1] on the CPU, one placement each."""
         seeds = [content_seed(canvas) for canvas in pixels]
         errors = self.network(pixels, seeds)  # error is (B, R, E, L)
-        scores = self.calibration.patch_scores(errors)  # (B, R, L)
+        judges = [self.calibration_of(camera) for camera in cameras or [None] * len(seeds)]
         return [
-            self._detection(one, placement)
-            for one, placement in zip(scores, placements, strict=True)
+            detection_of(errors[i : i + 1], judge_, placement, self.model.target.map_grid)
+            for i, (judge_, placement) in enumerate(zip(judges, placements, strict=True))
         ]
 
     def _by_model(self, pixels: torch.Tensor, seeds: Sequence[int]) -> PatchErrors:
         errors: PatchErrors = self.model(pixels.to(self.device), seeds)
         return errors.cpu()
 
-    def _detection(self, scores: torch.Tensor, placement: Placement) -> Detection:
-        """Reduce one image's scores (R, L) to its verdict, map and regions."""
-        calibration, grid = self.calibration, self.model.target.map_grid
-        mean = scores.mean(dim=0)  # (L,)
-        pred_score = float(calibration.reduction(mean, grid))
-        repeats = calibration.reduction(scores, grid)  # (R,)
-        patch_scores = calibration.map_scores(mean, grid)  # (L,)
-        evidence = Detection(
-            pred_score=pred_score,
-            score_std=float(repeats.std(correction=0)),
-            p_value=calibration.images.p_value(pred_score),
-            patch_scores=patch_scores.numpy().reshape(grid.rows, grid.cols),
-            anomaly_map=canvas_map(patch_scores.numpy(), grid, placement.canvas),
-            placement=placement,
-        )
-        return judge(evidence, calibration.threshold, calibration.map_threshold)
+
+def detection_of(
+    errors: PatchErrors, calibration: Calibration, placement: Placement, grid: Grid
+) -> Detection:
+    """Reduce one image's evidence (1, R, E, L) to its verdict, map and regions."""
+    scores = calibration.patch_scores(errors)[0]  # (R, L)
+    counts = calibration.counts(placement, grid)  # (L,) or None
+    mean = scores.mean(dim=0)  # (L,)
+    pred_score = float(calibration.reduction(mean, grid, counts))
+    repeats = calibration.reduction(scores, grid, counts)  # (R,)
+    patch_scores = calibration.map_scores(mean, grid, counts)  # (L,)
+    evidence = Detection(
+        pred_score=pred_score,
+        score_std=float(repeats.std(correction=0)),
+        p_value=calibration.images.p_value(pred_score),
+        patch_scores=patch_scores.numpy().reshape(grid.rows, grid.cols),
+        anomaly_map=canvas_map(patch_scores.numpy(), grid, placement.canvas),
+        placement=placement,
+        errors=errors.averaged().error[0, 0].half().numpy(),
+        warn_threshold=calibration.warn_threshold,
+    )
+    return judge(evidence, calibration.threshold, calibration.map_threshold)
 
 
 def judge(detection: Detection, threshold: float, map_threshold: float) -> Detection:

@@ -10,6 +10,7 @@
     ├── ShapeError                 tensor_shape
     ├── ConfigError                config_invalid
     ├── CalibrationError           calibration_impossible
+    │   └── RoiInvalid             roi_invalid
     ├── ExportFailed               export_failed
     └── ModelError                 a model folder cannot be used
         ├── ModelNotFound          model_not_found
@@ -82,6 +83,12 @@ class CalibrationError(AnomalyError):
     """The calibration images cannot give what was asked of them."""
 
     code = "calibration_impossible"
+
+
+class RoiInvalid(CalibrationError):
+    """The region of interest cannot be read, or leaves nothing to inspect."""
+
+    code = "roi_invalid"
 
 
 class ExportFailed(AnomalyError):

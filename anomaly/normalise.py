@@ -25,11 +25,11 @@ class UniformNormaliser:
     spread: torch.Tensor
 
     @classmethod
-    def fit(cls, error: torch.Tensor) -> "UniformNormaliser":
-        """Fit on normal images: error (N, E, L)."""
+    def fit(cls, error: torch.Tensor, counts: torch.Tensor | None = None) -> "UniformNormaliser":
+        """Fit on normal images: error (N, E, L), of the cells where `counts` (N, L)."""
         _check(error)
-        variance, mean = torch.var_mean(error, dim=(0, 2), correction=0)
-        return cls(mean.unsqueeze(1), variance.clamp(min=1e-12).sqrt().unsqueeze(1))
+        variance, mean = _overall(error, counts)
+        return cls(mean, variance.clamp(min=1e-12).sqrt())
 
     def __call__(self, error: torch.Tensor) -> torch.Tensor:
         """Return z-scores (B, R, E, L)."""
@@ -49,12 +49,11 @@ class PositionNormaliser:
     spread: torch.Tensor
 
     @classmethod
-    def fit(cls, error: torch.Tensor) -> "PositionNormaliser":
-        """Fit on normal images: error (N, E, L)."""
+    def fit(cls, error: torch.Tensor, counts: torch.Tensor | None = None) -> "PositionNormaliser":
+        """Fit on normal images: error (N, E, L); places of few samples lean on cells where `counts`."""
         _check(error)
-        count = torch.full(error.shape[1:], float(len(error)))
         variance, mean = torch.var_mean(error, dim=0, correction=0)
-        return cls(*_shrink(mean, variance, count, error))
+        return cls(*_shrink(mean, variance, len(error), _overall(error, counts)))
 
     def __call__(self, error: torch.Tensor) -> torch.Tensor:
         """Return z-scores (B, R, E, L)."""
@@ -75,14 +74,24 @@ def _check(error: torch.Tensor) -> None:
     require_shape("error", tuple(error.shape), "(N, E, L) with N of 1 or more", ok=ok)
 
 
+def _overall(error: torch.Tensor, counts: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Variance and mean of each kind over all cells that count, (E, 1) each."""
+    kinds = error.movedim(1, 0)  # (E, N, L)
+    cells = kinds.flatten(1) if counts is None else kinds[:, counts]
+    return torch.var_mean(cells, dim=1, correction=0, keepdim=True)
+
+
 def _shrink(
-    mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor, error: torch.Tensor
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    count: int,
+    overall: tuple[torch.Tensor, torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pull statistics (E, .) of few samples towards those of all patches of that error kind."""
-    all_variance, all_mean = torch.var_mean(error, dim=(0, 2), correction=0)
-    floor = (1e-4 * all_variance).clamp(min=1e-12).unsqueeze(1)
+    """Pull statistics (E, L) of few samples towards those of all patches of that error kind."""
+    all_variance, all_mean = overall
+    floor = (1e-4 * all_variance).clamp(min=1e-12)
     own = count / (count + _PRIOR_OF_MEAN)
-    mean = own * mean + (1 - own) * all_mean.unsqueeze(1)
+    mean = own * mean + (1 - own) * all_mean
     own = count / (count + _PRIOR_OF_VARIANCE)
     log = variance.maximum(floor).log()  # geometric: one rough place must not widen all the others
     log = own * log + (1 - own) * log.mean(dim=1, keepdim=True)

@@ -20,8 +20,37 @@ class Reduction:
     smoothing: float = 0.5
     top_share: float = 0.01
 
-    def smooth(self, scores: torch.Tensor, grid: Grid) -> torch.Tensor:
-        """Smooth (..., L) scores on their grid."""
+    def smooth(
+        self, scores: torch.Tensor, grid: Grid, counts: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Smooth (..., L) scores on their grid.
+
+        Where `counts` (broadcastable bool) is False, a cell says nothing to its neighbours and becomes 0.
+        """
+        if counts is None:
+            return self._blur(scores, grid)
+        share = self._blur(counts.float(), grid).clamp(min=1e-6)
+        return torch.where(counts, self._blur(scores * counts, grid) / share, 0.0)
+
+    def image_score(
+        self, smoothed: torch.Tensor, counts: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Reduce (..., L) smoothed scores to (...), of the cells where `counts`."""
+        if counts is None:
+            count = max(1, round(self.top_share * smoothed.shape[-1]))
+            return smoothed.topk(count, dim=-1).values.mean(dim=-1)
+        ranked = smoothed.masked_fill(~counts, -torch.inf).sort(dim=-1, descending=True).values
+        wanted = (self.top_share * counts.sum(dim=-1)).round().clamp(min=1).unsqueeze(-1)
+        top = torch.arange(ranked.shape[-1]) < wanted
+        return torch.where(top, ranked, 0.0).sum(dim=-1) / wanted.squeeze(-1)
+
+    def __call__(
+        self, scores: torch.Tensor, grid: Grid, counts: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Smooth (..., L) scores and reduce them to (...)."""
+        return self.image_score(self.smooth(scores, grid, counts), counts)
+
+    def _blur(self, scores: torch.Tensor, grid: Grid) -> torch.Tensor:
         if self.smoothing == 0:
             return scores
         sigma = self.smoothing * grid.cells
@@ -33,12 +62,3 @@ class Reduction:
         maps = F.conv2d(F.pad(maps, (0, 0, radius, radius), "replicate"), kernel.view(1, 1, -1, 1))
         maps = F.conv2d(F.pad(maps, (radius, radius, 0, 0), "replicate"), kernel.view(1, 1, 1, -1))
         return maps.reshape(scores.shape)
-
-    def image_score(self, smoothed: torch.Tensor) -> torch.Tensor:
-        """Reduce (..., L) smoothed scores to (...)."""
-        count = max(1, round(self.top_share * smoothed.shape[-1]))
-        return smoothed.topk(count, dim=-1).values.mean(dim=-1)
-
-    def __call__(self, scores: torch.Tensor, grid: Grid) -> torch.Tensor:
-        """Smooth (..., L) scores and reduce them to (...)."""
-        return self.image_score(self.smooth(scores, grid))

@@ -77,8 +77,8 @@ class PatchErrors:
         """Return the same evidence averaged over repeats, (B, 1, E, L)."""
         return PatchErrors(self.error.mean(dim=1, keepdim=True), self.names)
 
-    def __getitem__(self, rows: torch.Tensor) -> "PatchErrors":
-        """Pick images by index or bool mask."""
+    def __getitem__(self, rows: torch.Tensor | slice) -> "PatchErrors":
+        """Pick images by index, bool mask or slice."""
         return PatchErrors(self.error[rows], self.names)
 
     @classmethod

@@ -1,11 +1,13 @@
 """Nouns that two or more modules share."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
+Verdict = Literal["OK", "WARN", "NG"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ class Detection:
     `score_std` is its standard deviation over the repeated masks (0 with a single repeat).
     `anomaly_map` is the calibrated map on the model's canvas, (H, W) float32, and
     `patch_scores` the same on the map's own grid; `map_threshold` is the map value that separates.
+    `errors` (E, L) is the raw evidence behind it all, from which another calibration could judge.
     """
 
     pred_score: float
@@ -129,3 +132,13 @@ class Detection:
     map_threshold: float = 0.0
     is_anomalous: bool = False
     regions: tuple[Region, ...] = ()
+    errors: NDArray[np.float16] | None = None
+    warn_threshold: float | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """NG above the threshold, WARN above the lower one for doubtful parts, otherwise OK."""
+        if self.is_anomalous:
+            return "NG"
+        doubtful = self.warn_threshold is not None and self.pred_score > self.warn_threshold
+        return "WARN" if doubtful else "OK"

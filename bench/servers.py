@@ -61,7 +61,7 @@ def make_free(detector: Detector) -> None:
             for placement in placements
         ]
 
-    detector.detect_canvases = nothing  # type: ignore[method-assign]
+    detector.detect_canvases = nothing  # type: ignore[assignment, method-assign]
 
 
 def main() -> None:

@@ -35,6 +35,13 @@ def test_train_calibrate_evaluate_score_in_a_row(tiny_data: Path, tmp_path: Path
     values = json.loads(calibrated.stdout)
     assert values["groups"] == 40
     assert values["is_certified"] is True
+    (tmp_path / "roi.json").write_text('{"ignore": [[[0, 0], [0.1, 0], [0, 0.1]]]}')
+    region = ("--roi", tmp_path / "roi.json", "--warn-rate", 0.2, "--camera", "side")
+    said = invoke("calibrate", model, tiny_data, "--false-alarm-rate", 0.05, *region)
+    assert "The threshold before was" not in said.output  # it was one of the whole image
+    assert "judged without itself" in said.output
+    refused = invoke("calibrate", model, tiny_data, "--warn-rate", 0.001)
+    assert getattr(refused.exception, "code", None) == "calibration_impossible"
     evaluated = invoke("evaluate", model, tiny_data, "--json", "-")
     assert json.loads(evaluated.stdout)["image_AUROC"] > 0.9
     table = invoke("evaluate", model, tiny_data, "--report", tmp_path / "report")

@@ -9,10 +9,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from anomaly.calibration import Calibration, NormalSet, calibrate
+from anomaly.calibration import (
+    DEFAULT_CHOICES,
+    Calibration,
+    Choices,
+    NormalSet,
+    calibrate,
+)
 from anomaly.corruption import corrupt
 from anomaly.model import AnomalyModel
-from anomaly.preprocess import content_seed, preprocess
+from anomaly.preprocess import content_seed, placement_of, preprocess
+from anomaly.roi import Roi
 from anomaly.scoring import PatchErrors
 from anomaly.types import RgbImage
 from training.data import Sample, read_images
@@ -27,8 +34,8 @@ _COVERED = 0.5  # share of a cell that a defect must cover to count as altered
 def calibrate_model(
     model: AnomalyModel,
     samples: Sequence[Sample],
+    wanted: Choices = DEFAULT_CHOICES,
     *,
-    false_alarm_rate: float = 0.01,
     skip_unreadable: bool = False,
     quiet: bool = False,
 ) -> Calibration:
@@ -38,20 +45,27 @@ def calibrate_model(
     """
     if not samples:
         raise DataError("no images to calibrate on; give held-out normal images")
-    normals = measure(model, samples, skip_unreadable=skip_unreadable, quiet=quiet)
-    return calibrate(normals, false_alarm_rate)
+    normals = measure(model, samples, wanted.roi, skip_unreadable=skip_unreadable, quiet=quiet)
+    return calibrate(normals, wanted)
 
 
 def measure(
-    model: AnomalyModel, samples: Sequence[Sample], *, skip_unreadable: bool, quiet: bool
+    model: AnomalyModel,
+    samples: Sequence[Sample],
+    roi: Roi | None = None,
+    *,
+    skip_unreadable: bool = False,
+    quiet: bool = False,
 ) -> NormalSet:
-    """Gather evidence on the images and on corrupted copies of them."""
+    """Gather evidence on the images and on corrupted copies of them, and which cells `roi` leaves."""
     generator = np.random.default_rng(0)
     errors: list[PatchErrors] = []
     copies: list[PatchErrors] = []
     groups: list[str] = []
     origin: list[int] = []
     altered: list[torch.Tensor] = []
+    counts: list[torch.Tensor] = []
+    grid = model.target.map_grid
     wanted = _copies(len(samples))
     with tqdm(total=len(samples), desc="calibration", unit="image", disable=quiet) as bar:
         side = model.config.preprocess.canvas
@@ -65,16 +79,20 @@ def measure(
                 altered.append(altered_cells(model, [mask for _, mask in drawn]))
             origin += [len(groups) + i for i in of]
             groups += [sample.session for sample, _ in batch]
+            if roi is not None:
+                placed = [placement_of(i.source_size, model.config.preprocess) for i in images]
+                counts += [roi.counts(placement, grid) for placement in placed]
             bar.update(len(batch))
     if not errors:
         raise DataError("none of the calibration images can be read")
     return NormalSet(
         PatchErrors.concatenate(errors),
         tuple(groups),
-        model.target.map_grid,
+        grid,
         PatchErrors.concatenate(copies) if copies else None,
         tuple(origin),
         torch.cat(altered).flatten(1) >= _COVERED if altered else None,
+        torch.stack(counts) if counts else None,
     )
 
 
@@ -94,28 +112,6 @@ def with_groups(samples: Sequence[Sample], group_by: str | None) -> list[Sample]
     name), `folder`, or a regular expression on the path whose first group names the session.
     """
     return [_regroup(sample, group_by) for sample in samples]
-
-
-def explain_limits(calibration: Calibration) -> list[str]:
-    """Return what an engineer should know of a calibration, in plain sentences."""
-    images, rate = calibration.images, calibration.false_alarm_rate
-    said = [
-        f"{len(images.scores)} normal images in {images.groups} independent groups; the smallest "
-        f"false-alarm rate they can certify is {images.smallest_rate:.2%}."
-    ]
-    expected = images.expected(rate)
-    said.append(
-        f"Of {expected.parts:,} normal parts expect about {expected.mean:.1f} to be rejected; with 95 % "
-        f"between {expected.low} and {expected.high}. More calibration parts narrow that."
-    )
-    if not calibration.is_certified:
-        wanted = int(np.ceil(1 / rate)) - 1
-        said.append(
-            f"A rate of {rate:.2%} is NOT certified: it needs {wanted} independent groups. The "
-            "threshold is the largest score seen; expect false alarms at about "
-            f"{images.smallest_rate:.2%}."
-        )
-    return said
 
 
 def _regroup(sample: Sample, group_by: str | None) -> Sample:

@@ -1,15 +1,18 @@
 """Train, calibrate, evaluate: each from paths to a model folder or a report. The commands call these."""
 
 import datetime
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from anomaly.bundle import Bundle, load_bundle, save_bundle
-from anomaly.conformal import check_rate
+from anomaly.calibration import DEFAULT_CHOICES, Calibration, Choices, calibrate
 from anomaly.device import choose_device
-from training.calibrate import calibrate_model, with_groups
+from anomaly.errors import ModelUncalibrated
+from anomaly.roi import read_roi
+from anomaly.statement import Compared, compare
+from training.calibrate import calibrate_model, measure, with_groups
 from training.config import TrainConfig
 from training.data import Dataset, Sample, read_images
 from training.errors import DataError
@@ -21,33 +24,58 @@ from training.pretrained import MaeChoices, import_mae
 from training.report import write_report
 
 
+@dataclass(frozen=True, slots=True)
+class Recalibration:
+    """What a calibration from the command line would have; `roi` is a file, or `none`."""
+
+    false_alarm_rate: float = 0.01
+    warn_rate: float | None = None
+    roi: Path | None = None
+    camera: str | None = None
+
+    def choices(self, before: Calibration | None) -> Choices:
+        """Read the region; without one the region before is kept. Raises `RoiInvalid`."""
+        if self.roi is None:
+            roi = None if before is None else before.roi
+        else:
+            roi = None if str(self.roi) == "none" else read_roi(self.roi.read_bytes())
+        return Choices(self.false_alarm_rate, self.warn_rate, roi)
+
+
+@dataclass(frozen=True, slots=True)
+class Recalibrated:
+    """The model as it was saved, its new calibration, and how that compares with the one before."""
+
+    bundle: Bundle
+    calibration: Calibration
+    before: Compared | None
+
+
 def train_model(
     dataset: Dataset,
     out: Path,
     config: TrainConfig,
     *,
     resume: bool = False,
-    false_alarm_rate: float | None = 0.01,
+    wanted: Choices | None = DEFAULT_CHOICES,
     group_by: str | None = None,
     skip_unreadable: bool = False,
     quiet: bool = False,
 ) -> Bundle:
     """Train on the set's normal images and save the model to `out`.
 
-    With a `false_alarm_rate` the model is calibrated on the validation split as well; without, it is
-    saved uncalibrated and cannot be served yet.
+    With what is `wanted` the model is calibrated on the validation split as well; without, it is saved
+    uncalibrated and cannot be served yet.
     """
-    if false_alarm_rate is not None:
-        check_rate(false_alarm_rate)  # before the training, not after it
     samples = readable(_normal(dataset, "train"), skip_unreadable=skip_unreadable)
     config = plan(samples, config, quiet=quiet)
     model, card = train(samples, config, run_folder(out), resume=resume, quiet=quiet)
     bundle = Bundle(out.absolute().name, model, None, {"training": card | _origin(dataset)})
-    if false_alarm_rate is not None:
+    if wanted is not None:
         bundle = _calibrated(
             bundle,
             with_groups(_normal(dataset, "validation"), group_by),
-            false_alarm_rate,
+            wanted,
             skip_unreadable=skip_unreadable,
             quiet=quiet,
         )
@@ -81,19 +109,36 @@ def import_model(checkpoint: Path, out: Path, choices: MaeChoices) -> Bundle:
 def calibrate_folder(
     model: Path,
     normals: list[Sample],
+    wanted: Recalibration,
     *,
-    false_alarm_rate: float = 0.01,
     skip_unreadable: bool = False,
     device: str = "auto",
     quiet: bool = False,
-) -> Bundle:
+) -> Recalibrated:
     """Calibrate the model in a folder anew, in place, under a new version."""
     bundle = load_bundle(model, check_golden=False)
+    before = bundle.cameras.get(wanted.camera or "", bundle.calibration)
+    if wanted.camera is not None and bundle.calibration is None:
+        raise ModelUncalibrated(
+            "calibrate the model for all cameras first (without --camera), then for one of them"
+        )
+    choices = wanted.choices(before)  # before the work, not after it
     bundle.model.to(choose_device(device))
-    calibrated = _calibrated(
-        bundle, normals, false_alarm_rate, skip_unreadable=skip_unreadable, quiet=quiet
+    if not normals:
+        raise DataError("no images to calibrate on; give held-out normal images")
+    found = measure(
+        bundle.model, normals, choices.roi, skip_unreadable=skip_unreadable, quiet=quiet
     )
-    return save_bundle(calibrated, model, new_version())
+    calibration = calibrate(found, choices)
+    same_roi = before is not None and before.roi is choices.roi
+    compared = compare(before, found) if before is not None and same_roi else None
+    if wanted.camera is None:
+        bundle = replace(bundle, calibration=calibration)
+    else:
+        bundle = replace(bundle, cameras={**bundle.cameras, wanted.camera: calibration})
+    card = bundle.card | {"calibration": {"images": len(calibration.images.scores)}}
+    saved = save_bundle(replace(bundle, card=card), model, new_version())
+    return Recalibrated(saved, calibration, compared)
 
 
 def evaluate_model(
@@ -150,7 +195,7 @@ def _normal(dataset: Dataset, split: str) -> list[Sample]:
 def _calibrated(
     bundle: Bundle,
     normals: list[Sample],
-    false_alarm_rate: float,
+    wanted: Choices = DEFAULT_CHOICES,
     *,
     skip_unreadable: bool,
     quiet: bool,
@@ -158,7 +203,7 @@ def _calibrated(
     calibration = calibrate_model(
         bundle.model,
         normals,
-        false_alarm_rate=false_alarm_rate,
+        wanted,
         skip_unreadable=skip_unreadable,
         quiet=quiet,
     )

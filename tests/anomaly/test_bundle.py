@@ -19,6 +19,8 @@ from anomaly.errors import (
     ModelUncalibrated,
 )
 from anomaly.model import AnomalyModel, ModelConfig
+from anomaly.roi import Roi
+from anomaly.stored import digest_of
 from anomaly.types import RgbImage
 from tests.conftest import normal_pixels, planted
 
@@ -60,7 +62,7 @@ def test_the_digest_is_the_manifests_and_stays(tiny_bundle: Bundle, tmp_path: Pa
 
 def test_the_manifest_tells_what_a_person_would_ask(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["schema_version"] == 2
+    assert manifest["schema_version"] == 3
     assert manifest["config"]["target"]["kind"] == "pixels"
     assert manifest["backbone"] is None
     assert manifest["calibration"]["images"] == 40
@@ -105,7 +107,7 @@ def test_an_unknown_schema_is_refused(folder: Path) -> None:
         load_bundle(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": 1}', '{"schema_version": 2}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": 1}', '{"schema_version": 3}'])
 def test_a_damaged_manifest_is_refused(folder: Path, text: str) -> None:
     (folder / "manifest.json").write_text(text)
     with pytest.raises(ModelCorrupt):
@@ -201,3 +203,34 @@ def test_what_a_killed_save_leaves_behind_is_no_model(folder: Path) -> None:
     (folder.parent / ".tiny.k1ll3d" / "manifest.json").write_text("{")
     assert model_folders(folder.parent) == [folder]
     assert model_folders(folder) == [folder]
+
+
+def test_regions_warnings_and_cameras_survive_a_round_trip(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    assert tiny_bundle.calibration is not None
+    roi = Roi.of_polygons([[(0, 0), (0.5, 0), (0.5, 1), (0, 1)]])
+    side = replace(tiny_bundle.calibration.at_rate(0.2), roi=roi, warn_rate=0.4)
+    both = replace(tiny_bundle, cameras={"side/../camera": side, "top": tiny_bundle.calibration})
+    save_bundle(both, tmp_path / "both", "v1")
+    loaded = load_bundle(tmp_path / "both")
+    assert set(loaded.cameras) == {"side/../camera", "top"}
+    found = loaded.cameras["side/../camera"]
+    assert digest_of(found) == digest_of(side)
+    assert found.roi is not None
+    np.testing.assert_array_equal(found.roi.inside, roi.inside)
+    assert found.warn_threshold == side.warn_threshold
+    assert found.rates == tiny_bundle.calibration.rates
+    assert digest_of(loaded.cameras["top"]) == digest_of(tiny_bundle.calibration)
+
+
+def test_whatever_changes_a_verdict_changes_the_digest(tiny_bundle: Bundle) -> None:
+    assert tiny_bundle.calibration is not None
+    one = tiny_bundle.calibration
+    others = [
+        one.at_rate(0.2),
+        replace(one, warn_rate=0.5),
+        replace(one, roi=Roi(np.ones((512, 512), bool))),
+        replace(one, weights=one.weights * 2),
+    ]
+    assert len({digest_of(each) for each in (one, *others)}) == 5

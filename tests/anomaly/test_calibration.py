@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,11 +8,14 @@ from anomaly.calibration import (
     NORMALISER_SETS,
     REDUCTIONS,
     Calibration,
+    Choices,
     NormalSet,
     calibrate,
+    recalibrate,
     weigh,
 )
 from anomaly.errors import CalibrationError
+from anomaly.roi import Roi
 from anomaly.scoring import PatchErrors
 from anomaly.types import Grid
 
@@ -38,7 +43,7 @@ def image_scores(calibration: Calibration, errors: PatchErrors) -> np.ndarray:
 def test_a_stated_rate_is_met_on_other_normals() -> None:
     realised = []
     for seed in range(12):
-        calibration = calibrate(normals(150, seed), 0.1)
+        calibration = calibrate(normals(150, seed), Choices(0.1))
         scores = image_scores(calibration, draw(400, 1000 + seed))
         realised.append(float((scores > calibration.threshold).mean()))
     assert np.mean(realised) <= 0.13
@@ -46,18 +51,18 @@ def test_a_stated_rate_is_met_on_other_normals() -> None:
 
 
 def test_defects_score_higher_and_get_small_p_values() -> None:
-    calibration = calibrate(normals(150), 0.05)
+    calibration = calibrate(normals(150), Choices(0.05))
     scores = image_scores(calibration, draw(50, 7, defect=3.0))
     assert float((scores > calibration.threshold).mean()) == 1.0
     assert calibration.images.p_value(float(scores[0])) == pytest.approx(1 / 151)
 
 
 def test_too_few_normals_cannot_certify_and_say_so() -> None:
-    calibration = calibrate(normals(40), 0.01)
+    calibration = calibrate(normals(40), Choices(0.01))
     assert not calibration.is_certified
     assert calibration.images.smallest_rate == pytest.approx(1 / 41)
     assert calibration.threshold == float(calibration.images.scores[-1])
-    assert calibrate(normals(120), 0.01).is_certified
+    assert calibrate(normals(120), Choices(0.01)).is_certified
 
 
 def test_one_group_is_not_enough() -> None:
@@ -131,3 +136,75 @@ def test_maps_are_smoothed_as_far_as_synthetic_defects_are_large() -> None:
     small, large = chosen([14]), chosen([7, 8, 9, 10, 13, 14, 15, 16, 19, 20, 21, 22])
     assert small < large
     assert calibrate(base).map_smoothing == 1.0
+
+
+def test_a_region_takes_the_rest_out_of_everything() -> None:
+    inside = torch.zeros(36, dtype=torch.bool)
+    inside[:18] = True
+    quiet = normals(60)
+    wild = quiet.errors.error.clone()
+    wild[:, :, :, 18:] = 50 * torch.rand(60, 2, 2, 18, generator=torch.Generator().manual_seed(5))
+    counts = inside.expand(60, -1)
+    roi = Roi(np.ones((4, 4), bool))
+    calm = calibrate(replace(quiet, counts=counts), Choices(0.1, roi=roi))
+    loud = calibrate(
+        replace(quiet, errors=PatchErrors(wild, NAMES), counts=counts), Choices(0.1, roi=roi)
+    )
+    assert calm.roi is roi
+    assert calm.threshold == pytest.approx(loud.threshold, rel=1e-4)
+    assert calm.map_threshold == pytest.approx(loud.map_threshold, rel=1e-4)
+
+
+def test_copies_damaged_outside_the_region_are_not_held_against_it() -> None:
+    inside = torch.zeros(36, dtype=torch.bool)
+    inside[:12] = True  # the defect of `draw` lies at 14 and 15
+    base = normals(60)
+    altered = torch.zeros(60, 36, dtype=torch.bool)
+    altered[:, 14:16] = True
+    copies = replace(
+        base, corrupted=draw(60, 3, defect=3.0), origin=tuple(range(60)), altered=altered
+    )
+    seen = calibrate(copies).candidates[0].synthetic_auroc
+    unseen = calibrate(replace(copies, counts=inside.expand(60, -1))).candidates[0].synthetic_auroc
+    assert seen is not None
+    assert seen > 0.9
+    assert unseen == 0.5  # nothing was left to tell
+
+
+def test_between_two_thresholds_a_part_is_doubtful() -> None:
+    calibration = calibrate(normals(150), Choices(0.02, 0.2))
+    assert calibration.warn_threshold is not None
+    assert calibration.warn_threshold < calibration.threshold
+    assert calibration.images.p_value(calibration.warn_threshold + 1e-3) <= 0.2
+    assert calibrate(normals(150)).warn_threshold is None
+    for rate in (0.02, 0.01, 1.0, float("nan")):
+        with pytest.raises(CalibrationError, match="warning rate"):
+            Choices(0.02, rate)
+
+
+def test_recalibrating_on_the_same_normals_is_the_same_calibration() -> None:
+    first = calibrate(normals(80), Choices(0.05))
+    second = recalibrate(first, normals(80), Choices(0.05))
+    assert second.threshold == first.threshold
+    assert second.rates == first.rates
+    errors = draw(5, 9)
+    torch.testing.assert_close(second.patch_scores(errors), first.patch_scores(errors))
+
+
+def test_recalibrating_keeps_the_choices_and_meets_its_rate_in_other_light() -> None:
+    first = calibrate(normals(200), Choices(0.05))
+    brighter = [draw(200, 70), draw(400, 71)]
+    new, later = [PatchErrors(1.5 * one.error + 0.2, NAMES) for one in brighter]
+    shifted = NormalSet(new, tuple(str(i) for i in range(200)), GRID)
+    second = recalibrate(first, shifted, Choices(0.05))
+    assert second.reduction == first.reduction
+    assert second.candidates == first.candidates
+    assert np.mean(image_scores(first, later) > first.threshold) > 0.5
+    assert np.mean(image_scores(second, later) > second.threshold) <= 0.09
+
+
+def test_in_sample_rates_flatter() -> None:
+    rates = [calibrate(normals(40, seed), Choices(0.1)).rates for seed in range(8)]
+    in_sample = np.mean([one.in_sample for one in rates if one is not None])
+    held_out = np.mean([one.held_out for one in rates if one is not None])
+    assert in_sample <= held_out <= 0.11

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomaly.conformal import Conformal
+from anomaly.conformal import Conformal, left_out_rate, share_above
 from anomaly.errors import CalibrationError
 
 scores_and_groups = st.lists(
@@ -63,3 +63,20 @@ def test_expected_false_alarms_cover_what_happens(groups: int, rate: float) -> N
     assert total == pytest.approx(stated, rel=0.1)
     if conformal.smallest_rate <= rate:
         assert stated / 400 <= 1000 * rate + 1e-6
+
+
+def test_rates_count_groups_and_leave_each_out() -> None:
+    scores = np.arange(100.0)
+    groups = [str(i) for i in range(100)]
+    assert share_above(scores, groups, 89.0) == pytest.approx(0.1)
+    # Without itself, each of the ten highest is judged by a threshold of the other 99.
+    assert left_out_rate(scores, groups, 0.1) == pytest.approx(0.1)
+    crowd = np.append(scores, np.full(900, 99.0))
+    assert share_above(crowd, [*groups, *["99"] * 900], 89.0) == pytest.approx(0.1)
+
+
+def test_left_out_rates_keep_what_is_stated() -> None:
+    generator = np.random.default_rng(1)
+    names = [str(i // 3) for i in range(240)]
+    found = [left_out_rate(generator.normal(size=240), names, 0.1) for _ in range(20)]
+    assert 0.05 <= np.mean(found) <= 0.1

@@ -1,12 +1,19 @@
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from anomaly.bundle import Bundle
-from anomaly.detector import Detector, judge
+from anomaly.calibration import Choices
+from anomaly.detector import Detector, detection_of, judge
 from anomaly.preprocess import preprocess
+from anomaly.roi import Roi
+from anomaly.scoring import PatchErrors
 from anomaly.types import RgbImage
-from tests.conftest import normal_pixels, planted
+from tests.conftest import normal_pixels, planted, samples
+from training.calibrate import calibrate_model
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +106,53 @@ def test_a_gpu_gives_the_cpus_scores(tiny_bundle: Bundle, image: RgbImage) -> No
     [gpu] = tiny_bundle.detector("cuda").detect([image])
     tiny_bundle.model.to("cpu")
     assert gpu.pred_score == pytest.approx(cpu.pred_score, rel=1e-3)
+
+
+def test_a_defect_outside_the_region_is_not_seen(tiny_bundle: Bundle, tiny_data: Path) -> None:
+    left = Roi.of_polygons([[(0, 0), (0.5, 0), (0.5, 1), (0, 1)]])
+    normal = samples(tiny_data / "validation/good")
+    calibration = calibrate_model(tiny_bundle.model, normal, Choices(0.05, roi=left), quiet=True)
+    detector = Detector(tiny_bundle.model, calibration)
+    part = normal_pixels(77)
+    [plain, hidden, shown] = detector.detect(
+        [RgbImage(p) for p in (part, planted(part, 110, 40, 8), planted(part, 30, 40, 8))]
+    )
+    assert shown.is_anomalous
+    assert shown.regions[0].peak[0] < 64
+    assert not hidden.is_anomalous
+    assert (
+        hidden.pred_score < plain.pred_score + 2
+    )  # predicted from the rest, which the defect is in
+    assert not hidden.anomaly_map[:, 40:].any()
+
+
+def test_each_camera_is_judged_by_its_own_calibration(tiny_bundle: Bundle, image: RgbImage) -> None:
+    assert tiny_bundle.calibration is not None
+    strict = tiny_bundle.calibration.at_rate(0.5)
+    detector = replace(tiny_bundle, cameras={"side": strict}).detector()
+    usual, side, other = detector.detect([image] * 3, [None, "side", "top"])
+    assert (usual.threshold, other.threshold) == (tiny_bundle.calibration.threshold,) * 2
+    assert side.threshold == strict.threshold < usual.threshold
+    assert side.pred_score == usual.pred_score
+
+
+def test_doubtful_parts_are_warned_of(tiny_bundle: Bundle, image: RgbImage) -> None:
+    assert tiny_bundle.calibration is not None
+    detector = Detector(tiny_bundle.model, replace(tiny_bundle.calibration, warn_rate=0.9))
+    [found] = detector.detect([image])
+    assert found.warn_threshold is not None
+    assert found.warn_threshold < found.pred_score < found.threshold
+    assert found.verdict == "WARN"
+    assert not found.is_anomalous
+    assert judge(found, found.pred_score - 1, 1e9).verdict == "NG"
+    assert replace(found, warn_threshold=None).verdict == "OK"
+
+
+def test_another_calibration_can_judge_stored_evidence(detector: Detector, image: RgbImage) -> None:
+    [found] = detector.detect([image])
+    assert found.errors is not None
+    evidence = PatchErrors(torch.from_numpy(found.errors).float()[None, None], detector.model.names)
+    grid = detector.model.target.map_grid
+    again = detection_of(evidence, detector.calibration, found.placement, grid)
+    assert again.pred_score == pytest.approx(found.pred_score, abs=0.02)  # half precision
+    assert again.is_anomalous == found.is_anomalous

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,14 +8,16 @@ import numpy as np
 import pytest
 
 from anomaly.bundle import Bundle, load_bundle, save_bundle
-from anomaly.errors import CalibrationError, ModelUncalibrated
+from anomaly.errors import CalibrationError, ModelUncalibrated, RoiInvalid
+from anomaly.statement import state
+from anomaly.stored import digest_of
 from tests.conftest import normal_pixels, planted, png, samples, write_set
-from training.calibrate import calibrate_model, explain_limits, with_groups
+from training.calibrate import calibrate_model, with_groups
 from training.config import TrainConfig
 from training.data import Sample, open_dataset
 from training.errors import DataError
 from training.evaluate import format_table
-from training.pipeline import calibrate_folder, evaluate_model, train_model
+from training.pipeline import Recalibration, calibrate_folder, evaluate_model, train_model
 from training.scoring import read_done, score_files
 
 
@@ -23,13 +26,13 @@ def test_train_calibrate_and_evaluate_from_paths(
 ) -> None:
     dataset = open_dataset(tiny_data)
     out = tmp_path / "models" / "part"
-    raw = train_model(dataset, out, tiny_config, false_alarm_rate=None, quiet=True)
+    raw = train_model(dataset, out, tiny_config, wanted=None, quiet=True)
     assert raw.calibration is None
     with pytest.raises(ModelUncalibrated):
         evaluate_model(out, dataset, quiet=True)
     calibrated = calibrate_folder(
-        out, samples(tiny_data / "validation/good"), false_alarm_rate=0.05, quiet=True
-    )
+        out, samples(tiny_data / "validation/good"), Recalibration(0.05), quiet=True
+    ).bundle
     assert calibrated.version > raw.version
     figures, page = evaluate_model(
         out, dataset, json_file=tmp_path / "f.json", report=tmp_path / "report", quiet=True
@@ -113,10 +116,10 @@ def test_groups_can_come_from_names_folders_or_images() -> None:
 
 def test_the_finite_sample_limit_is_said_aloud(tiny_bundle: Bundle) -> None:
     assert tiny_bundle.calibration is not None
-    said = " ".join(explain_limits(tiny_bundle.calibration.at_rate(0.01)))
+    said = " ".join(state(tiny_bundle.calibration.at_rate(0.01)).said)
     assert "40 normal images in 40 independent groups" in said
     assert "NOT certified: it needs 99" in said
-    assert len(explain_limits(tiny_bundle.calibration)) == 2
+    assert len(state(tiny_bundle.calibration).said) == 3
 
 
 def test_files_are_scored_one_record_each(tiny_folder: Path, tmp_path: Path) -> None:
@@ -193,5 +196,57 @@ def test_saving_a_calibration_keeps_the_weights(
 ) -> None:
     save_bundle(tiny_bundle, tmp_path / "m", "v1")
     before = (tmp_path / "m/model.safetensors").read_bytes()
-    calibrate_folder(tmp_path / "m", samples(tiny_data / "validation/good")[:10], quiet=True)
+    calibrate_folder(
+        tmp_path / "m", samples(tiny_data / "validation/good")[:10], Recalibration(), quiet=True
+    )
     assert (tmp_path / "m/model.safetensors").read_bytes() == before
+
+
+def test_regions_and_cameras_are_calibrated_beside_the_rest(
+    tiny_folder: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "m"
+    shutil.copytree(tiny_folder, model)
+    normals = samples(tiny_data / "validation/good")
+    roi = tmp_path / "roi.json"
+    roi.write_text('{"ignore": [[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]]}')
+    with_roi = calibrate_folder(model, normals, Recalibration(0.05, 0.2, roi), quiet=True)
+    assert with_roi.before is None  # scores of another region are not to be compared
+    assert with_roi.calibration.roi is not None
+    kept = calibrate_folder(model, normals, Recalibration(0.05), quiet=True)
+    assert kept.calibration.roi is not None
+    assert kept.before is not None
+    assert not kept.before.are_unlike
+    side = calibrate_folder(
+        model, normals[:20], Recalibration(0.1, roi=Path("none"), camera="side"), quiet=True
+    )
+    loaded = load_bundle(model)
+    assert loaded.version == side.bundle.version
+    assert loaded.calibration is not None
+    assert digest_of(loaded.calibration) == digest_of(kept.calibration)
+    assert digest_of(loaded.cameras["side"]) == digest_of(side.calibration)
+    assert loaded.cameras["side"].roi is None
+
+
+def test_a_camera_needs_a_calibration_for_the_others_first(
+    tiny_bundle: Bundle, tiny_data: Path, tmp_path: Path
+) -> None:
+    save_bundle(replace(tiny_bundle, calibration=None), tmp_path / "m", "v1")
+    with pytest.raises(ModelUncalibrated, match="for all cameras first"):
+        calibrate_folder(
+            tmp_path / "m", samples(tiny_data / "validation/good"), Recalibration(camera="side")
+        )
+
+
+def test_a_region_that_cannot_be_read_changes_nothing(
+    tiny_folder: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    (tmp_path / "roi.json").write_text("{")
+    with pytest.raises(RoiInvalid):
+        calibrate_folder(
+            tmp_path / "m",
+            samples(tiny_data / "validation/good"),
+            Recalibration(roi=tmp_path / "roi.json"),
+        )
+    assert load_bundle(tmp_path / "m").version == "v1"

@@ -1,0 +1,146 @@
+"""What a calibration promises and what it doesn't, in figures and in plain sentences."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import kstwobign
+
+from anomaly.calibration import Calibration, NormalSet
+from anomaly.conformal import Conformal, Expected
+
+_UNLIKE_P = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """How normal images score by the calibration before: `p` is small where they are unlike its own.
+
+    `rejected_before` is the share of them that its threshold rejects, each group counting once.
+    """
+
+    threshold: float
+    rejected_before: float
+    median: float
+    median_before: float
+    p: float
+
+    @property
+    def are_unlike(self) -> bool:
+        """Whether that is more than chance."""
+        return self.p < _UNLIKE_P
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A calibration's promises."""
+
+    threshold: float
+    false_alarm_rate: float
+    warn_threshold: float | None
+    warn_rate: float | None
+    images: int
+    groups: int
+    smallest_certified_rate: float
+    is_certified: bool
+    in_sample_rate: float | None
+    held_out_rate: float | None
+    expected_alarms: Expected
+    roi_share: float | None
+    before: Compared | None
+    said: tuple[str, ...]
+
+
+def state(calibration: Calibration, before: Compared | None = None) -> Statement:
+    """Say what a calibration promises, beside the one before if there was one."""
+    images, rates = calibration.images, calibration.rates
+    return Statement(
+        threshold=calibration.threshold,
+        false_alarm_rate=calibration.false_alarm_rate,
+        warn_threshold=calibration.warn_threshold,
+        warn_rate=calibration.warn_rate,
+        images=len(images.scores),
+        groups=images.groups,
+        smallest_certified_rate=images.smallest_rate,
+        is_certified=calibration.is_certified,
+        in_sample_rate=None if rates is None else rates.in_sample,
+        held_out_rate=None if rates is None else rates.held_out,
+        expected_alarms=images.expected(calibration.false_alarm_rate),
+        roi_share=None if calibration.roi is None else calibration.roi.share,
+        before=before,
+        said=tuple(_sentences(calibration, before)),
+    )
+
+
+def compare(before: Calibration, normals: NormalSet) -> Compared:
+    """Score normal images by the calibration before, and test whether they are like its own.
+
+    A Kolmogorov-Smirnov test on the scores, in which each group counts once; its p-value is the asymptotic
+    one. `normals.counts` must be the cells that `before.roi` leaves.
+    """
+    scores = before.reduction(
+        before.patch_scores(normals.errors).mean(dim=1), normals.grid, normals.counts
+    )
+    new, old = Conformal.fit(scores.numpy(), normals.groups), before.images
+    at = np.union1d(new.scores, old.scores)
+    distance = float(np.abs(_share_up_to(new, at) - _share_up_to(old, at)).max())
+    size = math.sqrt(new.groups * old.groups / (new.groups + old.groups))
+    above = new.weights[new.scores > np.float32(before.threshold)].sum(dtype=np.float64)
+    return Compared(
+        threshold=before.threshold,
+        rejected_before=float(above) / new.groups,
+        median=_median(new),
+        median_before=_median(old),
+        p=float(kstwobign.sf(size * distance)),
+    )
+
+
+def _share_up_to(conformal: Conformal, at: np.ndarray) -> np.ndarray:
+    total = np.append(0.0, np.cumsum(conformal.weights, dtype=np.float64)) / conformal.groups
+    return total[np.searchsorted(conformal.scores, at, side="right")]
+
+
+def _median(conformal: Conformal) -> float:
+    total = np.cumsum(conformal.weights, dtype=np.float64)
+    return float(conformal.scores[int(np.searchsorted(total, 0.5 * total[-1]))])
+
+
+def _sentences(calibration: Calibration, before: Compared | None) -> list[str]:
+    images, rate = calibration.images, calibration.false_alarm_rate
+    said = [
+        f"{len(images.scores)} normal images in {images.groups} independent groups; the smallest "
+        f"false-alarm rate they can certify is {images.smallest_rate:.2%}."
+    ]
+    expected = images.expected(rate)
+    said.append(
+        f"Of {expected.parts:,} normal parts expect about {expected.mean:.1f} to be rejected; with 95 % "
+        f"between {expected.low} and {expected.high}. More calibration parts narrow that."
+    )
+    if calibration.rates is not None:
+        said.append(
+            f"Of the calibration images themselves {calibration.rates.in_sample:.2%} are rejected, and "
+            f"{calibration.rates.held_out:.2%} where each group is judged without itself: believe the second."
+        )
+    if not calibration.is_certified:
+        said.append(
+            f"A rate of {rate:.2%} is NOT certified: it needs {math.ceil(1 / rate) - 1} independent groups. "
+            "The threshold is the largest score seen; expect false alarms at about "
+            f"{images.smallest_rate:.2%}."
+        )
+    if before is not None:
+        said += _beside(before, calibration.threshold)
+    return said
+
+
+def _beside(before: Compared, threshold: float) -> list[str]:
+    said = [
+        f"The threshold before was {before.threshold:.4f} (now {threshold:.4f}); it would have rejected "
+        f"{before.rejected_before:.2%} of these images."
+    ]
+    if before.are_unlike:
+        said.append(
+            "WARNING: these images are unlike the ones calibrated on before (median score "
+            f"{before.median:.2f}, was {before.median_before:.2f}; p = {before.p:.1e}). Look whether camera, "
+            "light or product changed, and whether all of them are good, before you use this."
+        )
+    return said

@@ -1,0 +1,46 @@
+from dataclasses import replace
+
+from anomaly.calibration import Choices, NormalSet, calibrate
+from anomaly.scoring import PatchErrors
+from anomaly.statement import compare, state
+from tests.anomaly.test_calibration import GRID, NAMES, draw, normals
+
+
+def test_like_normals_are_not_warned_of() -> None:
+    before = calibrate(normals(150), Choices(0.05))
+    false_warnings = sum(compare(before, normals(60, seed)).are_unlike for seed in range(30, 60))
+    assert false_warnings <= 1
+    compared = compare(before, normals(60, 31))
+    assert 0 <= compared.rejected_before <= 0.2
+    assert not any("WARNING" in line for line in state(before, compared).said)
+
+
+def test_unlike_normals_are_said_to_be_so_with_what_they_would_have_cost() -> None:
+    before = calibrate(normals(150), Choices(0.05))
+    other = PatchErrors(1.5 * draw(60, 80).error, NAMES)
+    compared = compare(before, NormalSet(other, tuple(str(i) for i in range(60)), GRID))
+    assert compared.are_unlike
+    assert compared.median > compared.median_before
+    assert compared.rejected_before > 0.5
+    said = state(before, compared).said
+    assert any("WARNING: these images are unlike" in line for line in said)
+
+
+def test_a_few_images_of_one_lot_are_not_much_to_judge_by() -> None:
+    before = calibrate(normals(150), Choices(0.05))
+    other = PatchErrors(1.2 * draw(60, 80).error, NAMES)
+    one_lot = NormalSet(other, ("mon",) * 30 + ("tue",) * 30, GRID)
+    assert not compare(before, one_lot).are_unlike
+
+
+def test_rates_stand_side_by_side() -> None:
+    calibration = calibrate(normals(40), Choices(0.1, 0.3))
+    said = state(calibration)
+    assert calibration.rates is not None
+    assert (said.in_sample_rate, said.held_out_rate) == (
+        calibration.rates.in_sample,
+        calibration.rates.held_out,
+    )
+    assert said.warn_threshold == calibration.warn_threshold
+    assert any("judged without itself" in line for line in said.said)
+    assert state(replace(calibration, rates=None)).in_sample_rate is None

@@ -53,7 +53,11 @@ def make_free(detector: Detector) -> None:
     grid = detector.model.target.map_grid
     patches = np.zeros((grid.rows, grid.cols), np.float32)
 
-    def nothing(pixels: torch.Tensor, placements: Sequence[Placement]) -> list[Detection]:
+    def nothing(
+        pixels: torch.Tensor,
+        placements: Sequence[Placement],
+        cameras: Sequence[str | None] | None = None,
+    ) -> list[Detection]:
         side = pixels.shape[-1]
         canvas = np.zeros((side, side), np.float32)
         return [
@@ -61,7 +65,7 @@ def make_free(detector: Detector) -> None:
             for placement in placements
         ]
 
-    detector.detect_canvases = nothing  # type: ignore[assignment, method-assign]
+    detector.detect_canvases = nothing  # type: ignore[method-assign]
 
 
 def main() -> None:

@@ -54,6 +54,8 @@ results = Table(
     Column("model", String(128), nullable=False),
     Column("version", String(64), nullable=False),
     Column("digest", String(64), nullable=False),
+    Column("calibration", String(64)),
+    Column("kept", Boolean),
     Column("part_id", String(128)),
     Column("camera", String(128)),
     Column("lot", String(128)),

@@ -34,6 +34,7 @@ class Work:
 
     canvas: FloatArray
     placement: Placement
+    camera: str | None = None
 
 
 class Engine:
@@ -95,7 +96,9 @@ class Engine:
         canvases = torch.from_numpy(np.stack([work.canvas for work in works]))
         pixels = canvases.permute(0, 3, 1, 2).contiguous()  # (B, 3, S, S)
         try:
-            return key.detector.detect_canvases(pixels, [work.placement for work in works])
+            return key.detector.detect_canvases(
+                pixels, [work.placement for work in works], [work.camera for work in works]
+            )
         except Exception as error:
             if is_out_of_memory(error):
                 raise TooMuchAtOnce(

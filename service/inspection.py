@@ -103,7 +103,7 @@ class Inspector:
         return ScoreOut.of(
             found.detection,
             query,
-            model=model_ref(found.model),
+            model=model_ref(found.model, query.camera),
             heatmap=heatmap,
             result_id=found.result_id,
             timings=timings,
@@ -115,7 +115,7 @@ class Inspector:
         """Decode, queue and infer one image, and judge it as this request wants."""
         model = await self.engine.registry.acquire(query.model)
         with self.metrics.timed("decode", timings):
-            work, sha256 = await self._in_pool(lambda: self._work(source, model))
+            work, sha256 = await self._in_pool(lambda: self._work(source, model, query.camera))
         outcome = await self.engine.detect(
             model, work, priority=Priority[query.priority.upper()], deadline=deadline
         )
@@ -127,7 +127,7 @@ class Inspector:
         self.metrics.observe_detection(model.name, query.camera, detection)
         found = Inspection(model, source, detection, uuid.uuid4().hex)
         if self.recording is not None:
-            ref = model_ref(model)
+            ref = model_ref(model, query.camera)
             self.recording.keep(
                 found.result_id, detection, query, ref, timings=timings, image_sha256=sha256
             )
@@ -146,9 +146,9 @@ class Inspector:
         except TimeoutError:
             raise BodyTooSlow(f"the body did not arrive within {limit:g} s") from None
 
-    def _work(self, source: Source, model: ServedModel) -> tuple[Work, str]:
+    def _work(self, source: Source, model: ServedModel, camera: str | None) -> tuple[Work, str]:
         config = model.config.preprocess
-        work = Work(*place(self._decode(source, config.canvas), config))
+        work = Work(*place(self._decode(source, config.canvas), config), camera)
         return work, "" if self.recording is None else digest_of(source)
 
     def _decode(self, source: Source, canvas: int | None = None) -> RgbImage:
@@ -181,7 +181,7 @@ class Inspector:
         """Apply this request's own threshold or false-alarm rate, if it has one."""
         if query.threshold is None and query.false_alarm_rate is None:
             return detection
-        calibration = model.detector.calibration
+        calibration = model.detector.calibration_of(query.camera)
         if query.false_alarm_rate is not None:
             calibration = calibration.at_rate(query.false_alarm_rate)
         threshold = calibration.threshold if query.threshold is None else query.threshold
@@ -191,9 +191,15 @@ class Inspector:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)
 
 
-def model_ref(model: ServedModel) -> ModelRef:
-    """Name, version and digest of a model."""
-    return ModelRef(name=model.name, version=model.bundle.version, digest=model.bundle.digest)
+def model_ref(model: ServedModel, camera: str | None) -> ModelRef:
+    """Name, version and digest of a model, and of what judges a camera's parts."""
+    bundle = model.bundle
+    return ModelRef(
+        name=model.name,
+        version=bundle.version,
+        digest=bundle.digest,
+        calibration=model.judged_by(camera),
+    )
 
 
 def float16_heatmap(detection: Detection) -> HeatmapOut:

@@ -86,8 +86,7 @@ class Metrics:
     def observe_detection(self, model: str, camera: str | None, detection: Detection) -> None:
         """Count one finished inspection."""
         label = self._camera(camera)
-        verdict = "NG" if detection.is_anomalous else "OK"
-        self.inspections.labels(model, label, verdict).inc()
+        self.inspections.labels(model, label, detection.verdict).inc()
         ratio = detection.pred_score / max(detection.threshold, 1e-6)
         self.score_ratio.labels(model, label).observe(ratio)
         self.last_image.labels(label).set_to_current_time()

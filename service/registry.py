@@ -8,7 +8,7 @@ first load run on the event loop, so that nothing here needs a lock but the load
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from anomaly.bundle import Bundle, load_bundle, model_folders, stored_version
 from anomaly.detector import Detector
 from anomaly.errors import ModelError, ModelNotFound
 from anomaly.model import ModelConfig
+from anomaly.stored import digest_of
 from service.archive import Archive, Chosen
 from service.errors import ModelUnknown, NothingPrevious, NothingStaged
 
@@ -29,6 +30,11 @@ class ServedModel:
     name: str
     bundle: Bundle
     detector: Detector
+    digests: Mapping[str | None, str] = field(default_factory=dict)  # of calibrations, by camera
+
+    def judged_by(self, camera: str | None) -> str:
+        """Digest of the calibration that judges a camera's parts."""
+        return self.digests.get(camera) or self.digests[None]
 
     def __str__(self) -> str:
         """Return the name, which labels metrics."""
@@ -251,7 +257,10 @@ class Registry:
     def _read(self, slot: Slot, folder: Path) -> ServedModel:
         started = time.monotonic()
         bundle = load_bundle(folder)
-        model = ServedModel(slot.name, bundle, self._prepare(bundle))
+        detector = self._prepare(bundle)
+        digests: dict[str | None, str] = {None: digest_of(detector.calibration)}
+        digests |= {camera: digest_of(one) for camera, one in bundle.cameras.items()}
+        model = ServedModel(slot.name, bundle, detector, digests)
         self._archive.keep(folder, slot.name, bundle.version)
         seconds = time.monotonic() - started
         _log.info("loaded model %s version %s in %.1f s", slot.name, bundle.version, seconds)

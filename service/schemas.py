@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from anomaly.types import Detection, Region
+from anomaly.types import Detection, Region, Verdict
 
 HeatmapKind = Literal["none", "float16", "png", "overlay", "overlay_png"]
 Label = Annotated[str, Field(max_length=128, pattern=r"^[\w.:/@+ -]*$")]
@@ -93,6 +93,7 @@ class ModelRef(BaseModel):
     name: str
     version: str
     digest: str
+    calibration: Annotated[str, Field(description="Digest of the calibration that judged.")]
 
 
 class ScoreOut(BaseModel):
@@ -104,7 +105,7 @@ class ScoreOut(BaseModel):
     ]
     threshold: float
     is_anomalous: bool
-    verdict: Literal["OK", "NG"]
+    verdict: Annotated[Verdict, Field(description="WARN only where a warning rate was calibrated.")]
     score_std: Annotated[float, Field(description="Spread of the score over repeated masks.")]
     regions: list[RegionOut]
     heatmap: HeatmapOut | None
@@ -132,7 +133,7 @@ class ScoreOut(BaseModel):
             p_value=detection.p_value,
             threshold=detection.threshold,
             is_anomalous=detection.is_anomalous,
-            verdict="NG" if detection.is_anomalous else "OK",
+            verdict=detection.verdict,
             score_std=detection.score_std,
             regions=[RegionOut.of(region) for region in detection.regions],
             heatmap=heatmap,
@@ -147,7 +148,12 @@ class ScoreOut(BaseModel):
     @classmethod
     def of_row(cls, row: dict[str, Any]) -> "ScoreOut":
         """Restore an answer from the record; it has no heatmap."""
-        model = ModelRef(name=row["model"], version=row["version"], digest=row["digest"])
+        model = ModelRef(
+            name=row["model"],
+            version=row["version"],
+            digest=row["digest"],
+            calibration=row["calibration"] or "",
+        )
         return cls.model_validate(row | {"model": model, "heatmap": None}, extra="ignore")
 
 
@@ -169,7 +175,9 @@ class ResultOut(BaseModel):
     model: str
     version: str
     digest: str
+    calibration: Annotated[str | None, Field(description="Digest of the calibration that judged.")]
     image_sha256: str
+    kept: Annotated[bool | None, Field(description="Whether its image was to be kept.")]
     regions: list[RegionOut]
     timings: dict[str, float]
 
@@ -243,8 +251,10 @@ class ModelOut(ModelRef):
 
     is_default: bool
     canvas: int
+    cameras: Annotated[list[str], Field(description="Those with a calibration of their own.")]
     false_alarm_rate: float
     threshold: float
+    warn_threshold: float | None
     calibration_images: int
     calibration_groups: int
     smallest_false_alarm_rate: float

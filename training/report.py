@@ -98,7 +98,7 @@ def _picture(folder: Path, shown: Shown, white_level: int) -> dict[str, Any]:
         "name": f"{shown.sample.label}/{shown.sample.path.name}",
         "score": shown.detection.pred_score,
         "p_value": shown.detection.p_value,
-        "verdict": "NG" if shown.detection.is_anomalous else "OK",
+        "verdict": shown.detection.verdict,
         "data": base64.b64encode(data).decode("ascii"),
     }
 

@@ -103,7 +103,7 @@ def _record(path: Path, detection: Detection) -> dict[str, Any]:
     return {
         "image": str(path),
         "status": "ok",
-        "verdict": "NG" if detection.is_anomalous else "OK",
+        "verdict": detection.verdict,
         "score": detection.pred_score,
         "p_value": detection.p_value,
         "threshold": detection.threshold,

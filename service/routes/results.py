@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from anomaly.types import Verdict
 from record.store import Filter
 from service.access import SECURED, needs
 from service.errors import NothingRecorded, problems
@@ -44,7 +45,7 @@ class ResultsQuery(BaseModel):
     camera: Label | None = None
     lot: Label | None = None
     part_id: Label | None = None
-    verdict: Literal["OK", "NG"] | None = None
+    verdict: Verdict | None = None
     feedback: Annotated[FeedbackKind | None, Field(description="What was said of them last.")] = (
         None
     )

@@ -58,7 +58,12 @@ _EXAMPLE = {
         "width": 2,
         "threshold": 4.02,
     },
-    "model": {"name": "bracket", "version": "20261124T101500Z", "digest": "5d41…"},
+    "model": {
+        "name": "bracket",
+        "version": "20261124T101500Z",
+        "digest": "5d41…",
+        "calibration": "9e10…",
+    },
     "part_id": "A-1007",
     "camera": "cam1",
     "lot": None,

@@ -150,10 +150,10 @@ def test_a_device_out_of_memory_takes_smaller_batches(
     held = Held(client.app)
     held.gate.clear()
 
-    def little_memory(pixels: torch.Tensor, placements: Any) -> Any:
+    def little_memory(pixels: torch.Tensor, *rest: Any) -> Any:
         if len(pixels) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return plain(pixels, placements)
+        return plain(pixels, *rest)
 
     monkeypatch.setattr(detector, "detect_canvases", little_memory)
     answers: list[int] = []

@@ -226,3 +226,24 @@ def test_every_switch_is_in_the_audit_trail(
         refused = client.post("/v1/models/left:rollback")
         assert (refused.status_code, refused.json()["code"]) == (503, "audit_unwritable")
         assert serving(client) == "v1"
+
+
+def test_a_camera_with_a_calibration_of_its_own_is_judged_and_recorded_by_it(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    assert tiny_bundle.calibration is not None
+    side = replace(tiny_bundle.calibration, false_alarm_rate=0.04, warn_rate=0.9)
+    save_bundle(replace(tiny_bundle, cameras={"side": side}), tmp_path / "m", "v1")
+    with TestClient(create_app(settings(tmp_path / "m"))) as client:
+        part = png(normal_pixels(6003))
+        usual = client.post("/score?camera=top", content=part).json()
+        other = client.post("/score?camera=side", content=part).json()
+        assert usual["verdict"] == "OK"
+        assert other["verdict"] == "WARN"
+        assert not other["is_anomalous"]
+        assert other["threshold"] > usual["threshold"]
+        assert other["model"]["calibration"] != usual["model"]["calibration"]
+        (listed,) = client.get("/v1/models").json()["models"]
+        assert listed["cameras"] == ["side"]
+        assert listed["calibration"] == usual["model"]["calibration"]
+        assert 'camera="side",model="m",verdict="WARN"} 1.0' in client.get("/metrics").text

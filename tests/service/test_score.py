@@ -24,7 +24,9 @@ def test_a_good_part_is_ok(client: TestClient) -> None:
         "name": "tiny",
         "version": "v1",
         "digest": answer["model"]["digest"],
+        "calibration": answer["model"]["calibration"],
     }
+    assert len(answer["model"]["calibration"]) == 64
     assert set(answer["timings"]) == {"read", "decode", "queue", "inference", "encode"}
     assert all(seconds >= 0 for seconds in answer["timings"].values())
 

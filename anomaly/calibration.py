@@ -15,11 +15,12 @@ from sklearn.metrics import roc_auc_score
 
 from anomaly.conformal import Conformal, check_rate, left_out_rate, share_above
 from anomaly.errors import CalibrationError
+from anomaly.inputs import STATISTICS
 from anomaly.normalise import NORMALISERS, Normaliser, UniformNormaliser
 from anomaly.reduction import Reduction
 from anomaly.roi import Roi
 from anomaly.scoring import PatchErrors
-from anomaly.types import Grid, Placement
+from anomaly.types import FloatArray, Grid, Placement
 
 _FOLDS = 5
 
@@ -68,6 +69,19 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True)
+class Usual:
+    """What the calibration images were like: `values` (N, K) of K statistics, `weights` (N,) as `Conformal`.
+
+    The statistics are those of `anomaly.inputs` and, where the model has a memory, `embedding`: how far an
+    image lies from the remembered ones.
+    """
+
+    names: tuple[str, ...]
+    values: FloatArray
+    weights: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
 class Choices:
     """What a calibration would have: how often it may be wrong, and where it looks."""
 
@@ -109,6 +123,7 @@ class Calibration:
     warn_rate: float | None = None
     roi: Roi | None = None
     rates: Rates | None = None
+    usual: Usual | None = None
 
     @property
     def threshold(self) -> float:
@@ -139,6 +154,10 @@ class Calibration:
         """Return comparable scores of every repeat, (B, R, L), not smoothed."""
         return _fuse(self.normalisers, self.weights, errors)
 
+    def embedding(self, errors: PatchErrors) -> torch.Tensor | None:
+        """How far images lie from the remembered ones, (B,), 0 being usual; None without a memory."""
+        return _embedding(self.normalisers[0], errors)
+
     def map_scores(
         self, scores: torch.Tensor, grid: Grid, counts: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -157,6 +176,7 @@ class NormalSet:
     `grid` is the map's; `corrupted` holds the evidence on M copies with synthetic defects; copy j was
     made of image `origin[j]`, so that both fall into the same fold; `altered` (M, L) bool are the cells
     that its defect covers. `counts` (N, L) bool are the cells inside the region of interest; None: all.
+    `inputs` (N, 5) are what `anomaly.inputs` says of each image.
     """
 
     errors: PatchErrors
@@ -166,6 +186,7 @@ class NormalSet:
     origin: tuple[int, ...] = ()
     altered: torch.Tensor | None = None
     counts: torch.Tensor | None = None
+    inputs: FloatArray | None = None
 
     def counted(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor | None:
         """Cells of some images that count, (n, L)."""
@@ -245,7 +266,27 @@ def _fitted(normals: NormalSet, held_out: torch.Tensor, how: _How, wanted: Choic
             share_above(seen, groups, conformal.threshold(rate)),
             left_out_rate(images, groups, rate),
         ),
+        usual=_usual(normals, normalisers[0]),
     )
+
+
+def _usual(normals: NormalSet, normaliser: Normaliser) -> Usual | None:
+    if normals.inputs is None:
+        return None
+    names, columns = STATISTICS, [normals.inputs]
+    embedding = _embedding(normaliser, normals.errors)
+    if embedding is not None:
+        names, columns = (*names, "embedding"), [*columns, embedding.numpy()[:, None]]
+    _, member, count = np.unique(normals.groups, return_inverse=True, return_counts=True)
+    weights = (1.0 / count)[member].astype(np.float32)
+    return Usual(names, np.concatenate(columns, axis=1).astype(np.float32), weights)
+
+
+def _embedding(normaliser: Normaliser, errors: PatchErrors) -> torch.Tensor | None:
+    rows = [i for i, name in enumerate(errors.names) if name.startswith("memory.")]
+    if not rows:
+        return None
+    return normaliser(errors.error)[:, :, rows].mean(dim=(1, 2, 3))
 
 
 def weigh(normals: NormalSet) -> torch.Tensor:

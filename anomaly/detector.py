@@ -86,6 +86,7 @@ def detection_of(
     pred_score = float(calibration.reduction(mean, grid, counts))
     repeats = calibration.reduction(scores, grid, counts)  # (R,)
     patch_scores = calibration.map_scores(mean, grid, counts)  # (L,)
+    embedding = calibration.embedding(errors)
     evidence = Detection(
         pred_score=pred_score,
         score_std=float(repeats.std(correction=0)),
@@ -95,6 +96,7 @@ def detection_of(
         placement=placement,
         errors=errors.averaged().error[0, 0].half().numpy(),
         warn_threshold=calibration.warn_threshold,
+        embedding=None if embedding is None else float(embedding),
     )
     return judge(evidence, calibration.threshold, calibration.map_threshold)
 

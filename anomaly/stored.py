@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from anomaly.calibration import Calibration, Candidate, Rates
+from anomaly.calibration import Calibration, Candidate, Rates, Usual
 from anomaly.config import from_dict, to_dict
 from anomaly.conformal import Conformal
 from anomaly.normalise import NORMALISERS, Normaliser
@@ -38,6 +38,7 @@ def values_of(calibration: Calibration) -> dict[str, Any]:
         "groups": calibration.images.groups,
         "smallest_false_alarm_rate": calibration.images.smallest_rate,
         "rates": None if rates is None else to_dict(rates),
+        "statistics": None if calibration.usual is None else calibration.usual.names,
         "roi_share": None if roi is None else roi.share,
         "candidates": [to_dict(candidate) for candidate in calibration.candidates],
     }
@@ -56,6 +57,9 @@ def tensors_of(calibration: Calibration) -> dict[str, torch.Tensor]:
         stored[f"{name}.weights"] = torch.from_numpy(conformal.weights)
     if calibration.roi is not None:
         stored["roi.inside"] = torch.from_numpy(calibration.roi.inside)
+    if calibration.usual is not None:
+        stored["usual.values"] = torch.from_numpy(calibration.usual.values)
+        stored["usual.weights"] = torch.from_numpy(calibration.usual.weights)
     return stored
 
 
@@ -74,7 +78,15 @@ def calibration_from(values: dict[str, Any], tensors: dict[str, torch.Tensor]) -
         warn_rate=values["warn_rate"],
         roi=None if values["roi_share"] is None else Roi(tensors["roi.inside"].numpy()),
         rates=None if rates is None else from_dict(Rates, rates),
+        usual=_usual(values["statistics"], tensors),
     )
+
+
+def _usual(names: list[str] | None, tensors: dict[str, torch.Tensor]) -> Usual | None:
+    if names is None:
+        return None
+    values, weights = tensors["usual.values"].numpy(), tensors["usual.weights"].numpy()
+    return Usual(tuple(names), values, weights)
 
 
 def _normaliser(kind: str, tensors: dict[str, torch.Tensor]) -> Normaliser:

@@ -119,7 +119,8 @@ class Detection:
     `score_std` is its standard deviation over the repeated masks (0 with a single repeat).
     `anomaly_map` is the calibrated map on the model's canvas, (H, W) float32, and
     `patch_scores` the same on the map's own grid; `map_threshold` is the map value that separates.
-    `errors` (E, L) is the raw evidence behind it all, from which another calibration could judge.
+    `errors` (E, L) is the raw evidence behind it all, from which another calibration could judge;
+    `embedding` is how far the image as a whole lies from the remembered normal ones.
     """
 
     pred_score: float
@@ -134,6 +135,7 @@ class Detection:
     regions: tuple[Region, ...] = ()
     errors: NDArray[np.float16] | None = None
     warn_threshold: float | None = None
+    embedding: float | None = None
 
     @property
     def verdict(self) -> Verdict:

@@ -17,11 +17,12 @@ from anomaly.calibration import (
     calibrate,
 )
 from anomaly.corruption import corrupt
+from anomaly.inputs import input_statistics
 from anomaly.model import AnomalyModel
-from anomaly.preprocess import content_seed, placement_of, preprocess
+from anomaly.preprocess import content_seed, place, placement_of, preprocess
 from anomaly.roi import Roi
 from anomaly.scoring import PatchErrors
-from anomaly.types import RgbImage
+from anomaly.types import FloatArray, RgbImage
 from training.data import Sample, read_images
 from training.errors import DataError
 from training.evidence import altered_cells
@@ -65,6 +66,7 @@ def measure(
     origin: list[int] = []
     altered: list[torch.Tensor] = []
     counts: list[torch.Tensor] = []
+    inputs: list[FloatArray] = []
     grid = model.target.map_grid
     wanted = _copies(len(samples))
     with tqdm(total=len(samples), desc="calibration", unit="image", disable=quiet) as bar:
@@ -78,6 +80,7 @@ def measure(
                 copies.append(raw_errors(model, [copy for copy, _ in drawn]))
                 altered.append(altered_cells(model, [mask for _, mask in drawn]))
             origin += [len(groups) + i for i in of]
+            inputs += [input_statistics(place(i, model.config.preprocess)[0]) for i in images]
             groups += [sample.session for sample, _ in batch]
             if roi is not None:
                 placed = [placement_of(i.source_size, model.config.preprocess) for i in images]
@@ -93,6 +96,7 @@ def measure(
         tuple(origin),
         torch.cat(altered).flatten(1) >= _COVERED if altered else None,
         torch.stack(counts) if counts else None,
+        np.stack(inputs),
     )
 
 

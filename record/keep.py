@@ -1,0 +1,227 @@
+"""Images and evidence of results, kept for a while: in a folder, or wherever fsspec reaches.
+
+    <place>/<yyyymmdd-hhm>/<result_id>.image       the bytes as they were sent; a folder is ten minutes
+    <place>/<yyyymmdd-hhm>/<result_id>.evidence    what was found, as safetensors
+    <place>/cases/<result_id>.*                    what somebody said something of: never tidied away
+
+Writing is a thread of its own behind a bounded queue: a slow disk costs pictures, never an inspection.
+"""
+
+import contextlib
+import logging
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import fsspec
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+_log = logging.getLogger(__name__)
+
+Policy = Literal["all", "anomalies", "sampled", "none"]
+_CASES, _IMAGE, _EVIDENCE = "cases", "image", "evidence"
+_MOST_WAITING_BYTES = 64_000_000
+_TIDY_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class KeepConfig:
+    """What is kept, and for how long.
+
+    `sampled` keeps what is not OK and a `share` of the rest. Whichever of `days` and `megabytes` is reached
+    first lets the oldest go.
+    """
+
+    policy: Policy = "sampled"
+    share: float = 0.1
+    days: float = 30
+    megabytes: float = 2000
+
+    def wants(self, result_id: str, verdict: str) -> bool:
+        """Whether a result's image is to be kept; the sample follows from the result's random id."""
+        if self.policy in ("all", "none"):
+            return self.policy == "all"
+        if verdict != "OK":
+            return True
+        return self.policy == "sampled" and int(result_id[:8], 16) < self.share * 2**32
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What stands behind one result: the image as it was sent, and arrays of evidence by name."""
+
+    result_id: str
+    inspected_at: datetime
+    image: bytes | None
+    evidence: dict[str, np.ndarray]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.image or b"") + sum(array.nbytes for array in self.evidence.values())
+
+
+class KeptStore:
+    """Reads from any thread; writes and tidies in one.
+
+    `place` is a folder or an address of fsspec's (`s3://bucket/maskline` with s3fs installed).
+    """
+
+    def __init__(self, place: str, config: KeepConfig) -> None:
+        self._fs, self._root = fsspec.url_to_fs(place, skip_instance_cache=True)
+        self._fs.makedirs(self._root, exist_ok=True)
+        self.config = config
+        self.bytes = 0
+        self._sizes: dict[str, int] = defaultdict(int)  # of each ten minutes
+        for path, found in self._fs.find(self._root, detail=True).items():
+            self._count(path, found["size"])
+
+    def put(self, kept: Kept) -> bool:
+        """Write one result's files, each whole or not at all; False where there is no room."""
+        folder = _folder(kept.inspected_at)
+        if self.bytes + kept.size > self._most_bytes:
+            self.tidy(datetime.now(UTC))
+            if self.bytes + kept.size > self._most_bytes:
+                return False
+        self._fs.makedirs(f"{self._root}/{folder}", exist_ok=True)
+        files = {_EVIDENCE: save(kept.evidence)}
+        if kept.image is not None:
+            files[_IMAGE] = kept.image
+        with self._fs.transaction:
+            for kind, data in files.items():
+                with self._fs.open(f"{self._root}/{folder}/{kept.result_id}.{kind}", "wb") as file:
+                    file.write(data)
+        size = sum(map(len, files.values()))
+        self._sizes[folder] += size
+        self.bytes += size
+        return True
+
+    def read(self, result_id: str, inspected_at: datetime) -> Kept | None:
+        """Return what is kept of a result; None where nothing is, or where it is damaged."""
+        for folder in (_CASES, _folder(inspected_at)):
+            stem = f"{self._root}/{folder}/{result_id}"
+            if (data := self._bytes(f"{stem}.{_EVIDENCE}")) is None:
+                continue
+            try:
+                evidence = load(data)
+            except SafetensorError as error:
+                _log.warning("the evidence of result %s is damaged: %s", result_id, error)
+                return None
+            return Kept(result_id, inspected_at, self._bytes(f"{stem}.{_IMAGE}"), evidence)
+        return None
+
+    def pin(self, result_id: str, inspected_at: datetime) -> bool:
+        """Keep a result for good; False where it was not kept."""
+        self._fs.makedirs(f"{self._root}/{_CASES}", exist_ok=True)
+        stem = f"{self._root}/{_folder(inspected_at)}/{result_id}"
+        pinned = f"{self._root}/{_CASES}/{result_id}"
+        for kind in (_IMAGE, _EVIDENCE):
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.mv(f"{stem}.{kind}", f"{pinned}.{kind}")
+        return bool(self._fs.exists(f"{pinned}.{_EVIDENCE}"))
+
+    def tidy(self, now: datetime) -> int:
+        """Let go what is too old or too much, the oldest first; returns how many folders went."""
+        oldest = _folder(now - timedelta(days=self.config.days))
+        gone = 0
+        for folder in sorted(self._sizes):
+            too_much = self.bytes > 0.95 * self._most_bytes
+            if folder >= oldest and not (too_much and folder != _folder(now)):
+                break
+            with contextlib.suppress(FileNotFoundError):  # all of it was pinned
+                self._fs.rm(f"{self._root}/{folder}", recursive=True)
+            self.bytes -= self._sizes.pop(folder)
+            gone += 1
+        return gone
+
+    @property
+    def _most_bytes(self) -> float:
+        return self.config.megabytes * 1e6
+
+    def _count(self, path: str, size: int) -> None:
+        folder = path.rpartition("/")[0].rpartition("/")[2]
+        if folder != _CASES:
+            self._sizes[folder] += size
+            self.bytes += size
+
+    def _bytes(self, path: str) -> bytes | None:
+        try:
+            found: bytes = self._fs.cat_file(path)
+        except FileNotFoundError:
+            return None
+        return found
+
+
+class Keeper:
+    """Takes what is to be kept without waiting, and writes it in a thread.
+
+    `lost()` is told of each that could not be kept: the queue was full, or the place.
+    """
+
+    def __init__(self, store: KeptStore, lost: Callable[[], Any]) -> None:
+        self.store = store
+        self._lost = lost
+        self._waiting: deque[Callable[[], Kept]] = deque()
+        self._waiting_bytes = 0
+        self._sizes: deque[int] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._busy = False
+        self._thread = threading.Thread(target=self._work, name="keep", daemon=True)
+        self._thread.start()
+
+    def keep(self, make: Callable[[], Kept], size: int) -> bool:
+        """Queue what `make` will return, of about `size` bytes; False where the queue is full."""
+        with self._changed:
+            if self._closing or self._waiting_bytes + size > _MOST_WAITING_BYTES:
+                self._lost()
+                return False
+            self._waiting.append(make)
+            self._sizes.append(size)
+            self._waiting_bytes += size
+            self._changed.notify_all()
+        return True
+
+    def flush(self) -> None:
+        """Wait until all that was queued is written."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting and not self._busy)
+
+    def close(self) -> None:
+        """Write what waits and stop."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(10.0)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closing, _TIDY_S)
+                if not self._waiting and self._closing:
+                    return
+                make = self._waiting.popleft() if self._waiting else None
+                self._busy = make is not None
+            try:
+                if make is None:
+                    self.store.tidy(datetime.now(UTC))
+                elif not self.store.put(make()):
+                    self._lost()
+            except OSError as error:
+                _log.warning("cannot keep an image: %s", error)
+                self._lost()
+            finally:
+                with self._changed:
+                    self._waiting_bytes -= self._sizes.popleft() if make is not None else 0
+                    self._busy = False
+                    self._changed.notify_all()
+
+
+def _folder(moment: datetime) -> str:
+    """Ten minutes, in a name that sorts by time."""
+    return moment.astimezone(UTC).strftime("%Y%m%d-%H%M")[:-1]

@@ -61,7 +61,8 @@ class Bundle:
     """A model as it lies on disk.
 
     `card` tells where it comes from: training data, recipe, steps, commit, metrics. `version` is
-    set when the folder is written; `digest` is the manifest's SHA-256, so it covers every file. `graph`
+    set when the folder is written; `digest` is the manifest's SHA-256, so it covers every file, and `weights`
+    that of the weights alone: versions that share it differ in their calibrations only. `graph`
     is the ONNX file, if there is one; it serves on a CPU. `cameras` are calibrations for the parts of some
     cameras or products, by label; `calibration` is for all others.
     """
@@ -74,6 +75,7 @@ class Bundle:
     digest: str = ""
     graph: bytes | None = None
     cameras: Mapping[str, Calibration] = field(default_factory=dict)
+    weights: str = ""
 
     def detector(self, device: str | torch.device = "cpu", *, staged: int = 0) -> Detector:
         """Return a detector on `device`; raises `ModelUncalibrated` without a calibration.
@@ -134,7 +136,12 @@ def save_bundle(bundle: Bundle, folder: Path, version: str) -> Bundle:
             f"could not write the model to {folder}: {error.strerror or error}; nothing was "
             "changed there. Free some space or choose another place and save again"
         ) from error
-    return dataclasses.replace(bundle, version=version, digest=hashlib.sha256(manifest).hexdigest())
+    return dataclasses.replace(
+        bundle,
+        version=version,
+        digest=hashlib.sha256(manifest).hexdigest(),
+        weights=hashlib.sha256(files[_WEIGHTS]).hexdigest(),
+    )
 
 
 def load_bundle(folder: Path, *, check_golden: bool = True, with_graph: bool = True) -> Bundle:
@@ -164,6 +171,7 @@ def load_bundle(folder: Path, *, check_golden: bool = True, with_graph: bool = T
         digest=hashlib.sha256(raw).hexdigest(),
         graph=graph if with_graph else None,
         cameras=cameras,
+        weights=manifest["files"][_WEIGHTS],
     )
     if check_golden and calibration is not None:
         try:

@@ -55,7 +55,9 @@ async def _watch(engine: Engine, every_s: float) -> None:
 def _recording(settings: Settings, metrics: Metrics) -> Recording | None:
     if settings.record == "off":
         return None
-    return Recording(settings.record_dir, settings.database_url, metrics)
+    return Recording(
+        settings.record_dir, settings.database_url, metrics, settings.keeping, settings.keep_url
+    )
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

@@ -143,6 +143,12 @@ class ResultUnknown(ServiceError):
     code = "result_not_found"
 
 
+class NothingKept(ServiceError):
+    """The image and evidence of a result are not there."""
+
+    code = "nothing_kept"
+
+
 class FeedbackContradicts(ServiceError):
     """What was said of a result does not go with its verdict."""
 
@@ -184,6 +190,7 @@ RULES: dict[type[Exception], Rule] = {
     RoleInsufficient: Rule(403, "auth"),
     ModelUnknown: Rule(404, "no_model"),
     ResultUnknown: Rule(404, "bad_parameter"),
+    NothingKept: Rule(404, "bad_parameter"),
     FeedbackContradicts: Rule(409, "bad_parameter"),
     NothingRecorded: Rule(404, "bad_parameter"),
     StoreError: Rule(503, "store"),

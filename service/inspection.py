@@ -19,12 +19,14 @@ from starlette.requests import Request
 from anomaly.detector import judge
 from anomaly.heatmap import encode_jpeg, encode_png, grey_png, overlay
 from anomaly.image import ImageLimits, decode_image
+from anomaly.inputs import input_statistics
 from anomaly.preprocess import place
-from anomaly.types import Detection, RgbImage
+from anomaly.types import Detection, FloatArray, RgbImage
 from service.batching import Priority
 from service.body import read_image
 from service.engine import Engine, Work
 from service.errors import BodyTooSlow
+from service.found import Inspection, Source
 from service.metrics import Metrics
 from service.recording import Recording, digest_of
 from service.registry import ServedModel
@@ -33,19 +35,6 @@ from service.settings import Settings
 from service.waiting import while_wanted
 
 T = TypeVar("T")
-
-
-Source = bytes | RgbImage  # encoded, or decoded by the caller
-
-
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """What was found in an image, and by which version."""
-
-    model: ServedModel
-    source: Source
-    detection: Detection
-    result_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +92,7 @@ class Inspector:
         return ScoreOut.of(
             found.detection,
             query,
-            model=model_ref(found.model, query.camera),
+            model=ModelRef.of(found.model, query.camera),
             heatmap=heatmap,
             result_id=found.result_id,
             timings=timings,
@@ -115,7 +104,9 @@ class Inspector:
         """Decode, queue and infer one image, and judge it as this request wants."""
         model = await self.engine.registry.acquire(query.model)
         with self.metrics.timed("decode", timings):
-            work, sha256 = await self._in_pool(lambda: self._work(source, model, query.camera))
+            work, inputs, sha256 = await self._in_pool(
+                lambda: self._work(source, model, query.camera)
+            )
         outcome = await self.engine.detect(
             model, work, priority=Priority[query.priority.upper()], deadline=deadline
         )
@@ -125,12 +116,9 @@ class Inspector:
         self.metrics.observe_stage("inference", outcome.inference_s, timings)
         detection = await self._as_asked(outcome.result, model, query)
         self.metrics.observe_detection(model.name, query.camera, detection)
-        found = Inspection(model, source, detection, uuid.uuid4().hex)
+        found = Inspection(model, source, detection, uuid.uuid4().hex, inputs)
         if self.recording is not None:
-            ref = model_ref(model, query.camera)
-            self.recording.keep(
-                found.result_id, detection, query, ref, timings=timings, image_sha256=sha256
-            )
+            self.recording.keep(found, query, timings=timings, image_sha256=sha256)
         return found
 
     def deadline_of(self, query: ScoreQuery) -> float:
@@ -146,10 +134,13 @@ class Inspector:
         except TimeoutError:
             raise BodyTooSlow(f"the body did not arrive within {limit:g} s") from None
 
-    def _work(self, source: Source, model: ServedModel, camera: str | None) -> tuple[Work, str]:
+    def _work(
+        self, source: Source, model: ServedModel, camera: str | None
+    ) -> tuple[Work, FloatArray, str]:
         config = model.config.preprocess
-        work = Work(*place(self._decode(source, config.canvas), config), camera)
-        return work, "" if self.recording is None else digest_of(source)
+        canvas, placement = place(self._decode(source, config.canvas), config)
+        sha256 = "" if self.recording is None else digest_of(source)
+        return Work(canvas, placement, camera), input_statistics(canvas), sha256
 
     def _decode(self, source: Source, canvas: int | None = None) -> RgbImage:
         if isinstance(source, RgbImage):
@@ -189,17 +180,6 @@ class Inspector:
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)
-
-
-def model_ref(model: ServedModel, camera: str | None) -> ModelRef:
-    """Name, version and digest of a model, and of what judges a camera's parts."""
-    bundle = model.bundle
-    return ModelRef(
-        name=model.name,
-        version=bundle.version,
-        digest=bundle.digest,
-        calibration=model.judged_by(camera),
-    )
 
 
 def float16_heatmap(detection: Detection) -> HeatmapOut:

@@ -59,6 +59,8 @@ class Metrics:
         self.batch_limit = self._gauge("batch_limit", "Most work items in a batch now.")
         self.record_behind = self._gauge("record_behind_bytes", "Results that the store lacks yet.")
         self.record_lost = self._counter("record_lost", "Results that the disk did not take.")
+        self.kept_bytes = self._gauge("kept_bytes", "Images and evidence that are kept.")
+        self.kept_lost = self._counter("kept_lost", "Images that could not be kept.")
         self.trace_stage: Callable[[str, float, float], None] | None = None
         self._cameras: set[str] = set()
 

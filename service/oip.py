@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from anomaly.image import MIN_SIDE_PX
 from anomaly.types import RgbImage
 from service.errors import TensorInvalid
-from service.inspection import Inspection, Source
+from service.found import Inspection, Source
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 OUTPUTS = {

@@ -10,34 +10,51 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from anomaly.types import Detection, RgbImage
 from record.audit import Audit
 from record.journal import Journal
+from record.keep import KeepConfig, Keeper, Kept, KeptStore
 from record.store import Filter, Page, Store, unusable
 from record.writer import Writer
-from service.errors import FeedbackContradicts, ResultUnknown, StartError
+from service.errors import FeedbackContradicts, NothingKept, ResultUnknown, StartError
+from service.found import Inspection, Source
 from service.metrics import Metrics
-from service.schemas import FeedbackIn, ModelRef, ScoreOut, ScoreQuery
+from service.schemas import FeedbackIn, ScoreOut, ScoreQuery
 from service.settings import Settings
 
 T = TypeVar("T")
+NOTHING_KEPT = KeepConfig("none")
+# What may be said of a result, by its verdict: WARN lets a part pass, and asks for a look.
+_SAYABLE: dict[str, tuple[str, ...]] = {
+    "OK": ("confirmed_good", "missed_defect"),
+    "WARN": ("confirmed_good", "missed_defect"),
+    "NG": ("false_alarm", "confirmed_defect"),
+}
 _REMEMBERED = 10_000  # answers by idempotency key, for repeats that come before the store has them
 
 
 class Recording:
     """Writes results in microseconds and reads them in a thread of its own."""
 
-    def __init__(self, folder: Path, database_url: str | None, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        database_url: str | None,
+        metrics: Metrics,
+        keep: KeepConfig = NOTHING_KEPT,
+        keep_url: str | None = None,
+    ) -> None:
         self._url = database_url or f"sqlite:///{folder.absolute() / 'results.db'}"
         if problem := unusable(self._url):
             raise StartError("settings_invalid", f"MASKLINE_DATABASE_URL: {problem}")
         try:
             journal = Journal(folder / "journal")
+            self._keeper = _keeper(keep_url or str(folder.absolute() / "kept"), keep, metrics)
         except OSError as error:
             raise StartError(
                 "record_unusable",
-                f"results cannot be kept in {folder.absolute()} ({error.strerror}); make it writable, "
-                "choose another place with MASKLINE_RECORD_DIR, or keep none with MASKLINE_RECORD=off",
+                f"results cannot be kept in {folder.absolute()} ({error.strerror or error}); make it "
+                "writable, choose another place with MASKLINE_RECORD_DIR, or keep none with "
+                "MASKLINE_RECORD=off",
             ) from error
         self._writer = Writer(journal, self._open, folder / "refused.jsonl")
         self._reader: Store | None = None
@@ -49,24 +66,28 @@ class Recording:
 
     def keep(
         self,
-        result_id: str,
-        detection: Detection,
+        found: Inspection,
         query: ScoreQuery,
-        model: ModelRef,
         *,
         timings: dict[str, float],
         image_sha256: str,
     ) -> None:
-        """Keep one result before it is answered; a full disk is counted, never an error."""
+        """Keep one result before it is answered, and its image if that is wanted.
+
+        A full disk is counted, never an error.
+        """
+        model, detection, now = found.model, found.detection, datetime.now(UTC)
+        kept = self._keep_image(found, now)
         row = {
-            "result_id": result_id,
+            "result_id": found.result_id,
             "idempotency_key": query.idempotency_key,
-            "inspected_at": datetime.now(UTC),
+            "inspected_at": now,
             "triggered_at": query.triggered_at,
             "model": model.name,
-            "version": model.version,
-            "digest": model.digest,
-            "calibration": model.calibration,
+            "version": model.bundle.version,
+            "digest": model.bundle.digest,
+            "calibration": model.judged_by(query.camera),
+            "kept": kept,
             "part_id": query.part_id,
             "camera": query.camera,
             "lot": query.lot,
@@ -83,6 +104,18 @@ class Recording:
         }
         if not self._writer.keep(row):
             self._metrics.record_lost.inc()
+
+    def _keep_image(self, found: Inspection, now: datetime) -> bool:
+        keeper = self._keeper
+        if keeper is None or not keeper.store.config.wants(
+            found.result_id, found.detection.verdict
+        ):
+            return False
+
+        def make() -> Kept:
+            return Kept(found.result_id, now, found.encoded, found.evidence())
+
+        return keeper.keep(make, found.size)
 
     async def once(self, key: str | None, answer: Callable[[], Awaitable[ScoreOut]]) -> ScoreOut:
         """Answer, unless this idempotency key was answered before: then with the first result.
@@ -121,17 +154,40 @@ class Recording:
             raise ResultUnknown(f"there is no result {result_id!r}; it may not be stored yet")
         return found
 
+    async def kept(self, result_id: str) -> Kept:
+        """Read what stands behind a result.
+
+        Raises `ResultUnknown`, `NothingKept` or `StoreError`.
+        """
+        row = await self.find(result_id)
+        found = await self.read_kept(row)
+        if found is None:
+            raise NothingKept(
+                f"nothing is kept of result {result_id!r}: not by the policy (MASKLINE_KEEP), or no longer"
+            )
+        return found
+
+    async def read_kept(self, row: dict[str, Any]) -> Kept | None:
+        """Read what stands behind a row of the store, if it is there."""
+        if self._keeper is None or not row["kept"]:
+            return None
+        store = self._keeper.store
+        return await asyncio.to_thread(store.read, row["result_id"], row["inspected_at"])
+
     async def say(self, result_id: str, said: FeedbackIn, by: str | None) -> dict[str, Any]:
         """Store what somebody found who looked at the part.
 
         Raises `FeedbackContradicts`, `ResultUnknown` or `StoreError`.
         """
-        verdict = (await self.find(result_id))["verdict"]
-        if (said.kind == "missed_defect") != (verdict == "OK"):
+        result = await self.find(result_id)
+        if said.kind not in _SAYABLE[result["verdict"]]:
             raise FeedbackContradicts(
-                f"the result was {verdict}: a missed defect is one that was OK, a false alarm or a "
-                "confirmed defect one that was NG"
+                f"of a result that was {result['verdict']} may be said: "
+                f"{', '.join(_SAYABLE[result['verdict']])}"
             )
+        if self._keeper is not None and result["kept"]:
+            store = self._keeper.store
+            await asyncio.to_thread(store.pin, result_id, result["inspected_at"])
         row = said.model_dump() | {"result_id": result_id, "said_by": by}
         row["said_at"] = datetime.now(UTC)
         return await self._read(lambda store: store.add_feedback(row))
@@ -140,6 +196,8 @@ class Recording:
         """Bring over what waits, as far as it goes quickly."""
         self._writer.close()
         self._pool.shutdown()
+        if self._keeper is not None:
+            self._keeper.close()
         if self._reader is not None:
             self._reader.close()
 
@@ -164,12 +222,23 @@ class Recording:
             self._answers.popitem(last=False)
 
 
+def _keeper(place: str, config: KeepConfig, metrics: Metrics) -> Keeper | None:
+    if config.policy == "none":
+        return None
+    try:
+        store = KeptStore(place, config)
+    except (ValueError, ImportError) as error:
+        raise StartError("settings_invalid", f"MASKLINE_KEEP_URL {place!r}: {error}") from error
+    metrics.kept_bytes.set_function(lambda: store.bytes)
+    return Keeper(store, metrics.kept_lost.inc)
+
+
 def audit_of(settings: Settings) -> Audit | None:
     """Return the audit trail, which lies beside the results; None where nothing is recorded."""
     return None if settings.record == "off" else Audit(settings.record_dir)
 
 
-def digest_of(source: bytes | RgbImage) -> str:
+def digest_of(source: Source) -> str:
     """SHA-256 of an image as sent, or of its pixels where the caller decoded it."""
     data = source if isinstance(source, bytes) else source.pixels.tobytes()
     return hashlib.sha256(data).hexdigest()

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from anomaly.types import Detection, Region, Verdict
+from service.registry import ServedModel
 
 HeatmapKind = Literal["none", "float16", "png", "overlay", "overlay_png"]
 Label = Annotated[str, Field(max_length=128, pattern=r"^[\w.:/@+ -]*$")]
@@ -94,6 +95,12 @@ class ModelRef(BaseModel):
     version: str
     digest: str
     calibration: Annotated[str, Field(description="Digest of the calibration that judged.")]
+
+    @classmethod
+    def of(cls, model: ServedModel, camera: str | None) -> "ModelRef":
+        """Say which version answers for a camera."""
+        bundle, judge = model.bundle, model.judged_by(camera)
+        return cls(name=model.name, version=bundle.version, digest=bundle.digest, calibration=judge)
 
 
 class ScoreOut(BaseModel):
@@ -187,7 +194,7 @@ class ResultOut(BaseModel):
         return cls.model_validate(row, extra="ignore")
 
 
-FeedbackKind = Literal["false_alarm", "confirmed_defect", "missed_defect"]
+FeedbackKind = Literal["false_alarm", "confirmed_defect", "missed_defect", "confirmed_good"]
 
 
 class FeedbackIn(BaseModel):
@@ -198,7 +205,8 @@ class FeedbackIn(BaseModel):
     kind: Annotated[
         FeedbackKind,
         Field(
-            description="false_alarm and confirmed_defect of NG results, missed_defect of OK ones."
+            description="false_alarm and confirmed_defect of NG results; missed_defect and confirmed_good "
+            "of those that passed."
         ),
     ]
     defect: Annotated[Label | None, Field(description="Its name: scratch, pore, …")] = None

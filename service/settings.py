@@ -6,6 +6,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from record.keep import KeepConfig, Policy
+
 
 class Settings(BaseSettings):
     """Everything the service can be told, as `MASKLINE_<NAME>` in the environment."""
@@ -31,6 +33,13 @@ class Settings(BaseSettings):
     record_dir: Path = Field(Path("results"), description="Journal of results, and SQLite's file.")
     database_url: str | None = Field(
         None, description="postgresql+psycopg://…; SQLite in the record's folder without one."
+    )
+    keep: Policy = Field("sampled", description="Images kept: sampled is those not OK and a share.")
+    keep_share: float = Field(0.1, ge=0, le=1, description="Share of OK parts that sampled keeps.")
+    keep_days: float = Field(30, gt=0, description="Kept images older than this go.")
+    keep_mb: float = Field(2000, gt=0, description="Most megabytes of kept images.")
+    keep_url: str | None = Field(
+        None, description="Where images are kept: fsspec's; the record's folder without one."
     )
     metrics_open: bool = Field(True, description="Whether /metrics needs no key.")
     torch_threads: int | None = Field(None, ge=1, description="Default: all cores but one.")
@@ -62,3 +71,8 @@ class Settings(BaseSettings):
     tracing: bool = Field(False, description="OpenTelemetry spans; needs the extra 'tracing'.")
     log_format: Literal["json", "text"] = Field("json", description="json: one object a line.")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
+
+    @property
+    def keeping(self) -> KeepConfig:
+        """Which images are kept."""
+        return KeepConfig(self.keep, self.keep_share, self.keep_days, self.keep_mb)

@@ -11,7 +11,8 @@ from service.access import SECURED, needs
 from service.body import read_body
 from service.bulk import in_turns
 from service.errors import ModelUnknown, problems
-from service.inspection import Inspection, Inspector
+from service.found import Inspection
+from service.inspection import Inspector
 from service.keys import Role
 from service.oip import HEADER_LENGTH, OUTPUTS, deadline_ms, read_request, write_response
 from service.parameters import inspector

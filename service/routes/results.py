@@ -1,5 +1,6 @@
 """`GET /v1/results`: what was inspected."""
 
+import asyncio
 import csv
 import io
 import json
@@ -8,14 +9,15 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from anomaly.types import Verdict
 from record.store import Filter
 from service.access import SECURED, needs
-from service.errors import NothingRecorded, problems
+from service.errors import NothingKept, NothingRecorded, problems
 from service.inspection import Inspector
+from service.kept import heatmap_of, media_type
 from service.keys import Role
 from service.parameters import inspector
 from service.recording import Recording
@@ -125,6 +127,39 @@ async def export_results(
 async def read_result(result_id: str, record: _Recording) -> ResultDetailOut:
     """Return one result by the id that its answer had, with what was said of it."""
     return ResultDetailOut.of_found(await record.find(result_id))
+
+
+_PICTURE: dict[str, Any] = {"content": {"image/png": {}, "image/jpeg": {}}}
+
+
+@router.get(
+    "/v1/results/{result_id}/image",
+    dependencies=_MAY_OPERATE,
+    responses={200: _PICTURE, **_RESPONSES},
+    openapi_extra=SECURED,
+    response_class=Response,
+)
+async def read_image(result_id: str, record: _Recording) -> Response:
+    """Return the image as it was sent, if it is kept."""
+    kept = await record.kept(result_id)
+    if kept.image is None:
+        raise NothingKept(f"the image of result {result_id!r} is not kept")
+    return Response(kept.image, media_type=media_type(kept.image))
+
+
+@router.get(
+    "/v1/results/{result_id}/heatmap",
+    dependencies=_MAY_OPERATE,
+    responses={200: _PICTURE, **_RESPONSES},
+    openapi_extra=SECURED,
+    response_class=Response,
+)
+async def read_heatmap(result_id: str, record: _Recording) -> Response:
+    """Return the heatmap over the image, if both are kept."""
+    kept = await record.kept(result_id)
+    row = await record.find(result_id)
+    picture = await asyncio.to_thread(heatmap_of, kept, row)
+    return Response(picture, media_type="image/jpeg")
 
 
 @router.post(

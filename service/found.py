@@ -1,0 +1,46 @@
+"""What an inspection found, and what stands behind it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from anomaly.heatmap import encode_png
+from anomaly.types import Detection, FloatArray, RgbImage
+from service.registry import ServedModel
+
+Source = bytes | RgbImage  # encoded, or decoded by the caller
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What was found in an image, and by which version; `inputs` is what `anomaly.inputs` says of it."""
+
+    model: ServedModel
+    source: Source
+    detection: Detection
+    result_id: str
+    inputs: FloatArray
+
+    @property
+    def size(self) -> int:
+        """Bytes of the image."""
+        return len(self.source) if isinstance(self.source, bytes) else self.source.pixels.nbytes
+
+    @property
+    def encoded(self) -> bytes:
+        """The image as it was sent; one that came decoded as PNG."""
+        return self.source if isinstance(self.source, bytes) else encode_png(self.source.pixels)
+
+    def evidence(self) -> dict[str, np.ndarray]:
+        """What another calibration, or a person, needs to judge without the image."""
+        assert self.detection.errors is not None
+        placement = self.detection.placement
+        return {
+            "errors": self.detection.errors,
+            "map": self.detection.patch_scores.astype(np.float16),
+            "map_threshold": np.array([self.detection.map_threshold], np.float32),
+            "placement": np.array((*placement.source, *placement.canvas, *placement.box), np.int32),
+            "white_level": np.array([self.model.config.preprocess.white_level], np.int32),
+            "inputs": self.inputs,
+            "weights": np.frombuffer(bytes.fromhex(self.model.bundle.weights), np.uint8),
+        }

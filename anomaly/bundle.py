@@ -11,6 +11,7 @@ The golden canvases are generated patterns: no image of the customer's leaves wi
 """
 
 import dataclasses
+import datetime
 import hashlib
 import json
 import os
@@ -114,6 +115,11 @@ def stored_version(folder: Path) -> str:
     Raises `ModelNotFound`, `ModelSchemaUnknown` or `ModelCorrupt`.
     """
     return str(_read_manifest(folder)[1]["version"])
+
+
+def new_version() -> str:
+    """Return a version that sorts by time."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%fZ")
 
 
 def save_bundle(bundle: Bundle, folder: Path, version: str) -> Bundle:

@@ -20,7 +20,7 @@ from anomaly.normalise import NORMALISERS, Normaliser, UniformNormaliser
 from anomaly.reduction import Reduction
 from anomaly.roi import Roi
 from anomaly.scoring import PatchErrors
-from anomaly.types import FloatArray, Grid, Placement
+from anomaly.types import FloatArray, Grid, Placement, Verdict
 
 _FOLDS = 5
 
@@ -153,6 +153,19 @@ class Calibration:
     def patch_scores(self, errors: PatchErrors) -> torch.Tensor:
         """Return comparable scores of every repeat, (B, R, L), not smoothed."""
         return _fuse(self.normalisers, self.weights, errors)
+
+    def image_scores(
+        self, errors: PatchErrors, grid: Grid, counts: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return one score for each image, (B,); `counts` are the cells that `roi` leaves."""
+        return self.reduction(self.patch_scores(errors).mean(dim=1), grid, counts)
+
+    def verdict(self, score: float) -> Verdict:
+        """Judge a score."""
+        if score > self.threshold:
+            return "NG"
+        warn = self.warn_threshold
+        return "WARN" if warn is not None and score > warn else "OK"
 
     def embedding(self, errors: PatchErrors) -> torch.Tensor | None:
         """How far images lie from the remembered ones, (B,), 0 being usual; None without a memory."""

@@ -22,6 +22,7 @@ from anomaly.types import Grid, Placement
 SIDE = 512  # a region is kept as a square raster of this side, whatever the image's aspect
 _COVERED = 0.5  # share of a cell that must lie inside for it to count
 _MOST_POINTS = 10_000
+_TRACE = 1e-3  # of the image; drawing the same region twice may differ by its edge
 
 Polygon = Sequence[tuple[float, float]]
 
@@ -67,6 +68,10 @@ class Roi:
     def share(self) -> float:
         """Share of the image that counts."""
         return float(self.inside.mean())
+
+    def reaches_beyond(self, other: "Roi") -> bool:
+        """Whether more than a trace of what counts here does not count there."""
+        return bool((self.inside & ~other.inside).mean() > _TRACE)
 
     def counts(self, placement: Placement, grid: Grid) -> torch.Tensor:
         """Which cells of a map count, (L,) bool, for an image placed so; at least one does."""

@@ -78,9 +78,7 @@ def compare(before: Calibration, normals: NormalSet) -> Compared:
     A Kolmogorov-Smirnov test on the scores, in which each group counts once; its p-value is the asymptotic
     one. `normals.counts` must be the cells that `before.roi` leaves.
     """
-    scores = before.reduction(
-        before.patch_scores(normals.errors).mean(dim=1), normals.grid, normals.counts
-    )
+    scores = before.image_scores(normals.errors, normals.grid, normals.counts)
     new, old = Conformal.fit(scores.numpy(), normals.groups), before.images
     at = np.union1d(new.scores, old.scores)
     distance = float(np.abs(_share_up_to(new, at) - _share_up_to(old, at)).max())

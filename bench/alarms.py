@@ -80,8 +80,8 @@ def subset(normals: NormalSet, rows: np.ndarray) -> NormalSet:
 
 def count(normals: NormalSet, calibration: Calibration, rows: np.ndarray) -> list[Count]:
     """Count rejected groups: a group of which a share was rejected counts by that share."""
-    maps = calibration.patch_scores(normals.errors[torch.from_numpy(rows)]).mean(dim=1)
-    scores = calibration.reduction(maps, normals.grid).numpy()
+    held_out = normals.errors[torch.from_numpy(rows)]
+    scores = calibration.image_scores(held_out, normals.grid).numpy()
     groups = [g for g, wanted in zip(normals.groups, rows, strict=True) if wanted]
     _, member = np.unique(groups, return_inverse=True)
     size = np.bincount(member)

@@ -57,13 +57,13 @@ class Kept:
 
     result_id: str
     inspected_at: datetime
-    image: bytes | None
+    image: bytes
     evidence: dict[str, np.ndarray]
 
     @property
     def size(self) -> int:
         """Bytes."""
-        return len(self.image or b"") + sum(array.nbytes for array in self.evidence.values())
+        return len(self.image) + sum(array.nbytes for array in self.evidence.values())
 
 
 class KeptStore:
@@ -89,9 +89,7 @@ class KeptStore:
             if self.bytes + kept.size > self._most_bytes:
                 return False
         self._fs.makedirs(f"{self._root}/{folder}", exist_ok=True)
-        files = {_EVIDENCE: save(kept.evidence)}
-        if kept.image is not None:
-            files[_IMAGE] = kept.image
+        files = {_EVIDENCE: save(kept.evidence), _IMAGE: kept.image}
         with self._fs.transaction:
             for kind, data in files.items():
                 with self._fs.open(f"{self._root}/{folder}/{kept.result_id}.{kind}", "wb") as file:
@@ -101,19 +99,18 @@ class KeptStore:
         self.bytes += size
         return True
 
-    def read(self, result_id: str, inspected_at: datetime) -> Kept | None:
-        """Return what is kept of a result; None where nothing is, or where it is damaged."""
-        for folder in (_CASES, _folder(inspected_at)):
-            stem = f"{self._root}/{folder}/{result_id}"
-            if (data := self._bytes(f"{stem}.{_EVIDENCE}")) is None:
-                continue
-            try:
-                evidence = load(data)
-            except SafetensorError as error:
-                _log.warning("the evidence of result %s is damaged: %s", result_id, error)
-                return None
-            return Kept(result_id, inspected_at, self._bytes(f"{stem}.{_IMAGE}"), evidence)
-        return None
+    def evidence(self, result_id: str, inspected_at: datetime) -> dict[str, np.ndarray] | None:
+        """Return the arrays kept of a result; None where nothing is kept, or where it is damaged."""
+        data = self._find(result_id, inspected_at, _EVIDENCE)
+        try:
+            return None if data is None else load(data)
+        except SafetensorError as error:
+            _log.warning("the evidence of result %s is damaged: %s", result_id, error)
+            return None
+
+    def image(self, result_id: str, inspected_at: datetime) -> bytes | None:
+        """Return the image of a result as it was sent; None where it is not kept."""
+        return self._find(result_id, inspected_at, _IMAGE)
 
     def pin(self, result_id: str, inspected_at: datetime) -> bool:
         """Keep a result for good; False where it was not kept."""
@@ -149,12 +146,12 @@ class KeptStore:
             self._sizes[folder] += size
             self.bytes += size
 
-    def _bytes(self, path: str) -> bytes | None:
-        try:
-            found: bytes = self._fs.cat_file(path)
-        except FileNotFoundError:
-            return None
-        return found
+    def _find(self, result_id: str, inspected_at: datetime, kind: str) -> bytes | None:
+        for folder in (_CASES, _folder(inspected_at)):
+            with contextlib.suppress(FileNotFoundError):
+                found: bytes = self._fs.cat_file(f"{self._root}/{folder}/{result_id}.{kind}")
+                return found
+        return None
 
 
 class Keeper:

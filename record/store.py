@@ -9,7 +9,20 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, Select, create_engine, event, func, insert, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    Subquery,
+    and_,
+    create_engine,
+    event,
+    func,
+    insert,
+    or_,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError, StatementError
@@ -125,6 +138,38 @@ class Store:
         more = len(rows) > limit
         return Page(rows[:limit], rows[limit - 1]["id"] if more else None)
 
+    def kept_normals(self, wanted: Filter, limit: int) -> list[dict[str, Any]]:
+        """Return the newest kept results that count as normal.
+
+        Those that passed and nobody called a missed defect, and those that somebody called good: without the
+        false alarms, what is calibrated on would end where the threshold was.
+        """
+        kind = _last_said()
+        passed = results.c.verdict != "NG"
+        normal = or_(
+            kind.c.kind.in_(("false_alarm", "confirmed_good")), and_(passed, kind.c.kind.is_(None))
+        )
+        return self._kept(wanted, kind, normal, limit)
+
+    def kept_defects(self, model: str, limit: int) -> list[dict[str, Any]]:
+        """Return the newest kept results that somebody called a defect, with `kind` being what was said."""
+        kind = _last_said()
+        defect = kind.c.kind.in_(("confirmed_defect", "missed_defect"))
+        return self._kept(Filter(model=model), kind, defect, limit)
+
+    def kept_latest(self, model: str, limit: int) -> list[dict[str, Any]]:
+        """Return the newest kept results."""
+        statement = Filter(model=model).on(select(results).where(results.c.kept.is_(True)))
+        return self._rows(statement.order_by(results.c.id.desc()).limit(limit))
+
+    def _kept(
+        self, wanted: Filter, kind: Subquery, which: ColumnElement[bool], limit: int
+    ) -> list[dict[str, Any]]:
+        joined = results.outerjoin(kind, kind.c.result_id == results.c.result_id)
+        statement = select(results, kind.c.kind).select_from(joined)
+        statement = wanted.on(statement.where(results.c.kept.is_(True), which))
+        return self._rows(statement.order_by(results.c.id.desc()).limit(limit))
+
     def find(self, result_id: str) -> dict[str, Any] | None:
         """Return a result by its id."""
         return next(iter(self._rows(select(results).where(results.c.result_id == result_id))), None)
@@ -167,6 +212,13 @@ def unusable(url: str) -> str | None:
     except ArgumentError:
         return "no address of a database; want for instance postgresql+psycopg://user@host/maskline"
     return None if kind in _INSERTS else f"{kind!r} is not supported; use sqlite or postgresql"
+
+
+def _last_said() -> Subquery:
+    """What was said last of each result that something was said of: result_id, kind."""
+    last = select(func.max(feedback.c.id)).group_by(feedback.c.result_id)
+    said = select(feedback.c.result_id, feedback.c.kind).where(feedback.c.id.in_(last))
+    return said.subquery()
 
 
 def _last_id(connection: Connection) -> int:

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from anomaly.errors import AnomalyError
 from service import errors
 from service.access import SCHEMES
+from service.calibrating import Calibrator
 from service.door import Door
 from service.engine import Engine
 from service.errors import StartError
@@ -24,7 +25,8 @@ from service.inspection import Inspector
 from service.keys import KeyRing
 from service.metrics import Metrics
 from service.recording import Recording, audit_of
-from service.routes import health, lookout, models, oip, results, score
+from service.review import Reviewer
+from service.routes import calibration, health, lookout, models, oip, results, score
 from service.settings import Settings
 from service.tracing import trace
 
@@ -60,6 +62,16 @@ def _recording(settings: Settings, metrics: Metrics) -> Recording | None:
     )
 
 
+def _calibrator(inspector: Inspector) -> Calibrator:
+    """Assemble calibration and, where results are kept, the gate that new versions pass."""
+    recording = inspector.recording
+    if recording is None:
+        return Calibrator(inspector, None, None)
+    reviewer = Reviewer(inspector, recording, inspector.settings.review_results)
+    inspector.engine.registry.gate = reviewer.check
+    return Calibrator(inspector, recording, reviewer)
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Build the service; models load when it starts, and a model that cannot load stops the start."""
     settings = settings or Settings()
@@ -81,7 +93,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             app.state.failure = error  # told again, in one line, by `service.run`
             raise
         with ThreadPoolExecutor(decoders, "decode") as pool:
-            app.state.inspector = Inspector(engine, metrics, settings, pool, recording)
+            inspector = Inspector(engine, metrics, settings, pool, recording)
+            app.state.inspector = inspector
+            app.state.calibrator = _calibrator(inspector)
             watch = asyncio.create_task(_watch(engine, settings.watch_models_s))
             yield
             watch.cancel()
@@ -94,7 +108,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.draining = False
     app.state.keys = None if settings.auth == "off" else KeyRing(settings.keys_file)
-    for routes in (score, models, results, oip, lookout, health):
+    for routes in (score, models, calibration, results, oip, lookout, health):
         app.include_router(routes.router)
     errors.install(app, metrics)
 

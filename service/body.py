@@ -38,17 +38,17 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 async def read_images(
     request: Request, *, max_bytes: int, max_images: int
-) -> list[tuple[str, bytes]]:
-    """Return the names and bytes of all file parts of a multipart body, in order.
+) -> list[tuple[str, str, bytes]]:
+    """Return part names, file names and bytes of all file parts of a multipart body, in order.
 
     Raises `BodyTooLarge` or `MultipartInvalid`.
     """
     form = await _parse(request, max_bytes, max_images)
     try:
-        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        files = [(k, value) for k, value in form.multi_items() if isinstance(value, UploadFile)]
         if not files:
             raise MultipartInvalid("the multipart body has no file parts")
-        return [(file.filename or "", await file.read()) for file in files]
+        return [(part, file.filename or "", await file.read()) for part, file in files]
     finally:
         await form.close()
 

@@ -30,10 +30,10 @@ async def inspect_all(inspector: Inspector, request: Request, query: ScoreQuery)
     # Each image has the deadline by itself; the whole only ends early when the client leaves.
     async with while_wanted(request, deadline + _GRACE_S, ("read",)):
         found = await in_turns(
-            [partial(inspector.inspect_image, data, query, deadline, {}) for _, data in images]
+            [partial(inspector.inspect_image, data, query, deadline, {}) for _, _, data in images]
         )
     return BatchOut(
-        items=[_item(inspector, name, one) for (name, _), one in zip(images, found, strict=True)]
+        items=[_item(inspector, name, one) for (_, name, _), one in zip(images, found, strict=True)]
     )
 
 

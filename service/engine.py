@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,8 +119,8 @@ class Engine:
         self._metrics.model_load.labels(bundle.name).set(time.monotonic() - started)
         return detector
 
-    def _note(self, action: str, name: str, bundle: Bundle) -> None:
-        """Seal into the audit trail what is about to serve; raises `AuditUnwritable`."""
+    def _note(self, action: str, name: str, bundle: Bundle, **more: Any) -> None:
+        """Seal into the audit trail what is about to happen; raises `AuditUnwritable`."""
         if self._audit is None or bundle.calibration is None:
             return
         details = {
@@ -127,6 +128,7 @@ class Engine:
             "digest": bundle.digest,
             "threshold": bundle.calibration.threshold,
             "false_alarm_rate": bundle.calibration.false_alarm_rate,
+            **more,
         }
         try:
             self._audit.add(action, name, ACTOR.get(), **details)

@@ -119,6 +119,30 @@ class NothingPrevious(ServiceError):
     code = "nothing_previous"
 
 
+class VersionWaits(ServiceError):
+    """Another version lies where this one would be written."""
+
+    code = "version_waits"
+
+
+class DefectsWouldPass(ServiceError):
+    """A version would let a confirmed defect pass."""
+
+    code = "defects_would_pass"
+
+
+class NormalsMissing(ServiceError):
+    """There is nothing to calibrate on."""
+
+    code = "normals_missing"
+
+
+class ReasonMissing(ServiceError):
+    """Somebody overrules a check and does not say why."""
+
+    code = "reason_missing"
+
+
 class KeyMissing(ServiceError):
     """The request has no API key."""
 
@@ -206,6 +230,10 @@ RULES: dict[type[Exception], Rule] = {
     AuditUnwritable: Rule(503, "store"),
     NothingStaged: Rule(409, "bad_parameter"),
     NothingPrevious: Rule(409, "bad_parameter"),
+    VersionWaits: Rule(409, "bad_parameter"),
+    DefectsWouldPass: Rule(409, "bad_parameter"),
+    NormalsMissing: Rule(422, "bad_parameter"),
+    ReasonMissing: Rule(422, "bad_parameter"),
     ModelError: Rule(503, "no_model"),
     AnomalyError: Rule(500, "internal"),
 }

@@ -35,6 +35,7 @@ from service.settings import Settings
 from service.waiting import while_wanted
 
 T = TypeVar("T")
+_OWN_DEADLINE_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,13 @@ class Inspector:
         if self.recording is not None:
             self.recording.keep(found, query, timings=timings, image_sha256=sha256)
         return found
+
+    async def look(self, source: Source, model: ServedModel, camera: str | None) -> Inspection:
+        """Inspect one image for our own purposes: at low priority, neither recorded nor counted."""
+        work, inputs, _ = await self._in_pool(lambda: self._work(source, model, camera))
+        deadline = time.monotonic() + _OWN_DEADLINE_S
+        outcome = await self.engine.detect(model, work, priority=Priority.LOW, deadline=deadline)
+        return Inspection(model, source, outcome.result, "", inputs)
 
     def deadline_of(self, query: ScoreQuery) -> float:
         """When a request that begins now must be answered, on the clock of `time.monotonic`."""

@@ -1,7 +1,8 @@
 """Kept images and evidence to what a person looks at, and back to what a calibration judges."""
 
 import io
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -10,8 +11,19 @@ from PIL import Image
 from anomaly.heatmap import encode_jpeg, overlay
 from anomaly.image import FORMATS, decode_image
 from anomaly.types import Detection, Placement, Region
-from record.keep import Kept
 from service.errors import NothingKept
+
+T = TypeVar("T")
+Evidence = Mapping[str, np.ndarray]
+
+
+def needed(found: T | None, result_id: str) -> T:
+    """Return what is kept of a result; raises `NothingKept` where nothing is."""
+    if found is None:
+        raise NothingKept(
+            f"nothing is kept of result {result_id!r}: not by the policy (MASKLINE_KEEP), or no longer"
+        )
+    return found
 
 
 def media_type(image: bytes) -> str:
@@ -20,12 +32,9 @@ def media_type(image: bytes) -> str:
         return opened.get_format_mimetype() or "application/octet-stream"
 
 
-def heatmap_of(kept: Kept, row: dict[str, Any]) -> bytes:
-    """Draw a stored map and its regions over the stored image, as JPEG. Raises `NothingKept`."""
-    if kept.image is None:
-        raise NothingKept(f"the image of result {kept.result_id!r} is not kept")
-    small = kept.evidence["map"].astype(np.float32)
-    placement = placement_of(kept)
+def heatmap_of(image: bytes, evidence: Evidence, row: dict[str, Any]) -> bytes:
+    """Draw a stored map and its regions over the stored image, as JPEG."""
+    small, placement = evidence["map"].astype(np.float32), placement_of(evidence)
     height, width = placement.canvas
     whole = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     detection = Detection(
@@ -35,17 +44,20 @@ def heatmap_of(kept: Kept, row: dict[str, Any]) -> bytes:
         patch_scores=small,
         anomaly_map=np.asarray(whole, np.float32),
         placement=placement,
-        map_threshold=float(kept.evidence["map_threshold"][0]),
+        map_threshold=float(evidence["map_threshold"][0]),
         regions=tuple(Region(**region) for region in row["regions"]),
     )
-    white = int(kept.evidence["white_level"][0])
-    return encode_jpeg(overlay(decode_image(kept.image), detection, white))
+    white = int(evidence["white_level"][0])
+    return encode_jpeg(overlay(decode_image(image), detection, white))
 
 
-def placement_of(kept: Kept) -> Placement:
+def placement_of(evidence: Evidence) -> Placement:
     """Where the image lay on the model's canvas."""
-    values = [int(value) for value in kept.evidence["placement"]]
-    source, canvas, box = values[:2], values[2:4], values[4:]
-    return Placement(
-        (source[0], source[1]), (canvas[0], canvas[1]), (box[0], box[1], box[2], box[3])
-    )
+    h, w, canvas_h, canvas_w, *box = (int(value) for value in evidence["placement"])
+    top, left, bottom, right = box
+    return Placement((h, w), (canvas_h, canvas_w), (top, left, bottom, right))
+
+
+def weights_of(evidence: Evidence) -> str:
+    """Digest of the weights that gathered the evidence."""
+    return evidence["weights"].tobytes().hex()

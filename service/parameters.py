@@ -28,5 +28,9 @@ def with_headers(query: ScoreQuery, request: Request) -> ScoreQuery:
     try:
         return ScoreQuery.model_validate(headers | query.model_dump(exclude_unset=True))
     except ValidationError as error:
-        located = [{**one, "loc": ("header", *one["loc"])} for one in error.errors()]
-        raise RequestValidationError(located) from error
+        raise invalid("header", error) from error
+
+
+def invalid(place: str, error: ValidationError) -> RequestValidationError:
+    """Say where in a request something is wrong."""
+    return RequestValidationError([{**one, "loc": (place, *one["loc"])} for one in error.errors()])

@@ -3,19 +3,21 @@
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from record.audit import Audit
 from record.journal import Journal
 from record.keep import KeepConfig, Keeper, Kept, KeptStore
 from record.store import Filter, Page, Store, unusable
 from record.writer import Writer
-from service.errors import FeedbackContradicts, NothingKept, ResultUnknown, StartError
+from service.errors import FeedbackContradicts, ResultUnknown, StartError
 from service.found import Inspection, Source
 from service.metrics import Metrics
 from service.schemas import FeedbackIn, ScoreOut, ScoreQuery
@@ -154,25 +156,38 @@ class Recording:
             raise ResultUnknown(f"there is no result {result_id!r}; it may not be stored yet")
         return found
 
-    async def kept(self, result_id: str) -> Kept:
-        """Read what stands behind a result.
-
-        Raises `ResultUnknown`, `NothingKept` or `StoreError`.
-        """
-        row = await self.find(result_id)
-        found = await self.read_kept(row)
-        if found is None:
-            raise NothingKept(
-                f"nothing is kept of result {result_id!r}: not by the policy (MASKLINE_KEEP), or no longer"
-            )
-        return found
-
-    async def read_kept(self, row: dict[str, Any]) -> Kept | None:
-        """Read what stands behind a row of the store, if it is there."""
-        if self._keeper is None or not row["kept"]:
+    async def image(self, row: dict[str, Any]) -> bytes | None:
+        """Read the image of a row of the store, if it is there."""
+        if (store := self._kept(row)) is None:
             return None
-        store = self._keeper.store
-        return await asyncio.to_thread(store.read, row["result_id"], row["inspected_at"])
+        return await asyncio.to_thread(store.image, row["result_id"], row["inspected_at"])
+
+    async def evidence(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, np.ndarray] | None]:
+        """Read the evidence of rows of the store, as far as it is there."""
+
+        def read() -> list[dict[str, np.ndarray] | None]:
+            stores = [self._kept(row) for row in rows]
+            return [
+                None if store is None else store.evidence(row["result_id"], row["inspected_at"])
+                for row, store in zip(rows, stores, strict=True)
+            ]
+
+        return await asyncio.to_thread(read)
+
+    async def kept_normals(self, wanted: Filter, limit: int) -> list[dict[str, Any]]:
+        """Read kept results that count as normal. Raises `StoreError`."""
+        return await self._read(lambda store: store.kept_normals(wanted, limit))
+
+    async def kept_defects(self, model: str, limit: int) -> list[dict[str, Any]]:
+        """Read kept results that somebody called a defect. Raises `StoreError`."""
+        return await self._read(lambda store: store.kept_defects(model, limit))
+
+    async def kept_latest(self, model: str, limit: int) -> list[dict[str, Any]]:
+        """Read the newest kept results. Raises `StoreError`."""
+        return await self._read(lambda store: store.kept_latest(model, limit))
+
+    def _kept(self, row: dict[str, Any]) -> KeptStore | None:
+        return self._keeper.store if self._keeper is not None and row["kept"] else None
 
     async def say(self, result_id: str, said: FeedbackIn, by: str | None) -> dict[str, Any]:
         """Store what somebody found who looked at the part.
@@ -185,8 +200,7 @@ class Recording:
                 f"of a result that was {result['verdict']} may be said: "
                 f"{', '.join(_SAYABLE[result['verdict']])}"
             )
-        if self._keeper is not None and result["kept"]:
-            store = self._keeper.store
+        if (store := self._kept(result)) is not None:
             await asyncio.to_thread(store.pin, result_id, result["inspected_at"])
         row = said.model_dump() | {"result_id": result_id, "said_by": by}
         row["said_at"] = datetime.now(UTC)

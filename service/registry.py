@@ -8,17 +8,24 @@ first load run on the event loop, so that nothing here needs a lock but the load
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
-from anomaly.bundle import Bundle, load_bundle, model_folders, stored_version
+from anomaly.bundle import Bundle, load_bundle, model_folders, save_bundle, stored_version
 from anomaly.detector import Detector
 from anomaly.errors import ModelError, ModelNotFound
 from anomaly.model import ModelConfig
 from anomaly.stored import digest_of
 from service.archive import Archive, Chosen
-from service.errors import ModelUnknown, NothingPrevious, NothingStaged
+from service.errors import (
+    DefectsWouldPass,
+    ModelUnknown,
+    NothingPrevious,
+    NothingStaged,
+    VersionWaits,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +66,20 @@ class ServedModel:
         return (weights + graph) / 1e6
 
 
+class Note(Protocol):
+    """Writes a change down."""
+
+    def __call__(self, action: str, name: str, bundle: Bundle, **details: Any) -> None:
+        """Raise what keeps the change from happening."""
+
+
+Gate = Callable[[ServedModel], Awaitable[None]]
+
+
+async def _let_pass(candidate: ServedModel) -> None:
+    """Let any version serve."""
+
+
 @dataclass(slots=True)
 class Slot:
     """One model by name; without an `active` version it is read when it is asked for."""
@@ -90,8 +111,10 @@ class RegistryConfig:
 class Registry:
     """Finds, loads, switches and evicts models.
 
-    `prepare(bundle)` puts a bundle on the device and warms it up. `note(action, name, bundle)` writes down
-    what is about to serve; what it raises keeps the switch from happening. `changed()` is told after it.
+    `prepare(bundle)` puts a bundle on the device and warms it up. `note(action, name, bundle, **details)`
+    writes down what is about to happen; what it raises keeps it from happening. `changed()` is told after a
+    switch. `gate` is asked about a version before it serves for the first time here, and raises what
+    forbids it.
     """
 
     def __init__(
@@ -99,12 +122,13 @@ class Registry:
         config: RegistryConfig,
         prepare: Callable[[Bundle], Detector],
         changed: Callable[[], None] = lambda: None,
-        note: Callable[[str, str, Bundle], None] = lambda action, name, bundle: None,
+        note: Note = lambda action, name, bundle, **details: None,
     ) -> None:
         self._config = config
         self._prepare = prepare
         self._changed = changed
         self._note = note
+        self.gate: Gate = _let_pass
         self._archive = Archive(config.models_dir)
         self._given_up: set[tuple[str, str]] = set()  # versions that the watch need not try again
         self.slots: dict[str, Slot] = {}
@@ -182,13 +206,47 @@ class Registry:
             slot.staged = await asyncio.to_thread(self._read, slot, slot.folder)
         return slot
 
-    async def activate(self, name: str) -> Slot:
-        """Let the staged version serve; the one before is kept. Raises `NothingStaged`."""
+    async def recalibrate(
+        self, name: str, base: ServedModel, bundle: Bundle, **details: Any
+    ) -> Slot:
+        """Save the serving version with another calibration, and stage it.
+
+        Until it is activated the version before serves, also after a restart. Raises `VersionWaits`,
+        `ModelNotSaved` or what loading raises.
+        """
         slot = self.find(name)
-        if slot.staged is None:
+        async with slot.loading:
+            lying, version = stored_version(slot.folder), bundle.version
+            chosen = self._archive.chosen(name)
+            deliberate = chosen is not None and chosen.instead_of == lying
+            if slot.active is not base or (lying != base.bundle.version and not deliberate):
+                raise VersionWaits(
+                    f"version {lying} of {name!r} lies in the models' folder and does not serve; load and "
+                    "activate it first, or take it away"
+                )
+            self._note("calibrate", name, bundle, **details)
+            self._archive.choose(name, Chosen(base.bundle.version, version))
+            try:
+                await asyncio.to_thread(save_bundle, bundle, slot.folder, version)
+            except ModelError:
+                self._archive.choose(name, chosen)
+                raise
+            slot.staged = await asyncio.to_thread(self._read, slot, slot.folder)
+        return slot
+
+    async def activate(self, name: str, *, force: bool = False, **details: Any) -> Slot:
+        """Let the staged version serve; the one before is kept.
+
+        Raises `NothingStaged`, or what the gate raises unless it is to be forced.
+        """
+        slot = self.find(name)
+        staged = slot.staged
+        if staged is not None and not force:
+            await self.gate(staged)
+        if staged is None or slot.staged is not staged:
             raise NothingStaged(f"no version of {name!r} is staged; POST /v1/models/{name}:load")
-        self._note("activate", name, slot.staged.bundle)
-        staged, slot.staged = slot.staged, None
+        self._note("activate", name, staged.bundle, **details)
+        slot.staged = None
         if slot.active is None or staged.bundle.digest != slot.active.bundle.digest:
             slot.previous = slot.active
         slot.active = staged
@@ -219,7 +277,7 @@ class Registry:
                     continue
                 await self.load(slot.name)
                 await self.activate(slot.name)
-            except ModelError as error:
+            except (ModelError, DefectsWouldPass) as error:
                 self._given_up.add((slot.name, _stamp(slot.folder)))
                 _log.error("model %s is not taken over: %s", slot.name, error)
 

@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     keep_url: str | None = Field(
         None, description="Where images are kept: fsspec's; the record's folder without one."
     )
+    review_results: int = Field(
+        1000, ge=0, le=5000, description="Latest results that a new calibration is compared on."
+    )
     metrics_open: bool = Field(True, description="Whether /metrics needs no key.")
     torch_threads: int | None = Field(None, ge=1, description="Default: all cores but one.")
     decode_threads: int | None = Field(

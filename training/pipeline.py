@@ -1,12 +1,11 @@
 """Train, calibrate, evaluate: each from paths to a model folder or a report. The commands call these."""
 
-import datetime
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from anomaly.bundle import Bundle, load_bundle, save_bundle
+from anomaly.bundle import Bundle, load_bundle, new_version, save_bundle
 from anomaly.calibration import DEFAULT_CHOICES, Calibration, Choices, calibrate
 from anomaly.device import choose_device
 from anomaly.errors import ModelUncalibrated
@@ -171,11 +170,6 @@ def evaluate_model(
 def run_folder(out: Path) -> Path:
     """Where a run keeps its checkpoint and log, beside the model it makes."""
     return out.absolute().with_name(f"{out.absolute().name}.run")
-
-
-def new_version() -> str:
-    """Return a version that sorts by time."""
-    return datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%fZ")
 
 
 def readable(samples: list[Sample], *, skip_unreadable: bool) -> list[Sample]:

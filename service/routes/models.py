@@ -2,15 +2,15 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 
-from service.access import SECURED, needs
-from service.errors import problems
+from service.access import SECURED, check, needs
+from service.errors import ReasonMissing, problems
 from service.inspection import Inspector
 from service.keys import Role
 from service.parameters import inspector
 from service.registry import ServedModel, Slot
-from service.schemas import ModelOut, ModelsOut, VersionsOut
+from service.schemas import ActivateIn, ModelOut, ModelsOut, VersionsOut
 
 router = APIRouter(tags=["models"])
 
@@ -37,7 +37,7 @@ async def list_models(inspector: _Inspector) -> ModelsOut:
 )
 async def load(name: str, inspector: _Inspector) -> VersionsOut:
     """Read and check the version in the model's folder, warm it up and stage it; nothing switches yet."""
-    return _versions(await inspector.engine.registry.load(name))
+    return versions(await inspector.engine.registry.load(name))
 
 
 @router.post(
@@ -46,9 +46,21 @@ async def load(name: str, inspector: _Inspector) -> VersionsOut:
     responses=_RESPONSES,
     openapi_extra=SECURED,
 )
-async def activate(name: str, inspector: _Inspector) -> VersionsOut:
-    """Let the staged version serve from the next request on; the one before is kept."""
-    return _versions(await inspector.engine.registry.activate(name))
+async def activate(
+    request: Request, name: str, inspector: _Inspector, how: ActivateIn | None = None
+) -> VersionsOut:
+    """Let the staged version serve from the next request on; the one before is kept.
+
+    Refused (409 `defects_would_pass`) where a confirmed defect would pass; an admin may force it, and says
+    why.
+    """
+    registry = inspector.engine.registry
+    if how is None or not how.force:
+        return versions(await registry.activate(name))
+    check(request, Role.ADMIN)
+    if how.reason is None:
+        raise ReasonMissing("whoever forces a version says why: 'reason'")
+    return versions(await registry.activate(name, force=True, forced_because=how.reason))
 
 
 @router.post(
@@ -59,10 +71,12 @@ async def activate(name: str, inspector: _Inspector) -> VersionsOut:
 )
 async def rollback(name: str, inspector: _Inspector) -> VersionsOut:
     """Let the version before serve again, also after a restart."""
-    return _versions(await inspector.engine.registry.rollback(name))
+    return versions(await inspector.engine.registry.rollback(name))
 
 
-def _versions(slot: Slot) -> VersionsOut:
+def versions(slot: Slot) -> VersionsOut:
+    """Say which version of a model serves, which waits, which went before."""
+
     def version(model: ServedModel | None) -> str | None:
         return None if model is None else model.bundle.version
 

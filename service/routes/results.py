@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from anomaly.types import Verdict
 from record.store import Filter
 from service.access import SECURED, needs
-from service.errors import NothingKept, NothingRecorded, problems
+from service.errors import NothingRecorded, problems
 from service.inspection import Inspector
-from service.kept import heatmap_of, media_type
+from service.kept import heatmap_of, media_type, needed
 from service.keys import Role
 from service.parameters import inspector
 from service.recording import Recording
@@ -141,10 +141,8 @@ _PICTURE: dict[str, Any] = {"content": {"image/png": {}, "image/jpeg": {}}}
 )
 async def read_image(result_id: str, record: _Recording) -> Response:
     """Return the image as it was sent, if it is kept."""
-    kept = await record.kept(result_id)
-    if kept.image is None:
-        raise NothingKept(f"the image of result {result_id!r} is not kept")
-    return Response(kept.image, media_type=media_type(kept.image))
+    image = needed(await record.image(await record.find(result_id)), result_id)
+    return Response(image, media_type=media_type(image))
 
 
 @router.get(
@@ -156,9 +154,10 @@ async def read_image(result_id: str, record: _Recording) -> Response:
 )
 async def read_heatmap(result_id: str, record: _Recording) -> Response:
     """Return the heatmap over the image, if both are kept."""
-    kept = await record.kept(result_id)
     row = await record.find(result_id)
-    picture = await asyncio.to_thread(heatmap_of, kept, row)
+    image = needed(await record.image(row), result_id)
+    [evidence] = await record.evidence([row])
+    picture = await asyncio.to_thread(heatmap_of, image, needed(evidence, result_id), row)
     return Response(picture, media_type="image/jpeg")
 
 

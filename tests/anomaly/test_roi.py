@@ -50,6 +50,14 @@ def test_letterboxed_borders_do_not_count() -> None:
     assert bool(found[3:5].all())
 
 
+def test_reaching_further_is_noticed() -> None:
+    left = Roi.of_polygons([[(0, 0), (0.5, 0), (0.5, 1), (0, 1)]])
+    whole = Roi(np.ones((512, 512), bool))
+    assert whole.reaches_beyond(left)
+    assert not left.reaches_beyond(whole)
+    assert not left.reaches_beyond(left)
+
+
 def test_a_sliver_still_leaves_a_cell() -> None:
     sliver = Roi.of_polygons([[(0.49, 0.3), (0.51, 0.3), (0.51, 0.7), (0.49, 0.7)]])
     assert int(counted(sliver).sum()) >= 1

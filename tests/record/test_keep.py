@@ -23,22 +23,20 @@ def store(folder: Path, **limits: float) -> KeptStore:
 def test_what_is_put_is_read_again_also_after_a_restart(tmp_path: Path) -> None:
     assert store(tmp_path).put(kept(1))
     again = store(tmp_path)
-    found = again.read(kept(1).result_id, NOW)
+    found = again.evidence(kept(1).result_id, NOW)
     assert found is not None
-    assert found.image == bytes(1000)
-    np.testing.assert_array_equal(found.evidence["errors"], kept(1).evidence["errors"])
-    assert again.read(kept(2).result_id, NOW) is None
+    np.testing.assert_array_equal(found["errors"], kept(1).evidence["errors"])
+    assert again.image(kept(1).result_id, NOW) == bytes(1000)
+    assert again.evidence(kept(2).result_id, NOW) is again.image(kept(2).result_id, NOW) is None
     assert again.bytes == sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file())
 
 
 def test_the_address_may_be_any_that_fsspec_knows() -> None:
     memory = KeptStore("memory://maskline-kept", KeepConfig("all"))
     memory.put(kept(1))
-    found = memory.read(kept(1).result_id, NOW)
-    assert found is not None
-    assert found.image == bytes(1000)
+    assert memory.image(kept(1).result_id, NOW) == bytes(1000)
     assert memory.pin(kept(1).result_id, NOW)
-    assert memory.read(kept(1).result_id, NOW) is not None
+    assert memory.evidence(kept(1).result_id, NOW) is not None
 
 
 def test_a_damaged_file_is_as_good_as_none(tmp_path: Path) -> None:
@@ -46,7 +44,7 @@ def test_a_damaged_file_is_as_good_as_none(tmp_path: Path) -> None:
     one.put(kept(1))
     (path,) = tmp_path.rglob("*.evidence")
     path.write_bytes(path.read_bytes()[:-3])
-    assert one.read(kept(1).result_id, NOW) is None
+    assert one.evidence(kept(1).result_id, NOW) is None
 
 
 def test_the_old_go_and_cases_stay(tmp_path: Path) -> None:
@@ -56,7 +54,7 @@ def test_the_old_go_and_cases_stay(tmp_path: Path) -> None:
     assert one.pin(kept(12).result_id, NOW - timedelta(days=12))
     assert not one.pin(kept(99).result_id, NOW)
     one.tidy(NOW)
-    there = [d for d in (0, 9, 11, 12) if one.read(kept(d).result_id, NOW - timedelta(days=d))]
+    there = [d for d in (0, 9, 11, 12) if one.evidence(kept(d).result_id, NOW - timedelta(days=d))]
     assert there == [0, 9, 12]
     assert store(tmp_path).bytes == one.bytes
 
@@ -68,8 +66,8 @@ def test_the_place_is_never_fuller_than_it_may_be(tmp_path: Path) -> None:
         assert one.put(kept(number, start + timedelta(minutes=2 * number)))
         on_disk = sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file())
         assert on_disk == one.bytes <= 50_000
-    assert one.read(kept(99).result_id, start + timedelta(minutes=198)) is not None
-    assert one.read(kept(0).result_id, start) is None
+    assert one.evidence(kept(99).result_id, start + timedelta(minutes=198)) is not None
+    assert one.evidence(kept(0).result_id, start) is None
 
 
 def test_a_flood_within_ten_minutes_is_refused_not_overrun(tmp_path: Path) -> None:
@@ -131,4 +129,4 @@ def test_a_place_that_fails_costs_pictures_only(
     assert lost == [1]
     keeper.keep(lambda: kept(2), 1)
     keeper.close()
-    assert one.read(kept(2).result_id, NOW) is not None
+    assert one.evidence(kept(2).result_id, NOW) is not None

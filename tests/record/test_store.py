@@ -143,3 +143,26 @@ def test_several_threads_may_open_a_new_store_at_once(url: str) -> None:
     for number, store in enumerate(stores):
         assert store.add([row(number)]) == 1
         store.close()
+
+
+def test_normals_to_calibrate_on_are_what_passed_and_what_people_called_good(store: Store) -> None:
+    store.add([row(n, kept=n != 8) for n in range(1, 13)])  # NG are 3, 6, 9, 12
+
+    def say(number: int, kind: str) -> None:
+        said = {"result_id": f"{number:032x}", "said_at": NOON, "said_by": "q", "kind": kind}
+        store.add_feedback(said | {"defect": None, "comment": None})
+
+    say(3, "false_alarm")
+    say(6, "confirmed_defect")
+    say(9, "false_alarm")
+    say(9, "confirmed_defect")  # the last counts
+    say(1, "missed_defect")
+    say(2, "confirmed_good")
+    assert numbers(store.kept_normals(Filter(), 100)) == [11, 10, 7, 5, 4, 3, 2]
+    assert numbers(store.kept_normals(Filter(camera="left"), 100)) == [11, 7, 5, 3]
+    assert numbers(store.kept_normals(Filter(), 2)) == [11, 10]
+    defects = {int(one["result_id"], 16): one["kind"] for one in store.kept_defects("flange", 9)}
+    assert defects == {9: "confirmed_defect", 6: "confirmed_defect", 1: "missed_defect"}
+    assert store.kept_defects("other", 9) == []
+    assert numbers(store.kept_latest("flange", 3)) == [12, 11, 10]
+    assert 8 not in numbers(store.kept_latest("flange", 100))

@@ -1,0 +1,184 @@
+"""A new calibration of a serving model, from stored results or uploaded images, without retraining."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from anomaly.bundle import Bundle, new_version
+from anomaly.calibration import Calibration, Choices, NormalSet, recalibrate
+from anomaly.errors import ImageError
+from anomaly.roi import Roi
+from anomaly.statement import Statement, compare, state
+from record.store import Filter
+from service.bulk import in_turns
+from service.errors import NormalsMissing
+from service.inspection import Inspector
+from service.kept import Evidence, placement_of
+from service.recording import Recording
+from service.registry import ServedModel, Slot
+from service.review import Reviewer, errors_of, gather
+from service.schemas import ReviewOut
+
+_LEAST = 20
+_WIDER = (
+    "The region of interest reaches further than before: parts that passed were not judged by what lies in "
+    "the rest, nobody looked there. Make sure that they are good there, too."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a new calibration is to be; `roi` is kept as it is unless `changes_roi`."""
+
+    false_alarm_rate: float | None
+    warn_rate: float | None
+    camera: str | None
+    roi: Roi | None = None
+    changes_roi: bool = False
+
+    def choices(self, before: Calibration) -> Choices:
+        """Fill up from the calibration before. Raises `CalibrationError`."""
+        rate, warn = self.false_alarm_rate, self.warn_rate
+        return Choices(
+            before.false_alarm_rate if rate is None else rate,
+            before.warn_rate if warn is None else warn,
+            self.roi if self.changes_roi else before.roi,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Normals:
+    """Evidence on normal parts, and what counts as one independent group."""
+
+    evidence: tuple[Evidence, ...]
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """A staged calibration: what it promises, and what it would change."""
+
+    slot: Slot
+    version: str
+    normals: int
+    statement: Statement
+    review: ReviewOut | None
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrator:
+    """Calibrates a model that serves; the new version is staged, not activated."""
+
+    inspector: Inspector
+    recording: Recording | None
+    reviewer: Reviewer | None
+
+    async def from_results(
+        self, recording: Recording, model: ServedModel, which: Filter, *, limit: int, group_by: str
+    ) -> Normals:
+        """Gather the newest stored results that count as normal (`Store.kept_normals`)."""
+        rows = await recording.kept_normals(replace(which, model=model.name), limit)
+        stored = await gather(self.inspector, recording, model, rows, most_inspected=limit)
+        groups = [str(one.row[group_by] or one.row["result_id"]) for one in stored]
+        return Normals(tuple(one.evidence for one in stored), tuple(groups))
+
+    async def from_images(
+        self, model: ServedModel, images: Sequence[tuple[str, bytes]], camera: str | None
+    ) -> Normals:
+        """Inspect uploaded images at low priority; those in one folder are one group.
+
+        Raises `ImageError` naming the first that cannot be read.
+        """
+        found = await in_turns(
+            [partial(self._look, name, data, model, camera) for name, data in images]
+        )
+        evidence: list[Evidence] = []
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+            evidence.append(one)
+        groups = [
+            name.rpartition("/")[0] or f"#{number}" for number, (name, _) in enumerate(images)
+        ]
+        return Normals(tuple(evidence), tuple(groups))
+
+    async def calibrate(self, model: ServedModel, normals: Normals, wanted: Wanted) -> Calibrated:
+        """Fit, save and stage a calibration, and say what it would change.
+
+        Raises `NormalsMissing`, `CalibrationError`, or what `Registry.recalibrate` raises.
+        """
+        if len(normals.groups) < _LEAST:
+            raise NormalsMissing(
+                f"{len(normals.groups)} normal parts to calibrate on; {_LEAST} are the least that make "
+                "sense. Keep more images (MASKLINE_KEEP), name other results, or send images"
+            )
+        before = model.detector.calibration_of(wanted.camera)
+        choices = wanted.choices(before)
+        calibration, statement = await asyncio.to_thread(_fit, model, before, normals, choices)
+        version = new_version()
+        bundle = _with(model.bundle, calibration, wanted.camera, version)
+        slot = await self.inspector.engine.registry.recalibrate(
+            model.name, model, bundle, **_details(calibration, wanted.camera, len(normals.groups))
+        )
+        review = None
+        if self.reviewer is not None and slot.staged is not None:
+            review = await self.reviewer.review(slot.staged)
+        return Calibrated(slot, version, len(normals.groups), statement, review)
+
+    async def _look(
+        self, name: str, data: bytes, model: ServedModel, camera: str | None
+    ) -> Evidence:
+        try:
+            return (await self.inspector.look(data, model, camera)).evidence()
+        except ImageError as error:
+            raise type(error)(f"{name}: {error}") from error
+
+
+def _fit(
+    model: ServedModel, before: Calibration, normals: Normals, choices: Choices
+) -> tuple[Calibration, Statement]:
+    grid = model.bundle.model.target.map_grid
+
+    def counted(roi: Roi | None) -> torch.Tensor | None:
+        if roi is None:
+            return None
+        return torch.stack([roi.counts(placement_of(one), grid) for one in normals.evidence])
+
+    found = NormalSet(
+        errors_of(normals.evidence, model.bundle.model.names),
+        normals.groups,
+        grid,
+        counts=counted(choices.roi),
+        inputs=np.stack([one["inputs"] for one in normals.evidence]),
+    )
+    calibration = recalibrate(before, found, choices)
+    compared = compare(before, replace(found, counts=counted(before.roi)))
+    statement = state(calibration, compared)
+    if before.roi is not None and (choices.roi is None or choices.roi.reaches_beyond(before.roi)):
+        statement = replace(statement, said=(*statement.said, _WIDER))
+    return calibration, statement
+
+
+def _with(bundle: Bundle, calibration: Calibration, camera: str | None, version: str) -> Bundle:
+    card = bundle.card | {"calibration": {"images": len(calibration.images.scores)}}
+    if camera is None:
+        return replace(bundle, calibration=calibration, card=card, version=version)
+    cameras = {**bundle.cameras, camera: calibration}
+    return replace(bundle, cameras=cameras, card=card, version=version)
+
+
+def _details(calibration: Calibration, camera: str | None, normals: int) -> dict[str, Any]:
+    """What the audit trail keeps of a calibration."""
+    return {
+        "camera": camera,
+        "normals": normals,
+        "threshold": calibration.threshold,
+        "false_alarm_rate": calibration.false_alarm_rate,
+        "warn_rate": calibration.warn_rate,
+        "roi_share": None if calibration.roi is None else calibration.roi.share,
+    }

@@ -1,0 +1,130 @@
+"""`POST /v1/models/{name}:calibrate`: a new threshold from good parts, without training."""
+
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import ValidationError
+
+from anomaly.roi import read_roi
+from record.store import Filter
+from service.access import SECURED, needs
+from service.body import read_body, read_images
+from service.calibrating import Calibrator, Normals, Wanted
+from service.errors import BodyUnusable, NothingRecorded, problems
+from service.inspection import Inspector
+from service.keys import Role
+from service.parameters import inspector, invalid
+from service.registry import ServedModel
+from service.routes.models import versions
+from service.schemas import CalibrateIn, CalibrateQuery, CalibrationOut
+
+router = APIRouter(tags=["models"])
+
+_MOST_IMAGES = 1000
+_MOST_JSON_BYTES = 1_000_000
+_ROI = "roi"  # the file part that is the region of interest, not an image
+_FILE = {"type": "string", "format": "binary"}
+_BODY: dict[str, Any] = {
+    **SECURED,
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": CalibrateIn.model_json_schema()},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "array", "minItems": 1, "items": _FILE},
+                        _ROI: _FILE,
+                    },
+                }
+            },
+        },
+    },
+}
+
+
+def calibrator(request: Request) -> Calibrator:
+    """Return the app's calibrator."""
+    found: Calibrator = request.app.state.calibrator
+    return found
+
+
+@router.post(
+    "/v1/models/{name}:calibrate",
+    dependencies=[Depends(needs(Role.OPERATE))],
+    responses=problems(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504),
+    openapi_extra=_BODY,
+)
+async def calibrate(
+    request: Request,
+    name: str,
+    query: Annotated[CalibrateQuery, Query()],
+    calibrator: Annotated[Calibrator, Depends(calibrator)],
+    inspector: Annotated[Inspector, Depends(inspector)],
+) -> CalibrationOut:
+    """Calibrate a serving model anew, on stored results (JSON) or on images of good parts (multipart).
+
+    The new version is staged beside the one that serves; `:activate` lets it serve, or `activate=true` at
+    once. Images in one folder (by their file names) are one group.
+    """
+    registry = inspector.engine.registry
+    model = await registry.acquire(name)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip()
+    read = {"application/json": _from_json, "multipart/form-data": _from_multipart}.get(kind)
+    if read is None:
+        raise BodyUnusable("send JSON that names stored results, or multipart/form-data of images")
+    normals, wanted = await read(request, model, query, calibrator)
+    done = await calibrator.calibrate(model, normals, wanted)
+    if query.activate:
+        await registry.activate(model.name)
+    return CalibrationOut(
+        versions=versions(done.slot),
+        version=done.version,
+        activated=query.activate,
+        normals=done.normals,
+        statement=done.statement,
+        review=done.review,
+    )
+
+
+async def _from_json(
+    request: Request, model: ServedModel, query: CalibrateQuery, calibrator: Calibrator
+) -> tuple[Normals, Wanted]:
+    recording = calibrator.recording
+    if recording is None:
+        raise NothingRecorded("this service keeps no results (MASKLINE_RECORD=off); send images")
+    body = await calibrator.inspector.in_time(read_body(request, _MOST_JSON_BYTES))
+    try:
+        asked = CalibrateIn.model_validate_json(body or b"{}")
+    except ValidationError as error:
+        raise invalid("body", error) from error
+    which = asked.results
+    chosen = Filter(
+        camera=which.camera or query.camera, lot=which.lot, since=which.since, until=which.until
+    )
+    roi = read_roi(json.dumps(asked.roi).encode()) if isinstance(asked.roi, dict) else None
+    normals = await calibrator.from_results(
+        recording, model, chosen, limit=which.limit, group_by=which.group_by
+    )
+    return normals, _wanted(query, roi=roi, changes_roi=asked.roi is not None)
+
+
+async def _from_multipart(
+    request: Request, model: ServedModel, query: CalibrateQuery, calibrator: Calibrator
+) -> tuple[Normals, Wanted]:
+    most = calibrator.inspector.settings.max_bulk_bytes
+    parts = await calibrator.inspector.in_time(
+        read_images(request, max_bytes=most, max_images=_MOST_IMAGES)
+    )
+    regions = [data for part, _, data in parts if part == _ROI]
+    images = [(name, data) for part, name, data in parts if part != _ROI]
+    roi = read_roi(regions[0]) if regions else None
+    normals = await calibrator.from_images(model, images, query.camera)
+    return normals, _wanted(query, roi=roi, changes_roi=bool(regions))
+
+
+def _wanted(query: CalibrateQuery, **roi: Any) -> Wanted:
+    return Wanted(query.false_alarm_rate, query.warn_rate, query.camera, **roi)

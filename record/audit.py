@@ -1,6 +1,7 @@
 """Who changed what: a file of rows, each sealed with the hash of the one before.
 
-A row that was altered, removed or put in between breaks the chain, and `verify` says where. The number
+A row that was altered, removed or put in between breaks the chain, and `verify` says where; after a kill
+in the middle of adding it does so until the next row is added, which notes the recovery. The number
 and hash of the last row are kept beside it, so that rows cut off the end are missed too. Whoever can write
 both files can still write both anew: a copy of the last hash kept elsewhere seals the past against that.
 
@@ -8,10 +9,12 @@ both files can still write both anew: a copy of the last hash kept elsewhere sea
     audit.head     number and hash of the last row
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,19 +50,45 @@ class Audit:
         """Append a row: `by` did `action` to `subject`. Raises `OSError` where it cannot be written."""
         self._rows.parent.mkdir(parents=True, exist_ok=True)
         with self._locked():
-            before = self._read_head()
-            row = {
-                "number": before.number + 1,
-                "at": datetime.now(UTC).isoformat(),
-                "by": by,
-                "action": action,
-                "subject": subject,
-                "details": details,
-                "before": before.hash,
-            }
-            head = Head(before.number + 1, _seal(row))
-            self._append(row | {"hash": head.hash})
-            self._write_head(head)
+            before = self._recovered(self._read_head())
+            return self._add(before, action, subject, by, details)
+
+    def _add(
+        self, before: Head, action: str, subject: str, by: str | None, details: dict[str, Any]
+    ) -> Head:
+        row = {
+            "number": before.number + 1,
+            "at": datetime.now(UTC).isoformat(),
+            "by": by,
+            "action": action,
+            "subject": subject,
+            "details": details,
+            "before": before.hash,
+        }
+        head = Head(before.number + 1, _seal(row))
+        self._append(row | {"hash": head.hash})
+        self._write_head(head)
+        return head
+
+    def _recovered(self, head: Head) -> Head:
+        """Finish what a process that was killed while adding left half done, and say so in a row.
+
+        It can leave one whole row that the head does not know yet, or the beginning of one. Anything else is
+        left for `verify` to find.
+        """
+        lines = self._rows.read_bytes().split(b"\n") if self._rows.exists() else [b""]
+        rest = lines[-1]  # empty where the last row is whole
+        if rest:
+            os.truncate(self._rows, self._rows.stat().st_size - len(rest))
+            cut = hashlib.sha256(rest).hexdigest()
+            return self._add(head, "recovered", "half a row was cut off", None, {"sha256": cut})
+        if len(lines) - 1 == head.number + 1:
+            with contextlib.suppress(ValueError):
+                row = json.loads(lines[-2])
+                if row.get("before") == head.hash and row.get("hash") == _seal(row):
+                    known = Head(head.number + 1, str(row["hash"]))
+                    details = {"row": known.number}
+                    return self._add(known, "recovered", "the head lagged", None, details)
         return head
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -91,6 +120,14 @@ class Audit:
                 f"{self._rows} ends with row {last.number}, where row {head.number} should be the last"
             )
         return last
+
+    def copy(self, folder: Path) -> Head:
+        """Copy the trail into another folder while nobody adds to it, and verify the copy."""
+        with self._locked():
+            for file in (self._rows, self._head):
+                if file.exists():
+                    shutil.copy2(file, folder)
+        return Audit(folder).verify()
 
     def _append(self, row: dict[str, Any]) -> None:
         fd = os.open(self._rows, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Subquery,
     and_,
     create_engine,
+    delete,
     event,
     func,
     insert,
@@ -192,6 +193,21 @@ class Store:
         """Return what was said of a result, the last first."""
         statement = select(feedback).where(feedback.c.result_id == result_id)
         return self._rows(statement.order_by(feedback.c.id.desc()))
+
+    def forget(self, before: datetime, most: int = 5000) -> int:
+        """Delete the oldest results from before a moment, at most so many; those with feedback stay."""
+        spoken_of = select(feedback.c.result_id)
+        old = select(results.c.id).where(
+            results.c.inspected_at < before, results.c.result_id.not_in(spoken_of)
+        )
+        statement = delete(results).where(
+            results.c.id.in_(old.order_by(results.c.inspected_at).limit(most))
+        )
+        try:
+            with self._engine.begin() as connection:
+                return connection.execute(statement).rowcount
+        except SQLAlchemyError as error:
+            raise StoreError(f"results cannot be deleted: {_first_line(error)}") from error
 
     def close(self) -> None:
         """Close all connections."""

@@ -2,9 +2,11 @@
 
 import json
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from record.store import RowRefused, Store, StoreError
 _log = logging.getLogger(__name__)
 _ROWS = 500  # in one transaction
 _IDLE_S = 1.0
+_FORGET_S = 60.0
 _PATIENCE_S = (0.2, 10.0)  # first and longest pause while the store does not answer
 _MOMENTS = ("inspected_at", "triggered_at")
 
@@ -23,10 +26,18 @@ class Writer:
 
     `open_store` is called when there is no connection; what it raises is an outage like any other. A row
     that the store refuses for good is put into `refused.jsonl` beside the journal, so that it keeps no
-    other one waiting.
+    other one waiting. Results older than `keep_days` are deleted while nothing else is to be done.
     """
 
-    def __init__(self, journal: Journal, open_store: Callable[[], Store], refused: Path) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        open_store: Callable[[], Store],
+        refused: Path,
+        keep_days: float = math.inf,
+    ) -> None:
+        self._keep_days = keep_days
+        self._forgot = -math.inf  # when nothing old was left, on the clock of `time.monotonic`
         self._journal = journal
         self._open_store = open_store
         self._refused = refused
@@ -41,6 +52,11 @@ class Writer:
     def bytes_behind(self) -> int:
         """How much waits for the store."""
         return self._journal.bytes_behind
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the store did not take rows when it was last tried."""
+        return self._told
 
     def keep(self, row: dict[str, Any]) -> bool:
         """Keep a row, in microseconds; False where the journal is full or its disk is."""
@@ -67,7 +83,7 @@ class Writer:
                     self._recovered()
                 elif self._closing.is_set():
                     break
-                else:
+                elif not self._forget():
                     self._wake.wait(_IDLE_S)
                     self._wake.clear()
             except (StoreError, OSError) as error:
@@ -77,6 +93,17 @@ class Writer:
                 pause = min(2 * pause, _PATIENCE_S[1])
         if self._store is not None:
             self._store.close()
+
+    def _forget(self) -> bool:
+        """Delete some old results if it is time; True where more may be left."""
+        if math.isinf(self._keep_days) or time.monotonic() < self._forgot + _FORGET_S:
+            return False
+        if self._store is None:
+            self._store = self._open_store()
+        if self._store.forget(datetime.now(UTC) - timedelta(days=self._keep_days)):
+            return True
+        self._forgot = time.monotonic()
+        return False
 
     def _bring(self, entries: Sequence[Entry]) -> None:
         if self._store is None:

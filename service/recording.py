@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import numpy as np
 from record.audit import Audit
 from record.journal import Journal
 from record.keep import KeepConfig, Keeper, Kept, KeptStore
-from record.store import Filter, Page, Store, unusable
+from record.store import Filter, Page, Store, StoreError, unusable
 from record.writer import Writer
 from service.errors import FeedbackContradicts, ResultUnknown, StartError
 from service.found import Inspection, Source
@@ -31,6 +32,7 @@ _SAYABLE: dict[str, tuple[str, ...]] = {
     "WARN": ("confirmed_good", "missed_defect"),
     "NG": ("false_alarm", "confirmed_defect"),
 }
+_LOOKUP_S = 1.0  # a database that hangs holds up a repeated request no longer
 _REMEMBERED = 10_000  # answers by idempotency key, for repeats that come before the store has them
 
 
@@ -44,6 +46,7 @@ class Recording:
         metrics: Metrics,
         keep: KeepConfig = NOTHING_KEPT,
         keep_url: str | None = None,
+        record_days: float = math.inf,
     ) -> None:
         self._url = database_url or f"sqlite:///{folder.absolute() / 'results.db'}"
         if problem := unusable(self._url):
@@ -58,7 +61,7 @@ class Recording:
                 "writable, choose another place with MASKLINE_RECORD_DIR, or keep none with "
                 "MASKLINE_RECORD=off",
             ) from error
-        self._writer = Writer(journal, self._open, folder / "refused.jsonl")
+        self._writer = Writer(journal, self._open, folder / "refused.jsonl", record_days)
         self._reader: Store | None = None
         self._pool = ThreadPoolExecutor(1, "results")
         self._metrics = metrics
@@ -122,7 +125,8 @@ class Recording:
     async def once(self, key: str | None, answer: Callable[[], Awaitable[ScoreOut]]) -> ScoreOut:
         """Answer, unless this idempotency key was answered before: then with the first result.
 
-        A repeat has no heatmap. Raises `StoreError` where the store cannot be asked.
+        A repeat has no heatmap. Where the store cannot be asked, a key that it alone may know is inspected
+        anew: the line goes on, and the store takes the first of the two.
         """
         if key is None:
             return await answer()
@@ -219,7 +223,13 @@ class Recording:
         return Store.open(self._url)
 
     async def _stored(self, key: str) -> ScoreOut | None:
-        row = await self._read(lambda store: store.repeated(key))
+        if self._writer.is_away:
+            return None
+        try:
+            async with asyncio.timeout(_LOOKUP_S):
+                row = await self._read(lambda store: store.repeated(key))
+        except (StoreError, TimeoutError):
+            return None
         return None if row is None else ScoreOut.of_row(row)
 
     async def _read(self, ask: Callable[[Store], T]) -> T:

@@ -1,98 +1,22 @@
-"""A real PostgreSQL for the tests: a server of their own, in a folder of its own, on a free port."""
+"""A real PostgreSQL for the tests."""
 
-import os
 import shutil
-import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 
-_USER = "postgres"
-
-
-class Postgres:
-    """A server that can be stopped and started again."""
-
-    def __init__(self, binaries: Path, folder: Path) -> None:
-        self._binaries, self._folder = binaries, folder
-        # PostgreSQL refuses to run as root.
-        self._as = "nobody" if os.getuid() == 0 else None
-        if self._as:
-            shutil.chown(folder, self._as)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self._run("initdb", "-D", str(folder / "data"), "-U", _USER, "-A", "trust", "-E", "UTF8")
-        self.start()
-
-    def start(self) -> None:
-        command = [
-            str(self._binaries / "postgres"),
-            *("-D", str(self._folder / "data"), "-p", str(self.port), "-k", str(self._folder)),
-            *("-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"),
-        ]
-        self._process = subprocess.Popen(
-            command,
-            user=self._as,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=self._folder,
-        )
-        for _ in range(300):
-            try:
-                psycopg.connect(self._address("postgres")).close()
-                return
-            except psycopg.OperationalError:
-                time.sleep(0.1)
-        raise AssertionError("PostgreSQL did not start")
-
-    def stop(self) -> None:
-        self._process.terminate()  # a fast shutdown would be SIGINT; idle connections are gone first
-        try:
-            self._process.wait(3)
-        except subprocess.TimeoutExpired:
-            self._process.send_signal(2)
-            self._process.wait(30)
-
-    def new_database(self, name: str) -> str:
-        """Return the URL of an empty database."""
-        with psycopg.connect(self._address("postgres"), autocommit=True) as connection:
-            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-            connection.execute(f'CREATE DATABASE "{name}"')
-        return f"postgresql+psycopg://{_USER}@127.0.0.1:{self.port}/{name}"
-
-    def _address(self, name: str) -> str:
-        return f"postgresql://{_USER}@127.0.0.1:{self.port}/{name}"
-
-    def _run(self, name: str, *arguments: str) -> None:
-        subprocess.run(
-            [str(self._binaries / name), *arguments],
-            user=self._as,
-            check=True,
-            capture_output=True,
-            cwd=self._folder,
-        )
-
-
-def _binaries() -> Path | None:
-    found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
-    if on_path := shutil.which("initdb"):
-        found.append(Path(on_path).resolve().parent)
-    return found[-1] if found else None
+from bench.postgres import Postgres, binaries
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    binaries = _binaries()
-    if binaries is None:
+    found = binaries()
+    if found is None:
         pytest.skip("needs a PostgreSQL server: install Debian's package postgresql")
     folder = Path(tempfile.mkdtemp(prefix="maskline-postgres-"))
-    server = Postgres(binaries, folder)
+    server = Postgres(found, folder)
     yield server
     server.stop()
     shutil.rmtree(folder)

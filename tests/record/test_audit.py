@@ -80,3 +80,39 @@ def test_several_writers_make_one_chain(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda n: Audit(tmp_path).add("load", f"m{n}", None), range(40)))
     assert Audit(tmp_path).verify().number == 40
+
+
+def test_a_kill_between_row_and_head_is_recovered_from_and_noted(tmp_path: Path) -> None:
+    trail = Audit(tmp_path)
+    trail.add("start", "m", None)
+    before = (tmp_path / "audit.head").read_text()
+    trail.add("activate", "m", None)
+    (tmp_path / "audit.head").write_text(before)  # as if killed before it was written
+    with pytest.raises(AuditBroken, match="ends with row 2"):
+        trail.verify()
+    trail.add("rollback", "m", None)
+    assert trail.verify().number == 4
+    actions = [row["action"] for row in trail.rows()]
+    assert actions == ["start", "activate", "recovered", "rollback"]
+
+
+def test_half_a_row_is_cut_off_and_noted(tmp_path: Path) -> None:
+    trail = Audit(tmp_path)
+    trail.add("start", "m", None)
+    with (tmp_path / "audit.jsonl").open("a") as file:
+        file.write('{"action": "acti')
+    trail.add("activate", "m", None)
+    assert trail.verify().number == 3
+    assert [row["action"] for row in trail.rows()] == ["start", "recovered", "activate"]
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_rows_that_were_put_at_the_end_are_not_recovered(tmp_path: Path, rows: int) -> None:
+    trail = Audit(tmp_path)
+    trail.add("start", "m", None)
+    with (tmp_path / "audit.jsonl").open("a") as file:
+        for number in range(rows):
+            file.write(json.dumps({"number": 2 + number, "before": "0" * 64, "hash": "1"}) + "\n")
+    trail.add("activate", "m", None)
+    with pytest.raises(AuditBroken):
+        trail.verify()

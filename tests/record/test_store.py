@@ -166,3 +166,14 @@ def test_normals_to_calibrate_on_are_what_passed_and_what_people_called_good(sto
     assert store.kept_defects("other", 9) == []
     assert numbers(store.kept_latest("flange", 3)) == [12, 11, 10]
     assert 8 not in numbers(store.kept_latest("flange", 100))
+
+
+def test_old_results_are_forgotten_but_those_that_were_spoken_of(store: Store) -> None:
+    store.add([row(n) for n in range(1, 11)])
+    said = {"result_id": f"{2:032x}", "said_at": NOON, "said_by": None, "kind": "missed_defect"}
+    store.add_feedback(said | {"defect": None, "comment": None})
+    before = NOON + timedelta(seconds=7)
+    assert store.forget(before, most=3) == 3
+    assert store.forget(before) == 2
+    assert store.forget(before) == 0
+    assert numbers(store.page(Filter()).rows) == [10, 9, 8, 7, 2]

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from record.journal import Journal
@@ -132,3 +133,24 @@ def test_a_postgresql_that_is_stopped_and_started_again_gets_every_row_once(
     store = Store.open(address)
     assert sorted(numbers(store.page(Filter(), limit=1000).rows)) == list(range(600))
     store.close()
+
+
+def test_old_results_go_while_there_is_nothing_else_to_do(tmp_path: Path) -> None:
+    own = Writer(
+        Journal(tmp_path / "journal"),
+        lambda: Store.open(url(tmp_path)),
+        tmp_path / "refused.jsonl",
+        keep_days=1,
+    )
+    recent = datetime.now(UTC) - timedelta(hours=1)
+    own.keep(row(1))  # of last spring
+    own.keep(row(2, inspected_at=recent))
+    own.close()
+    again = Writer(
+        Journal(tmp_path / "journal"),
+        lambda: Store.open(url(tmp_path)),
+        tmp_path / "refused.jsonl",
+        keep_days=1,
+    )
+    until(lambda: stored(tmp_path) == [2])
+    again.close()

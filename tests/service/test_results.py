@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,13 +122,28 @@ def test_a_store_that_is_away_fails_no_inspection_and_gets_everything_later(
 
     monkeypatch.setattr(Store, "open", away)
     with served(tiny_folder, tmp_path) as client:
-        for _ in range(3):
-            assert client.post("/score", content=GOOD).status_code == 200
+        for number in range(3):
+            asked = client.post(f"/score?idempotency_key=N{number}", content=GOOD)
+            assert asked.status_code == 200  # a new key needs no database
+            again = client.post(f"/score?idempotency_key=N{number}", content=BAD).json()
+            assert again["result_id"] == asked.json()["result_id"]
         refused = client.get("/v1/results")
         assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
         assert "maskline_record_behind_bytes 0.0" not in client.get("/metrics").text
         monkeypatch.setattr(Store, "open", whole)
         assert len(results(client, 3)) == 3
+
+
+def test_a_store_that_hangs_holds_up_no_repeated_request(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.recording._LOOKUP_S", 0.1)
+    gate = threading.Event()
+    monkeypatch.setattr(Store, "repeated", lambda self, key: gate.wait(20) and None)
+    started = time.monotonic()
+    assert client.post("/score?idempotency_key=H", content=GOOD).status_code == 200
+    assert time.monotonic() - started < 5
+    gate.set()
 
 
 def test_a_full_disk_is_counted_and_fails_no_inspection(

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from anomaly.inputs import STATISTICS, input_statistics
-from tests.conftest import normal_pixels
+from tests.conftest import normal_pixels, planted
 
 
 def measured(pixels: np.ndarray) -> dict[str, float]:
@@ -35,3 +35,11 @@ def test_a_warmer_light_is_red() -> None:
 
 def test_black_images_are_numbers_too() -> None:
     assert np.isfinite(input_statistics(np.zeros((32, 32, 3), np.float32))).all()
+
+
+def test_a_defect_is_not_the_cameras() -> None:
+    part = normal_pixels(1)
+    plain, marked = measured(part), measured(planted(part, 60, 40, 8))
+    for name in STATISTICS:
+        usual = [measured(normal_pixels(seed))[name] for seed in range(30)]
+        assert abs(marked[name] - plain[name]) < 3 * np.std(usual), name

@@ -1,0 +1,231 @@
+"""Whether what comes now is still like what was calibrated on, and which of the two changed: camera or parts.
+
+Each statistic is watched in two ways. The population stability index (PSI) says how far the last parts lie
+from the calibration images; below 0.1 is nothing, above 0.25 much. A conformal test martingale in
+Shiryaev-Roberts form says whether that is more than chance (Vovk et al. 2021, "Retrain or not retrain:
+conformal test martingales for change-point detection"): while parts come as they did, it raises on average
+at most one alarm in so many parts as are stated. It holds parts for exchangeable: where lots differ by
+themselves, calibrate on several lots.
+"""
+
+import bisect
+import math
+from collections import deque
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+import numpy as np
+
+from anomaly.calibration import Calibration
+from anomaly.inputs import STATISTICS
+from anomaly.types import FloatArray
+
+Finding = Literal["none", "camera", "parts"]
+_WINDOW, _LEAST = 200, 50
+_BINS = 10
+_MOST_REMEMBERED = 20_000
+_LAG = 200
+_JUMP = 0.01  # share of the bet that moves to the other ways of betting with every part
+
+
+def _bets(p: float) -> tuple[float, ...]:
+    """Ways to bet that p-values are not uniform, each a density on (0, 1): small, large, or at an end."""
+    centred = p - 0.5
+    return (
+        1.0,
+        1.0 + centred,
+        1.0 - centred,
+        1.0 + 2 * centred,
+        1.0 - 2 * centred,
+        0.5 / math.sqrt(p),
+        0.5 / math.sqrt(1 - p),
+    )
+
+
+_WAYS = len(_bets(0.5))
+
+
+class ChangeTest:
+    """Conformal Shiryaev-Roberts test of one statistic.
+
+    While nothing changes, `value` takes about N parts, or more, to reach N on average. A value is ranked
+    among those of the calibration and all that came some while before it: were it ranked among the last ones
+    too, a change would soon be compared with itself. The while is no longer than what is known, so that a few
+    calibration images are not held for the truth.
+    """
+
+    def __init__(self, reference: FloatArray, seed: int = 0) -> None:
+        self.value = 0.0
+        self._known = sorted(float(one) for one in reference)
+        self._waiting: deque[float] = deque()
+        self._shares = [1 / _WAYS] * _WAYS
+        self._random = np.random.default_rng(seed)
+
+    def add(self, value: float) -> None:
+        """Bet on the rank of one more value among all before it."""
+        p = self._p_value(value)
+        shares = [(1 - _JUMP) * share + _JUMP / _WAYS for share in self._shares]
+        won = [share * bet for share, bet in zip(shares, _bets(p), strict=True)]
+        total = sum(won)
+        self._shares = [one / total for one in won]
+        self.value = min((self.value + 1) * total, 1e300)
+
+    def _p_value(self, value: float) -> float:
+        """Smoothed share of known values at least as large, the new one included."""
+        first = bisect.bisect_left(self._known, value)
+        after = bisect.bisect_right(self._known, value)
+        above, tied = len(self._known) - after, after - first + 1
+        p = (above + self._random.uniform() * tied) / (len(self._known) + 1)
+        self._waiting.append(value)
+        while len(self._waiting) > min(_LAG, len(self._known)):
+            late = self._waiting.popleft()
+            if len(self._known) < _MOST_REMEMBERED:
+                bisect.insort(self._known, late)
+        return min(max(p, 1e-9), 1 - 1e-9)
+
+
+class Stability:
+    """Population stability index of the last parts against the calibration images."""
+
+    def __init__(self, reference: FloatArray, weights: FloatArray) -> None:
+        order = np.argsort(reference)
+        share = np.cumsum(weights[order], dtype=np.float64) / weights.sum(dtype=np.float64)
+        wanted = np.arange(1, _BINS) / _BINS
+        self._edges = reference[order][np.searchsorted(share, wanted)].astype(np.float64)
+        own = np.searchsorted(self._edges, reference, side="left")
+        self._usual = np.bincount(own, weights=weights, minlength=_BINS).astype(np.float64)
+        self._usual /= self._usual.sum()
+        self._size = float(weights.sum(dtype=np.float64))
+        self._last: deque[int] = deque(maxlen=_WINDOW)
+
+    def add(self, value: float) -> None:
+        """Take one more value."""
+        self._last.append(bisect.bisect_left(self._edges, value))
+
+    @property
+    def psi(self) -> float | None:
+        """The index, less what chance alone gives; None until there are enough parts."""
+        count = len(self._last)
+        if count < _LEAST:
+            return None
+        now = (np.bincount(list(self._last), minlength=_BINS) + 0.5) / (count + 0.5 * _BINS)
+        usual = (self._usual * self._size + 0.5) / (self._size + 0.5 * _BINS)
+        chance = (_BINS - 1) * (1 / count + 1 / self._size)
+        return max(0.0, float(((now - usual) * np.log(now / usual)).sum()) - chance)
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """One statistic: median now and at calibration, PSI, and since when it has changed, if it has."""
+
+    name: str
+    now: float | None
+    usual: float
+    psi: float | None
+    since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """What a watch found: `camera`, `parts` or `none`, after so many `parts`; each statistic; what to do."""
+
+    finding: Finding
+    parts: int
+    statistics: tuple[Changed, ...]
+    advice: str
+
+
+class Watch:
+    """Watches one model's parts from one camera since the service or the calibration began.
+
+    `parts_per_alarm`: while nothing changes, one alarm of all statistics together comes in so many parts on
+    average, or more. A change stays found until the next calibration.
+    """
+
+    def __init__(self, calibration: Calibration, parts_per_alarm: float = 100_000) -> None:
+        usual, images = calibration.usual, calibration.images
+        self.names: tuple[str, ...] = ("score",)
+        references = [(images.scores, images.weights)]
+        if usual is not None:
+            self.names += usual.names
+            references += [(column, usual.weights) for column in usual.values.T]
+        self._tests = [ChangeTest(values, seed) for seed, (values, _) in enumerate(references)]
+        self._stability = [Stability(values, weights) for values, weights in references]
+        self._usual = [float(np.median(values)) for values, _ in references]
+        self._middle = [np.quantile(values, (0.25, 0.75)) for values, _ in references]
+        self._last: deque[tuple[float, ...]] = deque(maxlen=_WINDOW)
+        self._since: list[datetime | None] = [None] * len(self.names)
+        self._alarm = parts_per_alarm * len(self.names)
+        self.parts = 0
+
+    def add(self, score: float, inputs: FloatArray, embedding: float | None, at: datetime) -> None:
+        """Take one inspected part."""
+        values = (score, *inputs.tolist(), embedding or 0.0)[: len(self.names)]
+        self.parts += 1
+        self._last.append(values)
+        for i, value in enumerate(values):
+            self._tests[i].add(value)
+            self._stability[i].add(value)
+            if self._since[i] is None and self._tests[i].value >= self._alarm:
+                self._since[i] = at
+
+    def psi(self, name: str) -> float | None:
+        """Population stability index of one statistic."""
+        return self._stability[self.names.index(name)].psi
+
+    def ratio(self, name: str) -> float | None:
+        """Mean of the last parts over the calibration's median; None before the first part."""
+        if not self._last:
+            return None
+        i = self.names.index(name)
+        return float(np.mean([one[i] for one in self._last])) / self._usual[i]
+
+    @property
+    def finding(self) -> Finding:
+        """What changed.
+
+        A camera that changes does so for every part: the usual image moves. Where only some images are
+        different, it is some parts that are. Scores follow a camera, so they are looked at last.
+        """
+        changed = [i for i, at in enumerate(self._since) if at is not None]
+        if any(self.names[i] in STATISTICS and self._has_moved(i) for i in changed):
+            return "camera"
+        return "parts" if changed else "none"
+
+    def _has_moved(self, i: int) -> bool:
+        """Whether the median of the last parts lies outside the calibration's middle half."""
+        low, high = self._middle[i]
+        now = float(np.median([one[i] for one in list(self._last)[-_LEAST:]]))
+        return not low <= now <= high
+
+    @property
+    def drift(self) -> Drift:
+        """All of it."""
+        statistics = tuple(self._changed(i) for i in range(len(self.names)))
+        return Drift(self.finding, self.parts, statistics, _advice(self.finding, statistics))
+
+    def _changed(self, i: int) -> Changed:
+        now = float(np.median([one[i] for one in self._last])) if self._last else None
+        stability = self._stability[i]
+        return Changed(self.names[i], now, self._usual[i], stability.psi, self._since[i])
+
+
+def _advice(finding: Finding, statistics: tuple[Changed, ...]) -> str:
+    changed = ", ".join(
+        f"{one.name} {one.now:.3g}, was {one.usual:.3g}"
+        for one in statistics
+        if one.since is not None and one.now is not None
+    )
+    if finding == "camera":
+        return (
+            f"The images changed ({changed}): look at lamp, lens, exposure and position. Put it right, or "
+            "calibrate again on parts seen in the new light. Do not raise the threshold instead."
+        )
+    if finding == "parts":
+        return (
+            f"The parts changed and the camera did not ({changed}): look at the last rejects. If they are "
+            "good, calibrate again with them; if not, something is wrong with the line. Do not raise the "
+            "threshold instead."
+        )
+    return "Nothing has changed that is more than chance."

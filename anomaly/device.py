@@ -1,5 +1,9 @@
 """Which device to compute on."""
 
+from collections.abc import Callable
+from mmap import PAGESIZE
+from pathlib import Path
+
 import torch
 
 from anomaly.errors import ConfigError
@@ -16,3 +20,16 @@ def choose_device(name: str = "auto") -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device is {name!r}, but torch sees no CUDA GPU; use 'auto' or 'cpu'")
     return device
+
+
+def memory_of(device: torch.device) -> dict[str, Callable[[], float]]:
+    """Return what reads the bytes held on a device, by kind; on a CPU the resident memory, on Linux."""
+    if device.type == "cuda":
+        return {
+            "allocated": lambda: float(torch.cuda.memory_allocated(device)),
+            "reserved": lambda: float(torch.cuda.memory_reserved(device)),
+        }
+    pages = Path("/proc/self/statm")
+    if not pages.exists():
+        return {}
+    return {"resident": lambda: float(pages.read_text().split()[1]) * PAGESIZE}

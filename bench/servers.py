@@ -52,6 +52,7 @@ def make_free(detector: Detector) -> None:
     """Let a detector answer at once, always the same."""
     grid = detector.model.target.map_grid
     patches = np.zeros((grid.rows, grid.cols), np.float32)
+    errors = np.zeros((len(detector.model.names), grid.length), np.float16)
 
     def nothing(
         pixels: torch.Tensor,
@@ -61,7 +62,7 @@ def make_free(detector: Detector) -> None:
         side = pixels.shape[-1]
         canvas = np.zeros((side, side), np.float32)
         return [
-            Detection(0.0, 0.0, 1.0, patches, canvas, placement, 1.0, 1.0)
+            Detection(0.0, 0.0, 1.0, patches, canvas, placement, 1.0, 1.0, errors=errors)
             for placement in placements
         ]
 

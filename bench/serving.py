@@ -37,6 +37,7 @@ _PATHS = {
     "ray": ("/", "multipart"),
     "bentoml": ("/score", "base64"),
 }
+_FULL = 8  # connections that keep it busy and wait for less than any sensible limit
 _START_S = 180.0
 _WARM_S = 3.0
 _SETTLE_S = 5.0
@@ -70,7 +71,7 @@ def main() -> None:
     print(table(measured))
     if options.open:
         print("\n" + _open_loop(options, images))
-        print("\n" + asyncio.run(_leaving(options, images)))
+        print("\n" + _leaving(options, images))
 
 
 def raw_rate(model: Path, images: Sequence[bytes], seconds: float, *, free: bool) -> float:
@@ -164,7 +165,7 @@ def _open_loop(options: argparse.Namespace, images: Sequence[bytes]) -> str:
     path, form = _PATHS["maskline raw"]
     with running("maskline", options.model, free=options.free) as (process, url):
         target = Target(url + path, form)
-        full = asyncio.run(closed(target, images, connections=32, seconds=options.seconds)).rate
+        full = asyncio.run(closed(target, images, connections=_FULL, seconds=options.seconds)).rate
         for share in options.open:
             before = memory_mb(process.pid)
             load = asyncio.run(
@@ -180,16 +181,21 @@ def _open_loop(options: argparse.Namespace, images: Sequence[bytes]) -> str:
     return "\n".join(lines)
 
 
-async def _leaving(options: argparse.Namespace, images: Sequence[bytes]) -> str:
+async def _left(url: str, target: Target, images: Sequence[bytes]) -> tuple[float, int]:
+    """Images computed, and answers that came in time, while 64 clients leave."""
+    counted = "maskline_batch_size_sum"
+    await closed(target, images, connections=4, seconds=_WARM_S)
+    before = await metric(url, counted)
+    answered = await leave(target, images, connections=64, after=0.5)
+    await asyncio.sleep(_SETTLE_S)
+    return await metric(url, counted) - before, answered
+
+
+def _leaving(options: argparse.Namespace, images: Sequence[bytes]) -> str:
     """64 clients that hang up after half a second: how much is computed for nobody."""
     path, form = _PATHS["maskline raw"]
     with running("maskline", options.model, free=options.free) as (_, url):
-        target, counted = Target(url + path, form), "maskline_batch_size_sum"
-        await closed(target, images, connections=4, seconds=_WARM_S)
-        before = await metric(url, counted)
-        answered = await leave(target, images, connections=64, after=0.5)
-        await asyncio.sleep(_SETTLE_S)
-        computed = await metric(url, counted) - before
+        computed, answered = asyncio.run(_left(url, Target(url + path, form), images))
     return (
         f"64 clients that leave after 0.5 s: {answered} answered, {computed - answered:.0f} images "
         "computed for nobody"

@@ -18,6 +18,7 @@ from service import errors
 from service.access import SCHEMES
 from service.calibrating import Calibrator
 from service.door import Door
+from service.drift import Drifts
 from service.engine import Engine
 from service.errors import StartError
 from service.frame import Frame
@@ -58,7 +59,12 @@ def _recording(settings: Settings, metrics: Metrics) -> Recording | None:
     if settings.record == "off":
         return None
     return Recording(
-        settings.record_dir, settings.database_url, metrics, settings.keeping, settings.keep_url
+        settings.record_dir,
+        settings.database_url,
+        metrics,
+        settings.keeping,
+        settings.keep_url,
+        settings.record_days,
     )
 
 
@@ -93,7 +99,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             app.state.failure = error  # told again, in one line, by `service.run`
             raise
         with ThreadPoolExecutor(decoders, "decode") as pool:
-            inspector = Inspector(engine, metrics, settings, pool, recording)
+            drifts = Drifts(metrics, settings.drift_parts_per_alarm)
+            inspector = Inspector(engine, metrics, settings, pool, drifts, recording)
             app.state.inspector = inspector
             app.state.calibrator = _calibrator(inspector)
             watch = asyncio.create_task(_watch(engine, settings.watch_models_s))
@@ -118,7 +125,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app.add_middleware(Door, limit=settings.max_in_flight, seconds_for=seconds_for, metrics=metrics)
     app.openapi = _documented(app)  # type: ignore[method-assign]
-    app.add_middleware(Frame, is_draining=lambda: app.state.draining)
+    app.add_middleware(
+        Frame, is_draining=lambda: app.state.draining, observe=metrics.observe_request
+    )
     if settings.tracing:
         metrics.trace_stage = trace(app)  # outermost
     return app

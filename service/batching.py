@@ -163,19 +163,26 @@ class Batcher(Generic[Request, Result]):
         `max_queue_wait_s`, is refused now: told at once, its sender can still do something else.
         """
         with self._changed:
-            if not self.is_alive:
-                raise BatcherClosed("the service is shutting down")
-            queue = self._queues[priority]
-            wait = self.seconds_for(self._cost_before(priority))
-            most = self._config.max_queue_wait_s
-            if deadline is not None:
-                most = min(most, deadline - time.monotonic())
-            if len(queue) >= self._config.max_queue_size or 0 < most < wait:
-                raise QueueFull(wait)
+            self._admit(priority, deadline)
             item: _Item[Request, Result] = _Item(key, request, cost, deadline)
-            queue.append(item)
+            self._queues[priority].append(item)
             self._changed.notify()
             return item.future
+
+    def admit(self, priority: Priority, deadline: float | None = None) -> None:
+        """Raise what `submit` would raise now: ask before a request costs anything."""
+        with self._changed:
+            self._admit(priority, deadline)
+
+    def _admit(self, priority: Priority, deadline: float | None) -> None:
+        if not self.is_alive:
+            raise BatcherClosed("the service is shutting down")
+        wait = self.seconds_for(self._cost_before(priority))
+        most = self._config.max_queue_wait_s
+        if deadline is not None:
+            most = min(most, deadline - time.monotonic())
+        if len(self._queues[priority]) >= self._config.max_queue_size or 0 < most < wait:
+            raise QueueFull(wait)
 
     def _cost_before(self, priority: Priority) -> int:
         """Work items that have their turn before a new request of this priority."""

@@ -11,7 +11,7 @@ import torch
 
 from anomaly.bundle import Bundle
 from anomaly.detector import Detector
-from anomaly.device import choose_device
+from anomaly.device import choose_device, memory_of
 from anomaly.types import Detection, FloatArray, Placement
 from record.audit import Audit
 from service.batching import (
@@ -27,6 +27,9 @@ from service.logs import ACTOR
 from service.metrics import Metrics
 from service.registry import Registry, RegistryConfig, ServedModel, cost_of
 from service.settings import Settings
+
+# A CPU computes small batches as fast as large ones, and whoever comes next waits less (docs/LOG.md).
+_MOST_ITEMS = {"cpu": 16, "cuda": 64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class Engine:
         self.device = choose_device(settings.device)
         self._metrics = metrics
         self._audit = audit
-        self._most_items = settings.max_batch_items
+        self._most_items = settings.max_batch_items or _MOST_ITEMS[self.device.type]
         self._stall_after_s = settings.stall_after_s
         config = RegistryConfig(settings.models_dir, settings.default_model, settings.max_models_mb)
         self.registry = Registry(config, self._prepare, self._publish, self._note)
@@ -53,14 +56,16 @@ class Engine:
         self.batcher: Batcher[Work, Detection] = Batcher(
             self._run,
             BatchingConfig(
-                settings.max_batch_items,
+                self._most_items,
                 settings.max_queue_size,
                 settings.max_queue_wait_ms / 1000,
                 settings.max_queue_delay_ms / 1000,
             ),
             events=_events(metrics),
         )
-        metrics.batch_limit.set(settings.max_batch_items)
+        metrics.batch_limit.set(self._most_items)
+        for kind, read in memory_of(self.device).items():
+            metrics.device_memory.labels(kind).set_function(read)
         metrics.watch_queue(lambda: self.batcher.depth, settings.max_queue_size)
 
     @property
@@ -72,6 +77,10 @@ class Engine:
         """How long this many images of the dearest model take."""
         dearest = max((model.cost for model in self.registry.active), default=1)
         return self.batcher.seconds_for(requests * dearest)
+
+    def admit(self, priority: Priority, deadline: float) -> None:
+        """Raise `QueueFull` where one more image would be refused now."""
+        self.batcher.admit(priority, deadline)
 
     async def detect(
         self, model: ServedModel, work: Work, *, priority: Priority, deadline: float

@@ -27,13 +27,21 @@ _HEADERS = [
 class Frame:
     """Echoes or makes `X-Request-ID`, adds security headers, logs the request.
 
+    `observe(route, status, seconds)` is told of each answer; a route is the pattern that the path fits.
     While `is_draining()`, answers close their connection, so that no client sends its next request into
     a connection that is about to end.
     """
 
-    def __init__(self, app: ASGIApp, *, is_draining: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        is_draining: Callable[[], bool],
+        observe: Callable[[str, int, float], None],
+    ) -> None:
         self._app = app
         self._is_draining = is_draining
+        self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request through."""
@@ -53,8 +61,14 @@ class Frame:
         token = REQUEST_ID.set(request_id)
         try:
             await self._app(scope, receive, send_framed)
+        except Exception:
+            status = status or 500  # which is answered outside of this
+            raise
         finally:
-            _write(scope, status, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            _write(scope, status, seconds)
+            if status:  # 0: the client left, and nothing was answered
+                self._observe(getattr(scope.get("route"), "path", "other"), status, seconds)
             REQUEST_ID.reset(token)
 
     def _headers(self, request_id: str) -> list[tuple[bytes, bytes]]:

@@ -24,6 +24,7 @@ from anomaly.preprocess import place
 from anomaly.types import Detection, FloatArray, RgbImage
 from service.batching import Priority
 from service.body import read_image
+from service.drift import Drifts
 from service.engine import Engine, Work
 from service.errors import BodyTooSlow
 from service.found import Inspection, Source
@@ -46,6 +47,7 @@ class Inspector:
     metrics: Metrics
     settings: Settings
     pool: ThreadPoolExecutor
+    drifts: Drifts
     recording: Recording | None = None
 
     async def inspect(self, request: Request, query: ScoreQuery) -> ScoreOut:
@@ -74,6 +76,7 @@ class Inspector:
         """Read the request's image and answer it while somebody waits."""
         timings: dict[str, float] = {}
         deadline = self.deadline_of(query)
+        self.engine.admit(Priority[query.priority.upper()], deadline)  # before anything is read
         data = await self._read(request, query, timings)
         async with while_wanted(request, deadline, timings):
             return await answer(data, query, deadline, timings)
@@ -117,6 +120,7 @@ class Inspector:
         self.metrics.observe_stage("inference", outcome.inference_s, timings)
         detection = await self._as_asked(outcome.result, model, query)
         self.metrics.observe_detection(model.name, query.camera, detection)
+        self.drifts.add(model, query.camera, detection, inputs)
         found = Inspection(model, source, detection, uuid.uuid4().hex, inputs)
         if self.recording is not None:
             self.recording.keep(found, query, timings=timings, image_sha256=sha256)

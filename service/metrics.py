@@ -4,7 +4,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
 
 from anomaly.types import Detection
 
@@ -18,6 +25,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
         self.inspections = self._counter(
             "inspections", "Parts inspected.", "model", "camera", "verdict"
         )
@@ -32,6 +41,14 @@ class Metrics:
             "maskline_stage_duration_seconds",
             "Time in each stage: read, decode, queue, inference, encode.",
             ("stage",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.requests = self._counter("requests", "Requests answered.", "route", "code")
+        self.request_duration = Histogram(
+            "maskline_request_duration_seconds",
+            "From the first byte of a request to the last of its answer.",
+            ("route",),
             buckets=_SECONDS,
             registry=self.registry,
         )
@@ -57,8 +74,27 @@ class Metrics:
         self.in_flight = self._gauge("in_flight_requests", "Requests past the door.")
         self.out_of_memory = self._counter("oom", "Batches that did not fit the device.", "model")
         self.batch_limit = self._gauge("batch_limit", "Most work items in a batch now.")
+        self.device_memory = self._gauge(
+            "device_memory_bytes", "Memory held on the device; resident on a CPU.", "kind"
+        )
         self.record_behind = self._gauge("record_behind_bytes", "Results that the store lacks yet.")
         self.record_lost = self._counter("record_lost", "Results that the disk did not take.")
+        self.score_drift = self._gauge(
+            "score_drift_psi", "Stability index of the last scores.", "model", "camera"
+        )
+        self.input_drift = self._gauge(
+            "input_drift_psi",
+            "Stability index of what the camera sends, and of the distance from remembered parts.",
+            "model",
+            "camera",
+            "statistic",
+        )
+        self.brightness = self._gauge(
+            "input_brightness_ratio", "Brightness over that at calibration.", "model", "camera"
+        )
+        self.drift_found = self._gauge(
+            "drift_found", "1 where camera or parts changed.", "model", "camera", "finding"
+        )
         self.kept_bytes = self._gauge("kept_bytes", "Images and evidence that are kept.")
         self.kept_lost = self._counter("kept_lost", "Images that could not be kept.")
         self.trace_stage: Callable[[str, float, float], None] | None = None
@@ -85,16 +121,21 @@ class Metrics:
         if self.trace_stage is not None:
             self.trace_stage(stage, seconds, ended_s_ago)
 
+    def observe_request(self, route: str, status: int, seconds: float) -> None:
+        """Count one answer; `route` is a pattern, never a path."""
+        self.requests.labels(route, str(status)).inc()
+        self.request_duration.labels(route).observe(seconds)
+
     def observe_detection(self, model: str, camera: str | None, detection: Detection) -> None:
         """Count one finished inspection."""
-        label = self._camera(camera)
+        label = self.camera(camera)
         self.inspections.labels(model, label, detection.verdict).inc()
         ratio = detection.pred_score / max(detection.threshold, 1e-6)
         self.score_ratio.labels(model, label).observe(ratio)
         self.last_image.labels(label).set_to_current_time()
 
-    def _camera(self, camera: str | None) -> str:
-        """Keep the label bounded: after 64 cameras the rest share `other`."""
+    def camera(self, camera: str | None) -> str:
+        """Return a camera's label, which is bounded: after 64 cameras the rest share `other`."""
         name = camera or "none"
         if name not in self._cameras:
             if len(self._cameras) >= _MAX_CAMERAS:

@@ -10,7 +10,7 @@ from service.schemas import ScoreQuery
 _PREFIX = "x-maskline-"
 
 
-def inspector(request: Request) -> Inspector:
+async def inspector(request: Request) -> Inspector:
     """Return the app's inspector."""
     found: Inspector = request.app.state.inspector
     return found

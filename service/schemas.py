@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from anomaly.drift import Drift
 from anomaly.statement import Statement
 from anomaly.types import Detection, Region, Verdict
 from service.registry import ServedModel
@@ -351,6 +352,20 @@ class CalibrationOut(BaseModel):
     normals: int
     statement: Statement
     review: Annotated[ReviewOut | None, Field(description="null where no results are recorded.")]
+
+
+class DriftOut(BaseModel):
+    """What the watch over one camera's parts found."""
+
+    camera: Annotated[str, Field(description="none: parts that were sent without a camera.")]
+    drift: Drift
+
+
+class DriftsOut(BaseModel):
+    """Whether camera or parts changed; a camera is listed once it has sent a part."""
+
+    model: str
+    cameras: list[DriftOut]
 
 
 class ActivateIn(BaseModel):

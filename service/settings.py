@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     database_url: str | None = Field(
         None, description="postgresql+psycopg://…; SQLite in the record's folder without one."
     )
+    record_days: float = Field(
+        float("inf"), gt=0, description="Results older than this go, but those with feedback."
+    )
     keep: Policy = Field("sampled", description="Images kept: sampled is those not OK and a share.")
     keep_share: float = Field(0.1, ge=0, le=1, description="Share of OK parts that sampled keeps.")
     keep_days: float = Field(30, gt=0, description="Kept images older than this go.")
@@ -44,13 +47,19 @@ class Settings(BaseSettings):
     review_results: int = Field(
         1000, ge=0, le=5000, description="Latest results that a new calibration is compared on."
     )
+    drift_parts_per_alarm: float = Field(
+        100_000, ge=100, description="Parts between false drift alarms of a camera, on average."
+    )
     metrics_open: bool = Field(True, description="Whether /metrics needs no key.")
     torch_threads: int | None = Field(None, ge=1, description="Default: all cores but one.")
     decode_threads: int | None = Field(
         None, ge=1, le=64, description="Default: half the cores, 2 to 16."
     )
-    max_batch_items: int = Field(
-        64, ge=1, le=65536, description="Images × windows × masks in one batch."
+    max_batch_items: int | None = Field(
+        None,
+        ge=1,
+        le=65536,
+        description="Images × windows × masks in one batch. Default: 64 on a GPU, 16 on a CPU.",
     )
     max_queue_delay_ms: float = Field(0.0, ge=0, le=1000)
     max_queue_size: int = Field(64, ge=1)

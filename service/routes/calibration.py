@@ -46,7 +46,7 @@ _BODY: dict[str, Any] = {
 }
 
 
-def calibrator(request: Request) -> Calibrator:
+async def calibrator(request: Request) -> Calibrator:
     """Return the app's calibrator."""
     found: Calibrator = request.app.state.calibrator
     return found

@@ -10,7 +10,7 @@ from service.inspection import Inspector
 from service.keys import Role
 from service.parameters import inspector
 from service.registry import ServedModel, Slot
-from service.schemas import ActivateIn, ModelOut, ModelsOut, VersionsOut
+from service.schemas import ActivateIn, DriftOut, DriftsOut, ModelOut, ModelsOut, VersionsOut
 
 router = APIRouter(tags=["models"])
 
@@ -72,6 +72,22 @@ async def activate(
 async def rollback(name: str, inspector: _Inspector) -> VersionsOut:
     """Let the version before serve again, also after a restart."""
     return versions(await inspector.engine.registry.rollback(name))
+
+
+@router.get(
+    "/v1/models/{name}/drift",
+    dependencies=[Depends(needs(Role.SCORE))],
+    responses=_RESPONSES,
+    openapi_extra=SECURED,
+)
+async def drift(name: str, inspector: _Inspector) -> DriftsOut:
+    """Say whether camera or parts changed since the last calibration, camera by camera."""
+    slot = inspector.engine.registry.find(name)
+    watches = inspector.drifts.of(slot.name)
+    return DriftsOut(
+        model=slot.name,
+        cameras=[DriftOut(camera=camera, drift=watch.drift) for camera, watch in watches.items()],
+    )
 
 
 def versions(slot: Slot) -> VersionsOut:

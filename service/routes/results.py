@@ -74,7 +74,7 @@ class ExportQuery(ResultsQuery):
     form: Literal["jsonl", "csv"] = "jsonl"
 
 
-def recording(inspector: Annotated[Inspector, Depends(inspector)]) -> Recording:
+async def recording(inspector: Annotated[Inspector, Depends(inspector)]) -> Recording:
     """Return the app's record; raises `NothingRecorded`."""
     if inspector.recording is None:
         raise NothingRecorded("this service keeps no results (MASKLINE_RECORD=off)")

@@ -64,7 +64,7 @@ def test_metrics_count_what_happened_under_the_contracts_names(tiny_folder: Path
 def test_camera_labels_stay_bounded(tiny_folder: Path) -> None:
     with TestClient(create_app(settings(tiny_folder))) as client:
         metrics = client.app.state.inspector.metrics
-        labels = {metrics._camera(f"cam{i}") for i in range(500)}
+        labels = {metrics.camera(f"cam{i}") for i in range(500)}
     assert len(labels) == 65
     assert "other" in labels
 

@@ -11,7 +11,7 @@ N ?= 20000
 MINUTES ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check audit format format-check lint types contracts bench bench-quality bench-serving fuzz soak openapi clean
+.PHONY: help install demo test test-monitoring dashboards check audit format format-check lint types contracts bench bench-quality bench-serving fuzz soak openapi clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -21,7 +21,7 @@ install: $(VENV)/.dev ## Make .venv with everything, development tools included
 demo: $(VENV)/.runtime ## Draw parts, train, calibrate, evaluate, serve (ARGS=--no-serve stops before)
 	$(BIN)/maskline demo $(ARGS)
 
-test: $(VENV)/.dev postgresql ## Run the whole test suite
+test: $(VENV)/.dev postgresql prometheus ## Run the whole test suite
 	$(BIN)/python -m pytest
 
 check: format-check lint types contracts audit coverage ## Everything CI wants: format, lint, types, imports, known vulnerabilities, tests
@@ -54,11 +54,25 @@ postgresql:
 	  echo "no PostgreSQL here: its tests are skipped (apt install postgresql)"
 
 .PHONY: coverage
-coverage: $(VENV)/.dev postgresql ## Run the tests and require 90 % branch coverage of anomaly/, record/ and service/
+coverage: $(VENV)/.dev postgresql prometheus ## Run the tests and require 90 % branch coverage of anomaly/, record/ and service/
 	$(BIN)/python -m pytest --cov --cov-report= -p no:cacheprovider | tee $(VENV)/pytest.log; exit $${PIPESTATUS[0]}
 	$(BIN)/coverage report --include 'anomaly/*,record/*,service/*' --fail-under 90
 	$(BIN)/coverage report --include 'training/*' --fail-under 85
 	@tail -n 1 $(VENV)/pytest.log
+
+dashboards: $(VENV)/.dev ## Write the Grafana dashboards anew
+	$(BIN)/python -m deploy.dashboards
+
+# promtool and Prometheus are Debian's; without them their tests are skipped.
+.PHONY: prometheus
+prometheus:
+	@command -v promtool >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus >/dev/null; } || \
+	  echo "no Prometheus here: its tests are skipped (apt install prometheus)"
+
+test-monitoring: $(VENV)/.dev prometheus ## A real Prometheus watches a real service: panels, rules, alerts
+	$(BIN)/python -m pytest -m 'monitoring or not monitoring' tests/deploy
 
 bench: bench-quality ## All benchmarks
 

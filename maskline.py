@@ -296,6 +296,24 @@ def audit_show(folder: RecordDir = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def backup(
+    out: Annotated[Path, typer.Argument(help="A new folder for the copy.")],
+    folder: RecordDir = None,
+) -> None:
+    """Copy results, journal, audit trail and cases, also while the service runs."""
+    from record.backup import backup as copy
+
+    copied = copy(_record_dir(folder), out)
+    typer.echo(f"{out}: {copied.audit_rows} audit rows, unbroken; {copied.cases} files of cases")
+    if copied.results is None:
+        typer.echo(
+            "results are not in SQLite here: back up their database with its own means (pg_dump)"
+        )
+    else:
+        typer.echo(f"{copied.results} results, and a journal of {copied.journal_files} files")
+
+
+@app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Where to work.")] = Path("maskline-demo"),
     serve: Annotated[bool, typer.Option(help="Serve the model at the end.")] = True,

@@ -58,20 +58,39 @@ def _measure(kind: str, url: str, options: argparse.Namespace) -> None:
     for first in tqdm(range(0, options.rows, _CHUNK), desc=kind, unit="chunk"):
         store.add([row(number, random) for number in range(first, first + _CHUNK)])
     rate = options.rows / (time.monotonic() - started)
+    for number, one in enumerate(store.page(Filter(verdict="NG"), limit=1000).rows):
+        kind = ("false_alarm", "confirmed_defect", "confirmed_defect")[number % 3]
+        said = {"result_id": one["result_id"], "said_at": _START, "said_by": "q", "kind": kind}
+        store.add_feedback(said | {"defect": None, "comment": None})
     with create_engine(url).connect() as connection:
         connection.execute(text("ANALYZE"))
         connection.commit()
     print(f"\n{kind}: {options.rows:,} rows, stored at {rate:,.0f} a second\n")
     print("| filter | first page of 100: median, worst | a page in the middle: median, worst |")
     print("|---|---|---|")
-    middle = options.rows // 2
+    middle = cursor_at(options.rows // 2)
     for name, wanted in filters(options.rows).items():
         pages = [
             _times(partial(store.page, wanted, cursor=cursor), options.repeats)
             for cursor in (None, middle)
         ]
         print(f"| {name} | {pages[0]} | {pages[1]} |", flush=True)
+    for name, ask in {
+        "normals to calibrate on": partial(store.kept_normals, Filter(model="flange"), 500),
+        "cases": partial(store.kept_defects, "flange", 1000),
+        "latest kept": partial(store.kept_latest, "flange", 1000),
+    }.items():
+        print(f"| {name} | {_times(ask, options.repeats)} | - |", flush=True)
+    started = time.perf_counter()
+    gone = store.forget(_START + timedelta(hours=3))
+    print(f"\nretention: {gone:,} old rows deleted in {time.perf_counter() - started:.2f} s")
     store.close()
+
+
+def cursor_at(number: int) -> str:
+    """The cursor behind a row."""
+    moment = _START + timedelta(seconds=number)
+    return f"{round(moment.timestamp() * 1e6)}.{number}"
 
 
 def filters(rows: int) -> dict[str, Filter]:

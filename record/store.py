@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from importlib import resources
 from typing import Any
 
@@ -34,6 +34,8 @@ _BUSY_S = 10.0
 _MIGRATING = threading.Lock()  # Alembic keeps its context in a module
 
 
+_NEWEST = (results.c.inspected_at.desc(), results.c.id.desc())
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
@@ -85,7 +87,7 @@ class Page:
     """Results, newest first, and what asks for the next ones; None at the end."""
 
     rows: list[dict[str, Any]]
-    cursor: int | None
+    cursor: str | None
 
 
 class Store:
@@ -130,14 +132,14 @@ class Store:
                 raise RowRefused(f"results are refused: {_first_line(error)}") from error
             raise StoreError(f"results cannot be stored: {_first_line(error)}") from error
 
-    def page(self, wanted: Filter, *, cursor: int | None = None, limit: int = 100) -> Page:
-        """Return results that fit, newest first; a page's `cursor` asks for the next."""
-        statement = wanted.on(select(results)).order_by(results.c.id.desc()).limit(limit + 1)
+    def page(self, wanted: Filter, *, cursor: str | None = None, limit: int = 100) -> Page:
+        """Return results that fit, newest inspection first; a page's `cursor` asks for the next."""
+        statement = wanted.on(select(results)).order_by(*_NEWEST).limit(limit + 1)
         if cursor is not None:
-            statement = statement.where(results.c.id < cursor)
+            statement = statement.where(_behind(cursor))
         rows = self._rows(statement)
         more = len(rows) > limit
-        return Page(rows[:limit], rows[limit - 1]["id"] if more else None)
+        return Page(rows[:limit], _cursor(rows[limit - 1]) if more else None)
 
     def kept_normals(self, wanted: Filter, limit: int) -> list[dict[str, Any]]:
         """Return the newest kept results that count as normal.
@@ -150,26 +152,24 @@ class Store:
         normal = or_(
             kind.c.kind.in_(("false_alarm", "confirmed_good")), and_(passed, kind.c.kind.is_(None))
         )
-        return self._kept(wanted, kind, normal, limit)
+        joined = results.outerjoin(kind, kind.c.result_id == results.c.result_id)
+        statement = select(results).select_from(joined)
+        statement = wanted.on(statement.where(results.c.kept.is_(True), normal))
+        return self._rows(statement.order_by(*_NEWEST).limit(limit))
 
     def kept_defects(self, model: str, limit: int) -> list[dict[str, Any]]:
         """Return the newest kept results that somebody called a defect, with `kind` being what was said."""
         kind = _last_said()
         defect = kind.c.kind.in_(("confirmed_defect", "missed_defect"))
-        return self._kept(Filter(model=model), kind, defect, limit)
+        joined = results.join(kind, kind.c.result_id == results.c.result_id)
+        statement = select(results, kind.c.kind).select_from(joined)
+        statement = statement.where(results.c.kept.is_(True), defect, results.c.model == model)
+        return self._rows(statement.order_by(*_NEWEST).limit(limit))
 
     def kept_latest(self, model: str, limit: int) -> list[dict[str, Any]]:
         """Return the newest kept results."""
         statement = Filter(model=model).on(select(results).where(results.c.kept.is_(True)))
-        return self._rows(statement.order_by(results.c.id.desc()).limit(limit))
-
-    def _kept(
-        self, wanted: Filter, kind: Subquery, which: ColumnElement[bool], limit: int
-    ) -> list[dict[str, Any]]:
-        joined = results.outerjoin(kind, kind.c.result_id == results.c.result_id)
-        statement = select(results, kind.c.kind).select_from(joined)
-        statement = wanted.on(statement.where(results.c.kept.is_(True), which))
-        return self._rows(statement.order_by(results.c.id.desc()).limit(limit))
+        return self._rows(statement.order_by(*_NEWEST).limit(limit))
 
     def find(self, result_id: str) -> dict[str, Any] | None:
         """Return a result by its id."""
@@ -228,6 +228,22 @@ def unusable(url: str) -> str | None:
     except ArgumentError:
         return "no address of a database; want for instance postgresql+psycopg://user@host/maskline"
     return None if kind in _INSERTS else f"{kind!r} is not supported; use sqlite or postgresql"
+
+
+def _cursor(row: dict[str, Any]) -> str:
+    """Name a row's place in the order of pages: microseconds and id."""
+    return f"{(row['inspected_at'] - _EPOCH) // timedelta(microseconds=1)}.{row['id']}"
+
+
+def _behind(cursor: str) -> ColumnElement[bool]:
+    """Restrict to the rows behind a place; raises `ValueError` where it is none."""
+    moment, _, number = cursor.partition(".")
+    at = _EPOCH + timedelta(microseconds=int(moment))
+    # The first condition bounds the index, the second is exact.
+    return and_(
+        results.c.inspected_at <= at,
+        or_(results.c.inspected_at < at, results.c.id < int(number)),
+    )
 
 
 def _last_said() -> Subquery:

@@ -46,7 +46,7 @@ metadata = MetaData()
 results = Table(
     "results",
     metadata,
-    Column("id", _Id, primary_key=True),  # in the order of arrival: pages are cut by it
+    Column("id", _Id, primary_key=True),  # in the order of arrival
     Column("result_id", String(32), nullable=False, unique=True),
     Column("idempotency_key", String(128), unique=True),
     Column("inspected_at", Moment, nullable=False),
@@ -69,12 +69,13 @@ results = Table(
     Column("regions", JSON, nullable=False),
     Column("timings", JSON, nullable=False),
     Column("image_sha256", String(64), nullable=False),
-    Index("results_by_time", "inspected_at"),
-    Index("results_by_model", "model", "id"),
-    Index("results_by_camera", "camera", "id"),
-    Index("results_by_lot", "lot", "id"),
-    Index("results_by_part", "part_id", "id"),
-    Index("results_by_verdict", "verdict", "id"),
+    # Pages are cut in the order of inspection, by any filter and any span of time.
+    Index("results_by_time", "inspected_at", "id"),
+    Index("results_by_model", "model", "inspected_at", "id"),
+    Index("results_by_camera", "camera", "inspected_at", "id"),
+    Index("results_by_lot", "lot", "inspected_at", "id"),
+    Index("results_by_part", "part_id", "inspected_at", "id"),
+    Index("results_by_verdict", "verdict", "inspected_at", "id"),
 )
 
 feedback = Table(

@@ -144,7 +144,7 @@ class Recording:
             del self._underway[key]
             mine.cancel()
 
-    async def page(self, wanted: Filter, *, cursor: int | None, limit: int) -> Page:
+    async def page(self, wanted: Filter, *, cursor: str | None, limit: int) -> Page:
         """Read a page of results. Raises `StoreError`."""
         return await self._read(lambda store: store.page(wanted, cursor=cursor, limit=limit))
 

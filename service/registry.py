@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -314,7 +314,7 @@ class Registry:
 
     def _read(self, slot: Slot, folder: Path) -> ServedModel:
         started = time.monotonic()
-        bundle = load_bundle(folder)
+        bundle = replace(load_bundle(folder), name=slot.name)  # a folder may have been renamed
         detector = self._prepare(bundle)
         digests: dict[str | None, str] = {None: digest_of(detector.calibration)}
         digests |= {camera: digest_of(one) for camera, one in bundle.cameras.items()}

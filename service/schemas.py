@@ -238,7 +238,7 @@ class ResultsOut(BaseModel):
     """A page of results, newest first."""
 
     results: list[ResultOut]
-    cursor: Annotated[int | None, Field(description="Asks for the next page; null at the end.")]
+    cursor: Annotated[str | None, Field(description="Asks for the next page; null at the end.")]
 
 
 class BatchItemOut(BaseModel):

@@ -64,7 +64,9 @@ class ResultsQuery(BaseModel):
 class PageQuery(ResultsQuery):
     """Which page of them."""
 
-    cursor: Annotated[int | None, Field(ge=1, le=2**62, description="Of the page before.")] = None
+    cursor: Annotated[
+        str | None, Field(pattern=r"^\d{1,17}\.\d{1,18}$", description="Of the page before.")
+    ] = None
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
 
 

@@ -177,3 +177,16 @@ def test_old_results_are_forgotten_but_those_that_were_spoken_of(store: Store) -
     assert store.forget(before) == 2
     assert store.forget(before) == 0
     assert numbers(store.page(Filter()).rows) == [10, 9, 8, 7, 2]
+
+
+def test_pages_follow_the_time_of_inspection_also_where_rows_came_late(store: Store) -> None:
+    store.add([row(n) for n in (5, 6, 7, 8)])
+    store.add([row(n) for n in (1, 2, 3, 4)])  # out of the journal, after an outage
+    store.add([row(9, inspected_at=NOON + timedelta(seconds=8))])  # the same moment as another
+    seen, cursor = [], None
+    for _ in range(5):
+        page = store.page(Filter(), cursor=cursor, limit=2)
+        seen += numbers(page.rows)
+        cursor = page.cursor
+    assert cursor is None
+    assert seen == [9, 8, 7, 6, 5, 4, 3, 2, 1]

@@ -50,39 +50,48 @@ class ChangeTest:
     """Conformal Shiryaev-Roberts test of one statistic.
 
     While nothing changes, `value` takes about N parts, or more, to reach N on average. A value is ranked
-    among those of the calibration and all that came some while before it: were it ranked among the last ones
-    too, a change would soon be compared with itself. The while is no longer than what is known, so that a few
-    calibration images are not held for the truth.
+    among those of the calibration (each group counting once) and all that came some while before it: were it
+    ranked among the last ones too, a change would soon be compared with itself. The while is no longer than
+    as much is known, so that a few calibration parts are not held for the truth.
     """
 
-    def __init__(self, reference: FloatArray, seed: int = 0) -> None:
+    def __init__(self, reference: FloatArray, weights: FloatArray, seed: int = 0) -> None:
         self.value = 0.0
-        self._known = sorted(float(one) for one in reference)
+        order = np.argsort(reference)
+        self._reference = [float(one) for one in reference[order]]
+        self._below: list[float] = [0.0, *np.cumsum(weights[order], dtype=np.float64).tolist()]
+        self._later: list[float] = []  # sorted
         self._waiting: deque[float] = deque()
         self._shares = [1 / _WAYS] * _WAYS
         self._random = np.random.default_rng(seed)
 
     def add(self, value: float) -> None:
-        """Bet on the rank of one more value among all before it."""
+        """Bet on the rank of one more value."""
         p = self._p_value(value)
         shares = [(1 - _JUMP) * share + _JUMP / _WAYS for share in self._shares]
         won = [share * bet for share, bet in zip(shares, _bets(p), strict=True)]
         total = sum(won)
         self._shares = [one / total for one in won]
         self.value = min((self.value + 1) * total, 1e300)
+        self._remember(value)
 
     def _p_value(self, value: float) -> float:
         """Smoothed share of known values at least as large, the new one included."""
-        first = bisect.bisect_left(self._known, value)
-        after = bisect.bisect_right(self._known, value)
-        above, tied = len(self._known) - after, after - first + 1
-        p = (above + self._random.uniform() * tied) / (len(self._known) + 1)
-        self._waiting.append(value)
-        while len(self._waiting) > min(_LAG, len(self._known)):
-            late = self._waiting.popleft()
-            if len(self._known) < _MOST_REMEMBERED:
-                bisect.insort(self._known, late)
+        known = self._below[-1] + len(self._later)
+        below = self._below[bisect.bisect_left(self._reference, value)]
+        below += bisect.bisect_left(self._later, value)
+        up_to = self._below[bisect.bisect_right(self._reference, value)]
+        up_to += bisect.bisect_right(self._later, value)
+        tied = up_to - below + 1
+        p = (known - up_to + self._random.uniform() * tied) / (known + 1)
         return min(max(p, 1e-9), 1 - 1e-9)
+
+    def _remember(self, value: float) -> None:
+        self._waiting.append(value)
+        while len(self._waiting) > min(_LAG, self._below[-1] + len(self._later)):
+            late = self._waiting.popleft()
+            if len(self._later) < _MOST_REMEMBERED:
+                bisect.insort(self._later, late)
 
 
 class Stability:
@@ -150,7 +159,7 @@ class Watch:
         if usual is not None:
             self.names += usual.names
             references += [(column, usual.weights) for column in usual.values.T]
-        self._tests = [ChangeTest(values, seed) for seed, (values, _) in enumerate(references)]
+        self._tests = [ChangeTest(*one, seed) for seed, one in enumerate(references)]
         self._stability = [Stability(values, weights) for values, weights in references]
         self._usual = [float(np.median(values)) for values, _ in references]
         self._middle = [np.quantile(values, (0.25, 0.75)) for values, _ in references]

@@ -12,7 +12,7 @@ AT = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def alarm_at(reference: np.ndarray, values: np.ndarray, alarm: float) -> int | None:
-    test = ChangeTest(reference.astype(np.float32))
+    test = ChangeTest(reference.astype(np.float32), np.ones(len(reference), np.float32))
     for number, value in enumerate(values):
         test.add(float(value))
         if test.value >= alarm:
@@ -45,6 +45,21 @@ def test_a_fifth_of_extreme_values_is_found() -> None:
     found = alarm_at(generator.normal(size=150), values, 7e5)
     assert found is not None
     assert 100 < found < 300
+
+
+def test_lots_that_differ_by_themselves_are_not_a_change() -> None:
+    """Calibrated on 25 lots of six like images; then single parts of many lots come."""
+    generator = np.random.default_rng(7)
+    found = 0
+    for seed in range(30):
+        lots = np.repeat(generator.normal(size=25), 6) + generator.normal(0, 0.1, 150)
+        test = ChangeTest(lots.astype(np.float32), np.full(150, 1 / 6, np.float32), seed)
+        for value in generator.normal(size=1000):
+            test.add(float(value))
+            if test.value >= 1e5:
+                found += 1
+                break
+    assert found <= 2
 
 
 def test_ties_are_no_news() -> None:

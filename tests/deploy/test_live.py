@@ -101,16 +101,16 @@ class Line:
                 await self.post(client, "right", good[number])
                 await asyncio.sleep(max(0.0, started + 36 + number / 16 - time.monotonic()))
             overload = [
-                self.keep_posting(client, "right", good[i], time.monotonic() + 12)
+                self.keep_posting(client, "right", good[i::32], time.monotonic() + 12)
                 for i in range(32)
             ]
             await asyncio.gather(*overload)
 
     async def keep_posting(
-        self, client: httpx2.AsyncClient, camera: str, part: bytes, until: float
+        self, client: httpx2.AsyncClient, camera: str, parts: list[bytes], until: float
     ) -> None:
         while time.monotonic() < until or self.posted < PARTS:
-            await self.post(client, camera, part)
+            await self.post(client, camera, parts[self.posted % len(parts)])
             await asyncio.sleep(0.005)
 
 

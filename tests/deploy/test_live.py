@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import httpx2
@@ -101,16 +102,16 @@ class Line:
                 await self.post(client, "right", good[number])
                 await asyncio.sleep(max(0.0, started + 36 + number / 16 - time.monotonic()))
             overload = [
-                self.keep_posting(client, "right", good[i::32], time.monotonic() + 12)
-                for i in range(32)
+                self.keep_posting(client, good, Random(seed), time.monotonic() + 12)
+                for seed in range(32)
             ]
             await asyncio.gather(*overload)
 
     async def keep_posting(
-        self, client: httpx2.AsyncClient, camera: str, parts: list[bytes], until: float
+        self, client: httpx2.AsyncClient, parts: list[bytes], random: Random, until: float
     ) -> None:
         while time.monotonic() < until or self.posted < PARTS:
-            await self.post(client, camera, parts[self.posted % len(parts)])
+            await self.post(client, "right", random.choice(parts))
             await asyncio.sleep(0.005)
 
 

@@ -6,6 +6,7 @@ OpenCV. Alpha is dropped; grey is repeated into three channels; 16-bit stays 16-
 """
 
 import io
+import struct
 from dataclasses import dataclass
 
 import cv2
@@ -25,6 +26,7 @@ from anomaly.types import RgbImage
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 MIN_SIDE_PX = 16
+_PNG = b"\x89PNG\r\n\x1a\n"
 _SPARE = (
     2  # a reduced image is at least so many times the canvas, so that placing it averages still
 )
@@ -64,6 +66,8 @@ def decode_image(
         turned = header.orientation in _ON_ITS_SIDE
         sent = header.size[::-1] if turned else header.size
         return RgbImage(np.ascontiguousarray(pixels), None if least == header.size else sent)
+    if data.startswith(_PNG):
+        _check_chunks(data)
     return RgbImage(np.ascontiguousarray(_decode_with_opencv(data)))
 
 
@@ -126,6 +130,17 @@ def _decode_jpeg(data: bytes, least: tuple[int, int]) -> np.ndarray:
     except ValueError as error:
         raise CorruptImage(f"the JPEG is truncated or damaged: {error}") from error
     return pixels
+
+
+def _check_chunks(data: bytes) -> None:
+    """Refuse a PNG with a chunk longer than the file: OpenCV allocates what a chunk claims, up to 4 GB."""
+    start = len(_PNG)
+    while start + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, start)
+        start += 12 + length  # length, kind, content, checksum
+        if kind == b"IEND":
+            return
+    raise CorruptImage("the PNG is truncated, or a chunk of it is longer than the file")
 
 
 def _decode_with_opencv(data: bytes) -> np.ndarray:

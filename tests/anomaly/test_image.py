@@ -1,5 +1,7 @@
 import contextlib
 import io
+import resource
+import time
 
 import cv2
 import numpy as np
@@ -173,3 +175,22 @@ def test_a_reduced_jpeg_is_turned_and_checked_like_a_whole_one() -> None:
     assert (turned.size, turned.source_size) == ((300, 200), (600, 400))
     with pytest.raises(CorruptImage):
         decode_image(buffer.getvalue()[:-400], canvas=64)
+
+
+def test_a_png_that_claims_a_chunk_of_four_gigabytes_costs_nothing() -> None:
+    saved = io.BytesIO()
+    Image.fromarray(normal_pixels(1)).save(saved, "PNG")
+    whole = saved.getvalue()
+    place = whole.index(b"IDAT") - 4
+    bomb = whole[:place] + b"\xff\xff\xff\xff" + whole[place + 4 :]
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with pytest.raises(CorruptImage, match="longer than the file"):
+        decode_image(bomb)
+    assert time.monotonic() - started < 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KB
+
+
+@pytest.mark.parametrize("cut", [1, 4, 12, 20])
+def test_a_png_without_its_end_is_corrupt(cut: int) -> None:
+    with pytest.raises(CorruptImage):
+        decode_image(png(normal_pixels(1))[: -12 - cut])

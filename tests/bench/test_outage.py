@@ -1,18 +1,20 @@
 import sqlite3
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from bench.outage import Locked, Posted, _row
-from bench.results import filters, row
+from bench.results import row
 from record.store import Store, StoreError
+
+pytest.importorskip("aiohttp")
+
+from bench.outage import Locked, Posted, _row
 
 
 def test_a_locked_file_takes_no_rows_until_it_is_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from random import Random
-
     monkeypatch.setattr("record.store._BUSY_S", 0.05)
     store = Store.open(f"sqlite:///{tmp_path / 'results.db'}")
     held = Locked(tmp_path / "results.db")
@@ -29,16 +31,3 @@ def test_what_is_missing_or_twice_is_counted() -> None:
     posted = Posted([0.0, 1.0, 2.0], [0.01, 0.02, 0.03], ["a", "b", "c"], failed=4)
     said = _row("sqlite", posted, ["a", "b", "b", "d"], (1.5, 3.0))
     assert said == "| sqlite | 3 | 4 | 1 | 1 | 19.9 ms, 30.0 ms, 1.51 | 4 |"
-
-
-def test_made_up_rows_are_results_and_filters_ask_for_some(tmp_path: Path) -> None:
-    from random import Random
-
-    store, random = Store.open(f"sqlite:///{tmp_path / 'results.db'}"), Random(0)
-    assert store.add([row(n, random) for n in range(600)]) == 600
-    for name, wanted in filters(600).items():
-        assert (
-            store.page(wanted).rows
-            or name in ("lot", "part", "NG of a lot", "false alarms")
-            or ("never" in name)
-        ), name

@@ -24,11 +24,13 @@ from PIL import Image
 from starlette.testclient import TestClient
 from tqdm import tqdm
 
+from anomaly.device import give_back_memory
 from service.app import create_app
 from service.settings import Settings
 
 _ALLOWED = (200, 400, 413, 415)
 _SLOWEST_S = 10.0
+_GROWTH = 1.1
 _WARM = 500  # bodies before memory and files are counted
 
 
@@ -62,6 +64,7 @@ def run(model: Path, count: int, seed: int = 0, *, quiet: bool = False) -> list[
             answers[f"{answer.status_code} {code}".strip()] += 1
             if answer.status_code not in _ALLOWED:
                 failures.append(f"body {index} of seed {seed}: {answer.status_code} {answer.text}")
+        give_back_memory()
         after = _held()
         if client.get("/health/ready").status_code != 200:
             failures.append("the service is not ready any more")
@@ -72,6 +75,8 @@ def run(model: Path, count: int, seed: int = 0, *, quiet: bool = False) -> list[
     )
     if slowest > _SLOWEST_S:
         failures.append(f"an answer took {slowest:.1f} s")
+    if after[1] > _GROWTH * before[1]:
+        failures.append(f"memory grew from {before[1] / 1e6:.0f} to {after[1] / 1e6:.0f} MB")
     if after[0] > before[0]:
         failures.append(f"{after[0] - before[0]} files were left open")
     return failures

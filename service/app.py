@@ -13,6 +13,7 @@ import cv2
 import torch
 from fastapi import FastAPI
 
+from anomaly.device import give_back_memory
 from anomaly.errors import AnomalyError
 from service import errors
 from service.access import SCHEMES
@@ -32,6 +33,7 @@ from service.settings import Settings
 from service.tracing import trace
 
 _log = logging.getLogger(__name__)
+_TIDY_S = 60.0
 
 _DESCRIPTION = (
     "Visual anomaly detection: POST an image, get OK or NG with a score that has a meaning."
@@ -53,6 +55,12 @@ def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:
 async def _watch(engine: Engine, every_s: float) -> None:
     if every_s:
         await engine.watch(every_s)
+
+
+async def _tidy_memory() -> None:
+    while True:
+        await asyncio.to_thread(give_back_memory)
+        await asyncio.sleep(_TIDY_S)
 
 
 def _recording(settings: Settings, metrics: Metrics) -> Recording | None:
@@ -103,9 +111,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             inspector = Inspector(engine, metrics, settings, pool, drifts, recording)
             app.state.inspector = inspector
             app.state.calibrator = _calibrator(inspector)
-            watch = asyncio.create_task(_watch(engine, settings.watch_models_s))
+            tasks = [_watch(engine, settings.watch_models_s), _tidy_memory()]
+            running = [asyncio.create_task(task) for task in tasks]
             yield
-            watch.cancel()
+            for task in running:
+                task.cancel()
             engine.close()
             if recording is not None:
                 recording.close()

@@ -154,7 +154,7 @@ class _Traffic:
             (0.04, "no image", (400, 415), lambda c, i: self._raw(c, b"no image" * 99)),
             (0.03, "too large", (413,), lambda c, i: self._raw(c, bytes(33 * 2**20))),
             (0.03, "unknown model", (404,), lambda c, i: self._raw(c, i, "?model=none")),
-            (0.04, "deadline", (200, 504), lambda c, i: self._raw(c, i, "?deadline_ms=20")),
+            (0.04, "deadline", (200, 429, 504), lambda c, i: self._raw(c, i, "?deadline_ms=20")),
             (0.03, "leaves", (0, 200), self._leave),
             (0.03, "metrics", (200,), lambda c, i: c.get("/metrics").status_code),
         ]

@@ -97,6 +97,14 @@ class Bundle:
         network = OnnxModel(self.model, self.graph)
         return Detector(self.model, self.calibration, chosen, network, self.cameras)
 
+    def calibrated(self, calibration: Calibration, camera: str | None = None) -> "Bundle":
+        """Return the model with a calibration for one camera, or for all that have none of their own."""
+        card = self.card | {"calibration": {"images": len(calibration.images.scores)}}
+        if camera is None:
+            return dataclasses.replace(self, calibration=calibration, card=card)
+        cameras = {**self.cameras, camera: calibration}
+        return dataclasses.replace(self, cameras=cameras, card=card)
+
 
 def model_folders(folder: Path) -> list[Path]:
     """Return `folder` if it is a model, or those of its subfolders that are, by name.

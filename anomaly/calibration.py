@@ -13,14 +13,20 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from anomaly.conformal import Conformal, check_rate, left_out_rate, share_above
+from anomaly.conformal import (
+    Conformal,
+    check_rate,
+    group_weights,
+    left_out_rate,
+    share_above,
+)
 from anomaly.errors import CalibrationError
 from anomaly.inputs import STATISTICS
 from anomaly.normalise import NORMALISERS, Normaliser, UniformNormaliser
 from anomaly.reduction import Reduction
 from anomaly.roi import Roi
 from anomaly.scoring import PatchErrors
-from anomaly.types import FloatArray, Grid, Placement, Verdict
+from anomaly.types import FloatArray, Grid, Placement, Verdict, verdict_of
 
 _FOLDS = 5
 
@@ -162,10 +168,7 @@ class Calibration:
 
     def verdict(self, score: float) -> Verdict:
         """Judge a score."""
-        if score > self.threshold:
-            return "NG"
-        warn = self.warn_threshold
-        return "WARN" if warn is not None and score > warn else "OK"
+        return verdict_of(score, self.threshold, self.warn_threshold)
 
     def embedding(self, errors: PatchErrors) -> torch.Tensor | None:
         """How far images lie from the remembered ones, (B,), 0 being usual; None without a memory."""
@@ -290,9 +293,8 @@ def _usual(normals: NormalSet, normaliser: Normaliser) -> Usual | None:
     embedding = _embedding(normaliser, normals.errors)
     if embedding is not None:
         names, columns = (*names, "embedding"), [*columns, embedding.numpy()[:, None]]
-    _, member, count = np.unique(normals.groups, return_inverse=True, return_counts=True)
-    weights = (1.0 / count)[member].astype(np.float32)
-    return Usual(names, np.concatenate(columns, axis=1).astype(np.float32), weights)
+    values = np.concatenate(columns, axis=1).astype(np.float32)
+    return Usual(names, values, group_weights(normals.groups))
 
 
 def _embedding(normaliser: Normaliser, errors: PatchErrors) -> torch.Tensor | None:

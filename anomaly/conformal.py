@@ -21,6 +21,13 @@ def check_rate(rate: float) -> None:
         raise CalibrationError(f"a false-alarm rate of {rate} makes no sense; want 0 < rate < 1")
 
 
+def group_weights(groups: Sequence[str]) -> FloatArray:
+    """Weights (N,) with which each group counts once, however many its members."""
+    _, member, count = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    weights: FloatArray = (1.0 / count)[member].astype(np.float32)
+    return weights
+
+
 @dataclass(frozen=True, slots=True)
 class Expected:
     """False alarms to expect among `parts` independent normal parts, and between what with 95 %."""
@@ -41,10 +48,8 @@ class Conformal:
     @classmethod
     def fit(cls, scores: np.ndarray, groups: Sequence[str]) -> "Conformal":
         """Sort N scores; images of one group share its weight."""
-        _, member, count = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
         order = np.argsort(scores)
-        weights = (1.0 / count)[member]
-        return cls(scores[order].astype(np.float32), weights[order].astype(np.float32))
+        return cls(scores[order].astype(np.float32), group_weights(groups)[order])
 
     @property
     def groups(self) -> int:
@@ -96,10 +101,11 @@ def share_above(scores: np.ndarray, groups: Sequence[str], threshold: float) -> 
 
 def left_out_rate(scores: np.ndarray, groups: Sequence[str], rate: float) -> float:
     """Share of normals that a threshold for `rate` rejects, each group by the others' threshold."""
+    fitted = Conformal.fit(scores, groups)
     names, member = np.unique(np.asarray(groups), return_inverse=True)
-    of = np.asarray(groups)
-    rejected = [
-        np.mean(scores[own] > Conformal.fit(scores[~own], of[~own].tolist()).threshold(rate))
-        for own in (member == number for number in range(len(names)))
-    ]
+    member = member[np.argsort(scores)]  # in the order of `fitted`
+    rejected = []
+    for own in (member == number for number in range(len(names))):
+        others = Conformal(fitted.scores[~own], fitted.weights[~own])
+        rejected.append(np.mean(fitted.scores[own] > np.float32(others.threshold(rate))))
     return float(np.mean(rejected))

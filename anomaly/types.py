@@ -10,6 +10,13 @@ FloatArray = NDArray[np.float32]
 Verdict = Literal["OK", "WARN", "NG"]
 
 
+def verdict_of(score: float, threshold: float, warn_threshold: float | None) -> Verdict:
+    """NG above the threshold, WARN above the lower one for doubtful parts, otherwise OK."""
+    if score > threshold:
+        return "NG"
+    return "WARN" if warn_threshold is not None and score > warn_threshold else "OK"
+
+
 @dataclass(frozen=True, slots=True)
 class RgbImage:
     """A decoded image: RGB, uint8 in [0, 255] or uint16 in [0, 65535], shape (H, W, 3).
@@ -139,8 +146,5 @@ class Detection:
 
     @property
     def verdict(self) -> Verdict:
-        """NG above the threshold, WARN above the lower one for doubtful parts, otherwise OK."""
-        if self.is_anomalous:
-            return "NG"
-        doubtful = self.warn_threshold is not None and self.pred_score > self.warn_threshold
-        return "WARN" if doubtful else "OK"
+        """What is to be done with the part; see `verdict_of`."""
+        return verdict_of(self.pred_score, self.threshold, self.warn_threshold)

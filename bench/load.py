@@ -97,6 +97,19 @@ async def metric(url: str, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
 
+async def ready(session: aiohttp.ClientSession, url: str) -> None:
+    """Wait until a service says that it is ready, two minutes at most."""
+    for _ in range(1200):
+        try:
+            async with session.get(f"{url}/health/ready") as answer:
+                if answer.status == 200:
+                    return
+        except aiohttp.ClientError:
+            pass
+        await asyncio.sleep(0.1)
+    raise SystemExit("the service did not become ready; see its log")
+
+
 def _session(limit: int) -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(limit=limit, force_close=False)
     return aiohttp.ClientSession(

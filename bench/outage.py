@@ -10,7 +10,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -24,6 +23,8 @@ import aiohttp
 import numpy as np
 from sqlalchemy import create_engine, text
 
+from bench.load import ready
+from bench.local import free_port
 from bench.postgres import Postgres, binaries
 from bench.serving import pictures
 
@@ -66,9 +67,7 @@ class Server:
     """The service in a process that can be killed."""
 
     def __init__(self, model: Path, folder: Path, url: str, log: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self._command = [sys.executable, "-m", "bench.servers", "maskline", str(model)]
         self._command += [str(self.port), "--free"]
         record = {"MASKLINE_RECORD": "on", "MASKLINE_RECORD_DIR": str(folder)}
@@ -147,7 +146,7 @@ async def _drive(
     address = f"http://127.0.0.1:{server.port}"
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
-        await _ready(session, address)
+        await ready(session, address)
         for number in range(200):  # warm
             await _post(session, address, images[number % 32], -1, Posted())
         started = time.perf_counter()
@@ -178,19 +177,7 @@ async def _killed(
 ) -> None:
     await _at(moment, server.kill)
     server.start()
-    await _ready(session, address)
-
-
-async def _ready(session: aiohttp.ClientSession, address: str) -> None:
-    for _ in range(600):
-        try:
-            async with session.get(f"{address}/health/ready") as answer:
-                if answer.status == 200:
-                    return
-        except aiohttp.ClientError:
-            pass
-        await asyncio.sleep(0.1)
-    raise SystemExit("the server did not become ready; see its log")
+    await ready(session, address)
 
 
 async def _post(

@@ -2,12 +2,13 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from pathlib import Path
 
 import psycopg
+
+from bench.local import free_port
 
 _USER = "postgres"
 
@@ -21,9 +22,7 @@ class Postgres:
         self._as = "nobody" if os.getuid() == 0 else None
         if self._as:
             shutil.chown(folder, self._as)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self._run("initdb", "-D", str(folder / "data"), "-U", _USER, "-A", "trust", "-E", "UTF8")
         self.start()
 

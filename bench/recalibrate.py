@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from typing import Any
 
 import aiohttp
 
+from bench.load import ready
+from bench.local import free_port
 from training.data import open_dataset
 
 
@@ -35,9 +36,7 @@ def main() -> None:
     images = [sample.path.read_bytes() for sample in samples[: options.normals]]
     folder = Path(tempfile.mkdtemp(prefix="maskline-recalibrate-"))
     shutil.copytree(options.model, folder / "models/model")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "maskline", "serve", "--no-auth", "--port", str(port)]
     variables = {"MASKLINE_RECORD_DIR": str(folder / "results"), "MASKLINE_KEEP": "all"}
     variables |= {"MASKLINE_LOG_LEVEL": "warning"}
@@ -55,7 +54,7 @@ def main() -> None:
 async def _drive(url: str, images: Sequence[bytes]) -> str:
     statuses: Counter[int] = Counter()
     async with aiohttp.ClientSession() as session:
-        await _ready(session, url)
+        await ready(session, url)
         for number, image in enumerate(images):
             await _post(session, f"{url}/score?part_id={number}&heatmap=none", image, statuses)
         await asyncio.sleep(2)  # until they are stored and their images are kept
@@ -81,18 +80,6 @@ async def _drive(url: str, images: Sequence[bytes]) -> str:
         f"{done['statement']['before']['threshold']:.3f} → {done['statement']['threshold']:.3f}; "
         f"answers meanwhile and before: {dict(statuses)}"
     )
-
-
-async def _ready(session: aiohttp.ClientSession, url: str) -> None:
-    for _ in range(600):
-        try:
-            async with session.get(f"{url}/health/ready") as answer:
-                if answer.status == 200:
-                    return
-        except aiohttp.ClientError:
-            pass
-        await asyncio.sleep(0.2)
-    raise SystemExit("the service did not become ready")
 
 
 async def _post(

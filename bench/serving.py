@@ -13,7 +13,6 @@ import contextlib
 import io
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from PIL import Image
 
 from anomaly.bundle import load_bundle
 from bench.load import Load, Target, closed, leave, metric, opened
+from bench.local import free_port
 from bench.servers import BATCH, NAMES, Scorer, make_free
 
 _PATHS = {
@@ -124,9 +124,7 @@ def running(
     server: str, model: Path, *, free: bool
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Start a server and wait until it answers; kill it and all it started at the end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     name = server.partition(" ")[0]
     arguments = [sys.executable, "-m", "bench.servers", name, str(model), str(port)]
     process = subprocess.Popen(

@@ -11,7 +11,6 @@ import argparse
 import itertools
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from tqdm import tqdm
 
 from anomaly.bundle import Bundle, load_bundle, save_bundle
 from bench.decode import jpeg, picture
+from bench.local import free_port
 
 _SENDERS = 3
 _EVERY_S = 5.0
@@ -87,9 +87,7 @@ def soak(model: Path, seconds: float, rate: float, *, quiet: bool = False) -> Se
 
 
 def _start(models: Path) -> tuple[subprocess.Popen[bytes], str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "maskline", "serve", "--models", str(models), "--no-auth"]
     own = {"MASKLINE_LOG_LEVEL": "warning", "MASKLINE_RECORD_DIR": str(models.parent / "results")}
     environment = os.environ | own

@@ -60,6 +60,14 @@ class Plot:
     kind: type[Timeseries] | type[Stat] | type[Heatmap] = Timeseries
 
 
+def _quantiles(bucket: str, *percent: int) -> tuple[Query, ...]:
+    """Quantiles of a histogram over the last minute."""
+    return tuple(
+        Query(f"histogram_quantile({p / 100:g}, sum by (le) (rate({bucket}[1m])))", f"p{p}")
+        for p in percent
+    )
+
+
 LINE: dict[str, tuple[Plot, ...]] = {
     "Now": (
         Plot(
@@ -241,13 +249,8 @@ SERVICE: dict[str, tuple[Plot, ...]] = {
             "Answer time",
             "Seconds from the first byte to the answer, for /score.",
             "s",
-            tuple(
-                Query(
-                    f"histogram_quantile({share}, sum by (le) (rate("
-                    'maskline_request_duration_seconds_bucket{route=~"/score|/v1/score"}[1m])))',
-                    name,
-                )
-                for share, name in ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
+            _quantiles(
+                'maskline_request_duration_seconds_bucket{route=~"/score|/v1/score"}', 50, 95, 99
             ),
         ),
         Plot(
@@ -316,14 +319,7 @@ DEVICE: dict[str, tuple[Plot, ...]] = {
             "Inference time",
             "Seconds of a batch.",
             "s",
-            tuple(
-                Query(
-                    f"histogram_quantile({share}, sum by (le) (rate("
-                    'maskline_stage_duration_seconds_bucket{stage="inference"}[1m])))',
-                    name,
-                )
-                for share, name in ((0.5, "p50"), (0.99, "p99"))
-            ),
+            _quantiles('maskline_stage_duration_seconds_bucket{stage="inference"}', 50, 99),
         ),
         Plot(
             "Batch limit",

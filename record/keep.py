@@ -163,9 +163,8 @@ class Keeper:
     def __init__(self, store: KeptStore, lost: Callable[[], Any]) -> None:
         self.store = store
         self._lost = lost
-        self._waiting: deque[Callable[[], Kept]] = deque()
+        self._waiting: deque[tuple[Callable[[], Kept], int]] = deque()  # and about how many bytes
         self._waiting_bytes = 0
-        self._sizes: deque[int] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._busy = False
@@ -178,8 +177,7 @@ class Keeper:
             if self._closing or self._waiting_bytes + size > _MOST_WAITING_BYTES:
                 self._lost()
                 return False
-            self._waiting.append(make)
-            self._sizes.append(size)
+            self._waiting.append((make, size))
             self._waiting_bytes += size
             self._changed.notify_all()
         return True
@@ -202,7 +200,7 @@ class Keeper:
                 self._changed.wait_for(lambda: self._waiting or self._closing, _TIDY_S)
                 if not self._waiting and self._closing:
                     return
-                make = self._waiting.popleft() if self._waiting else None
+                make, size = self._waiting.popleft() if self._waiting else (None, 0)
                 self._busy = make is not None
             try:
                 if make is None:
@@ -214,7 +212,7 @@ class Keeper:
                 self._lost()
             finally:
                 with self._changed:
-                    self._waiting_bytes -= self._sizes.popleft() if make is not None else 0
+                    self._waiting_bytes -= size
                     self._busy = False
                     self._changed.notify_all()
 

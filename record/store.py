@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import resources
@@ -72,10 +73,8 @@ class Filter:
             if (wanted := getattr(self, name)) is not None:
                 statement = statement.where(results.c[name] == wanted)
         if self.feedback is not None:
-            last = select(func.max(feedback.c.id)).group_by(feedback.c.result_id)
-            said = select(feedback.c.result_id).where(
-                feedback.c.kind == self.feedback, feedback.c.id.in_(last)
-            )
+            last = _last_said()
+            said = select(last.c.result_id).where(last.c.kind == self.feedback)
             statement = statement.where(results.c.result_id.in_(said))
         if self.since is not None:
             statement = statement.where(results.c.inspected_at >= self.since)
@@ -170,7 +169,7 @@ class Store:
 
     def kept_latest(self, model: str, limit: int) -> list[dict[str, Any]]:
         """Return the newest kept results."""
-        statement = Filter(model=model).on(select(results).where(results.c.kept.is_(True)))
+        statement = select(results).where(results.c.kept.is_(True), results.c.model == model)
         return self._rows(statement.order_by(*_NEWEST).limit(limit))
 
     def find(self, result_id: str) -> dict[str, Any] | None:
@@ -184,12 +183,9 @@ class Store:
 
     def add_feedback(self, said: dict[str, Any]) -> dict[str, Any]:
         """Add what somebody said of a result; returns it with its number."""
-        try:
-            with self._engine.begin() as connection:
-                found = connection.execute(insert(feedback).values(said).returning(feedback))
-                return dict(found.mappings().one())
-        except SQLAlchemyError as error:
-            raise StoreError(f"feedback cannot be stored: {_first_line(error)}") from error
+        with _told("feedback cannot be stored"), self._engine.begin() as connection:
+            found = connection.execute(insert(feedback).values(said).returning(feedback))
+            return dict(found.mappings().one())
 
     def feedback_on(self, result_id: str) -> list[dict[str, Any]]:
         """Return what was said of a result, the last first."""
@@ -205,22 +201,25 @@ class Store:
         statement = delete(results).where(
             results.c.id.in_(old.order_by(results.c.inspected_at).limit(most))
         )
-        try:
-            with self._engine.begin() as connection:
-                return connection.execute(statement).rowcount
-        except SQLAlchemyError as error:
-            raise StoreError(f"results cannot be deleted: {_first_line(error)}") from error
+        with _told("results cannot be deleted"), self._engine.begin() as connection:
+            return connection.execute(statement).rowcount
 
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
 
     def _rows(self, statement: "Select[Any]") -> list[dict[str, Any]]:
-        try:
-            with self._engine.connect() as connection:
-                return [dict(row) for row in connection.execute(statement).mappings()]
-        except SQLAlchemyError as error:
-            raise StoreError(f"results cannot be read: {_first_line(error)}") from error
+        with _told("results cannot be read"), self._engine.connect() as connection:
+            return [dict(row) for row in connection.execute(statement).mappings()]
+
+
+@contextmanager
+def _told(failed: str) -> Iterator[None]:
+    """Turn what the database raises into `StoreError`."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise StoreError(f"{failed}: {_first_line(error)}") from error
 
 
 def unusable(url: str) -> str | None:

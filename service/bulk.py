@@ -48,6 +48,16 @@ async def in_turns(jobs: Sequence[Callable[[], Awaitable[T]]]) -> list[T | BaseE
     return await asyncio.gather(*(one(job) for job in jobs), return_exceptions=True)
 
 
+async def all_in_turns(jobs: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    """Run jobs a few at a time; raises the first error, in the jobs' order, once all have ended."""
+    results: list[T] = []
+    for one in await in_turns(jobs):
+        if isinstance(one, BaseException):
+            raise one
+        results.append(one)
+    return results
+
+
 def _item(inspector: Inspector, name: str, found: ScoreOut | BaseException) -> BatchItemOut:
     """Tell a result or an error that has a rule; any other is the request's."""
     if isinstance(found, ScoreOut):

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from anomaly.bundle import Bundle, new_version
+from anomaly.bundle import new_version
 from anomaly.calibration import Calibration, Choices, NormalSet, recalibrate
 from anomaly.errors import ImageError
 from anomaly.roi import Roi
 from anomaly.statement import Statement, compare, state
 from record.store import Filter
-from service.bulk import in_turns
+from service.bulk import all_in_turns
 from service.errors import NormalsMissing
 from service.inspection import Inspector
 from service.kept import Evidence, placement_of
@@ -94,14 +94,9 @@ class Calibrator:
 
         Raises `ImageError` naming the first that cannot be read.
         """
-        found = await in_turns(
+        evidence = await all_in_turns(
             [partial(self._look, name, data, model, camera) for name, data in images]
         )
-        evidence: list[Evidence] = []
-        for one in found:
-            if isinstance(one, BaseException):
-                raise one
-            evidence.append(one)
         groups = [
             name.rpartition("/")[0] or f"#{number}" for number, (name, _) in enumerate(images)
         ]
@@ -121,7 +116,7 @@ class Calibrator:
         choices = wanted.choices(before)
         calibration, statement = await asyncio.to_thread(_fit, model, before, normals, choices)
         version = new_version()
-        bundle = _with(model.bundle, calibration, wanted.camera, version)
+        bundle = replace(model.bundle.calibrated(calibration, wanted.camera), version=version)
         slot = await self.inspector.engine.registry.recalibrate(
             model.name, model, bundle, **_details(calibration, wanted.camera, len(normals.groups))
         )
@@ -162,14 +157,6 @@ def _fit(
     if before.roi is not None and (choices.roi is None or choices.roi.reaches_beyond(before.roi)):
         statement = replace(statement, said=(*statement.said, _WIDER))
     return calibration, statement
-
-
-def _with(bundle: Bundle, calibration: Calibration, camera: str | None, version: str) -> Bundle:
-    card = bundle.card | {"calibration": {"images": len(calibration.images.scores)}}
-    if camera is None:
-        return replace(bundle, calibration=calibration, card=card, version=version)
-    cameras = {**bundle.cameras, camera: calibration}
-    return replace(bundle, cameras=cameras, card=card, version=version)
 
 
 def _details(calibration: Calibration, camera: str | None, normals: int) -> dict[str, Any]:

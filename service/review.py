@@ -15,7 +15,7 @@ import torch
 
 from anomaly.scoring import PatchErrors
 from anomaly.types import Verdict
-from service.bulk import in_turns
+from service.bulk import all_in_turns
 from service.errors import DefectsWouldPass
 from service.inspection import Inspector
 from service.kept import Evidence, placement_of, weights_of
@@ -47,23 +47,21 @@ class Reviewer:
 
     async def check(self, candidate: ServedModel) -> None:
         """Raise `DefectsWouldPass` unless every confirmed defect is still rejected."""
-        review = await self.review(candidate, latest=0)
-        if review.defects_passing:
+        defects = _said(await self._cases(candidate), "confirmed_defect")
+        if passing := _passing(defects):
             raise DefectsWouldPass(
                 f"version {candidate.bundle.version} of {candidate.name!r} would pass "
-                f"{len(review.defects_passing)} of {review.defects} confirmed defects "
-                f"({', '.join(review.defects_passing[:5])}); an admin may force it with a reason"
+                f"{len(passing)} of {len(defects)} confirmed defects "
+                f"({', '.join(passing[:5])}); an admin may force it with a reason"
             )
 
-    async def review(self, candidate: ServedModel, latest: int | None = None) -> ReviewOut:
-        """Judge all cases and the `latest` kept results of a model."""
-        name = candidate.name
-        cases = await self._judge(candidate, await self.recording.kept_defects(name, _MOST_CASES))
-        rows = await self.recording.kept_latest(name, self.results if latest is None else latest)
+    async def review(self, candidate: ServedModel) -> ReviewOut:
+        """Judge all cases and the latest kept results of a model."""
+        cases = await self._cases(candidate)
+        rows = await self.recording.kept_latest(candidate.name, self.results)
         stored = await self._judge(candidate, rows, most_inspected=_MOST_INSPECTED)
-        defects = [one for one in cases if one.row["kind"] == "confirmed_defect"]
-        missed = [one for one in cases if one.row["kind"] == "missed_defect"]
-        passing = tuple(one.row["result_id"] for one in defects if one.verdict == "OK")
+        defects, missed = _said(cases, "confirmed_defect"), _said(cases, "missed_defect")
+        passing = _passing(defects)
         moved = Counter((one.row["verdict"], one.verdict) for one in stored)
         to_reject = sum(n for (old, new), n in moved.items() if old != "NG" and new == "NG")
         to_pass = sum(n for (old, new), n in moved.items() if old == "NG" and new != "NG")
@@ -76,7 +74,7 @@ class Reviewer:
             )
         return ReviewOut(
             defects=len(defects),
-            defects_passing=list(passing),
+            defects_passing=passing,
             missed=len(missed),
             missed_found=found,
             compared=len(stored),
@@ -85,8 +83,12 @@ class Reviewer:
             said=said,
         )
 
+    async def _cases(self, candidate: ServedModel) -> list[Judged]:
+        rows = await self.recording.kept_defects(candidate.name, _MOST_CASES)
+        return await self._judge(candidate, rows, most_inspected=_MOST_CASES)
+
     async def _judge(
-        self, candidate: ServedModel, rows: Sequence[Row], most_inspected: int = _MOST_CASES
+        self, candidate: ServedModel, rows: Sequence[Row], *, most_inspected: int
     ) -> list[Judged]:
         """Judge rows as far as something is kept of them."""
         judged: list[Judged] = []
@@ -97,6 +99,14 @@ class Reviewer:
             )
             judged += judge_again(candidate, found)
         return judged
+
+
+def _said(cases: Sequence[Judged], kind: str) -> list[Judged]:
+    return [one for one in cases if one.row["kind"] == kind]
+
+
+def _passing(defects: Sequence[Judged]) -> list[str]:
+    return [one.row["result_id"] for one in defects if one.verdict == "OK"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,25 +126,19 @@ async def gather(
     most_inspected: int,
 ) -> list[Stored]:
     """Return the evidence of rows; of another model's, the first images are inspected anew."""
-    kept = await recording.evidence(rows)
-    own = [
-        Stored(row, evidence)
-        for row, evidence in zip(rows, kept, strict=True)
-        if evidence is not None and weights_of(evidence) == model.bundle.weights
-    ]
-    others = [
-        row
-        for row, evidence in zip(rows, kept, strict=True)
-        if evidence is not None and weights_of(evidence) != model.bundle.weights
-    ]
-    found = await in_turns(
+    own: list[Stored] = []
+    others: list[Row] = []
+    for row, evidence in zip(rows, await recording.evidence(rows), strict=True):
+        if evidence is None:
+            continue
+        if weights_of(evidence) == model.bundle.weights:
+            own.append(Stored(row, evidence))
+        else:
+            others.append(row)
+    found = await all_in_turns(
         [partial(_inspected, inspector, recording, model, row) for row in others[:most_inspected]]
     )
-    for one in found:
-        if isinstance(one, BaseException):
-            raise one
-        own += [one] if one is not None else []
-    return own
+    return own + [one for one in found if one is not None]
 
 
 async def _inspected(

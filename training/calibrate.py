@@ -19,7 +19,7 @@ from anomaly.calibration import (
 from anomaly.corruption import corrupt
 from anomaly.inputs import input_statistics
 from anomaly.model import AnomalyModel
-from anomaly.preprocess import content_seed, place, placement_of, preprocess
+from anomaly.preprocess import content_seed, preprocess
 from anomaly.roi import Roi
 from anomaly.scoring import PatchErrors
 from anomaly.types import FloatArray, RgbImage
@@ -44,8 +44,6 @@ def calibrate_model(
 
     Images of one session count as one; see `with_groups`. Raises `DataError`, `CalibrationError`.
     """
-    if not samples:
-        raise DataError("no images to calibrate on; give held-out normal images")
     normals = measure(model, samples, wanted.roi, skip_unreadable=skip_unreadable, quiet=quiet)
     return calibrate(normals, wanted)
 
@@ -58,7 +56,12 @@ def measure(
     skip_unreadable: bool = False,
     quiet: bool = False,
 ) -> NormalSet:
-    """Gather evidence on the images and on corrupted copies of them, and which cells `roi` leaves."""
+    """Gather evidence on the images and on corrupted copies of them, and which cells `roi` leaves.
+
+    Raises `DataError` where there is nothing to measure.
+    """
+    if not samples:
+        raise DataError("no images to calibrate on; give held-out normal images")
     generator = np.random.default_rng(0)
     errors: list[PatchErrors] = []
     copies: list[PatchErrors] = []
@@ -73,18 +76,19 @@ def measure(
         side = model.config.preprocess.canvas
         for batch in batches(samples, canvas=side, skip_unreadable=skip_unreadable):
             images = [image for _, image in batch]
-            errors.append(raw_errors(model, images))
+            pixels, placements = preprocess(images, model.config.preprocess)
+            errors.append(canvas_errors(model, pixels))
             of = [i for i in range(len(images)) for _ in range(wanted[len(groups) + i])]
             drawn = [corrupt(images[i], images[i - 1], generator) for i in of]
             if drawn:
-                copies.append(raw_errors(model, [copy for copy, _ in drawn]))
+                drawn_on, _ = preprocess([copy for copy, _ in drawn], model.config.preprocess)
+                copies.append(canvas_errors(model, drawn_on))
                 altered.append(altered_cells(model, [mask for _, mask in drawn]))
             origin += [len(groups) + i for i in of]
-            inputs += [input_statistics(place(i, model.config.preprocess)[0]) for i in images]
+            inputs += [input_statistics(c.permute(1, 2, 0).contiguous().numpy()) for c in pixels]
             groups += [sample.session for sample, _ in batch]
             if roi is not None:
-                placed = [placement_of(i.source_size, model.config.preprocess) for i in images]
-                counts += [roi.counts(placement, grid) for placement in placed]
+                counts += [roi.counts(placement, grid) for placement in placements]
             bar.update(len(batch))
     if not errors:
         raise DataError("none of the calibration images can be read")
@@ -101,9 +105,8 @@ def measure(
 
 
 @torch.inference_mode()
-def raw_errors(model: AnomalyModel, images: Sequence[RgbImage]) -> PatchErrors:
-    """Evidence on decoded images as an inspection gathers it, averaged over repeats to save memory."""
-    pixels, _ = preprocess(images, model.config.preprocess)
+def canvas_errors(model: AnomalyModel, pixels: torch.Tensor) -> PatchErrors:
+    """Evidence on (B, 3, S, S) canvases as an inspection gathers it, averaged over repeats to save memory."""
     seeds = [content_seed(canvas) for canvas in pixels]
     errors: PatchErrors = model(pixels.to(model.target.mean.device), seeds)
     return errors.averaged().cpu()

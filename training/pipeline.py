@@ -123,20 +123,13 @@ def calibrate_folder(
         )
     choices = wanted.choices(before)  # before the work, not after it
     bundle.model.to(choose_device(device))
-    if not normals:
-        raise DataError("no images to calibrate on; give held-out normal images")
     found = measure(
         bundle.model, normals, choices.roi, skip_unreadable=skip_unreadable, quiet=quiet
     )
     calibration = calibrate(found, choices)
     same_roi = before is not None and before.roi is choices.roi
     compared = compare(before, found) if before is not None and same_roi else None
-    if wanted.camera is None:
-        bundle = replace(bundle, calibration=calibration)
-    else:
-        bundle = replace(bundle, cameras={**bundle.cameras, wanted.camera: calibration})
-    card = bundle.card | {"calibration": {"images": len(calibration.images.scores)}}
-    saved = save_bundle(replace(bundle, card=card), model, new_version())
+    saved = save_bundle(bundle.calibrated(calibration, wanted.camera), model, new_version())
     return Recalibrated(saved, calibration, compared)
 
 
@@ -201,8 +194,7 @@ def _calibrated(
         skip_unreadable=skip_unreadable,
         quiet=quiet,
     )
-    card = bundle.card | {"calibration": {"images": len(calibration.images.scores)}}
-    return replace(bundle, calibration=calibration, card=card)
+    return bundle.calibrated(calibration)
 
 
 def _origin(dataset: Dataset) -> dict[str, Any]:

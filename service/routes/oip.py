@@ -9,9 +9,8 @@ from fastapi.responses import Response
 
 from service.access import SECURED, needs
 from service.body import read_body
-from service.bulk import in_turns
+from service.bulk import all_in_turns
 from service.errors import ModelUnknown, problems
-from service.found import Inspection
 from service.inspection import Inspector
 from service.keys import Role
 from service.oip import HEADER_LENGTH, OUTPUTS, deadline_ms, read_request, write_response
@@ -114,14 +113,9 @@ async def _infer(
     deadline = inspector.deadline_of(query)
     async with while_wanted(request, deadline, ("read",)):
         _check_version(await inspector.engine.registry.acquire(name), version_name)
-        found = await in_turns(
+        inspections = await all_in_turns(
             [partial(inspector.detect, one, query, deadline, {}) for one in images]
         )
-    inspections: list[Inspection] = []
-    for one in found:
-        if isinstance(one, BaseException):
-            raise one
-        inspections.append(one)
     content, headers = write_response(name, wanted, inspections)
     return Response(content, headers=headers)
 

@@ -6,12 +6,9 @@ thirty.
 """
 
 import asyncio
-import os
 import re
 import shutil
-import socket
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -23,8 +20,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from bench.local import free_port
 from deploy.dashboards import plots
 from tests.conftest import normal_pixels, planted, png
+from tests.service.test_run import RealServer
 
 RULES = Path(__file__).parents[2] / "deploy/prometheus/rules.yml"
 FASTER = 30
@@ -50,13 +49,6 @@ def faster(text: str) -> str:
 
     text = re.sub(r"(\[|offset |for: )(\d+)([smhd])\b", shorter, text)
     return text.replace("vector(60)", f"vector({60 // FASTER})")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_for(url: str) -> None:
@@ -132,27 +124,24 @@ class Watched:
 @pytest.fixture(scope="module")
 def watched(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("monitoring")
-    port, own = free_port(), free_port()
-    settings = {
-        "MASKLINE_RECORD_DIR": str(folder / "results"),
-        "MASKLINE_MAX_QUEUE_SIZE": "4",
-        "MASKLINE_MAX_BATCH_ITEMS": "4",  # one image: an overloaded queue stays full
-        "MASKLINE_TORCH_THREADS": "1",
-        "MASKLINE_LOG_LEVEL": "warning",
-    }
-    serve = ["serve", "--models", str(tiny_folder), "--port", str(port), "--no-auth"]
-    service = subprocess.Popen(
-        [sys.executable, "-m", "maskline", *serve], env=os.environ | settings
+    service = RealServer(
+        tiny_folder,
+        MASKLINE_RECORD="on",
+        MASKLINE_RECORD_DIR=str(folder / "results"),
+        MASKLINE_MAX_QUEUE_SIZE="4",
+        MASKLINE_MAX_BATCH_ITEMS="4",  # one image: an overloaded queue stays full
+        MASKLINE_TORCH_THREADS="1",
+        MASKLINE_LOG_LEVEL="warning",
     )
+    own = free_port()
     (folder / "rules.yml").write_text(faster(RULES.read_text()))
     (folder / "prometheus.yml").write_text(
         "global: {scrape_interval: 500ms, evaluation_interval: 500ms}\n"
         "rule_files: [rules.yml]\n"
         "scrape_configs:\n"
         "  - job_name: maskline\n"
-        f"    static_configs: [{{targets: ['127.0.0.1:{port}']}}]\n"
+        f"    static_configs: [{{targets: ['{service.url.partition('//')[2]}']}}]\n"
     )
-    wait_for(f"http://127.0.0.1:{port}/health/ready")
     prometheus = subprocess.Popen(
         [
             "prometheus",
@@ -164,14 +153,14 @@ def watched(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     )
     wait_for(f"http://127.0.0.1:{own}/-/ready")
     try:
-        line = Line(f"http://127.0.0.1:{port}")
+        line = Line(service.url)
         asyncio.run(line.run())
         time.sleep(1.5)  # a last scrape
         yield Watched(line, f"http://127.0.0.1:{own}")
     finally:
-        service.terminate()
+        service.process.terminate()
         prometheus.terminate()
-        service.wait(30)
+        service.stop()
         prometheus.wait(30)
 
 

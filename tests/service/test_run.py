@@ -13,6 +13,7 @@ import pytest
 import trustme
 
 from anomaly.bundle import Bundle, save_bundle
+from bench.local import free_port as unused_port
 from service.errors import StartError
 from service.run import free_port, read_settings, serve
 from tests.conftest import normal_pixels, png
@@ -45,10 +46,7 @@ class RealServer:
 
     def __init__(self, models: Path, authority: Path | None = None, **variables: str) -> None:
         self.verify = ssl.create_default_context(cafile=authority)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            scheme = "https" if authority else "http"
-            self.url = f"{scheme}://127.0.0.1:{probe.getsockname()[1]}"
+        self.url = f"{'https' if authority else 'http'}://127.0.0.1:{unused_port()}"
         command = [sys.executable, "-m", "maskline", "serve", "--models", str(models), "--no-auth"]
         port = self.url.rpartition(":")[2]
         self.process = subprocess.Popen(

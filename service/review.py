@@ -92,11 +92,13 @@ class Reviewer:
     ) -> list[Judged]:
         """Judge rows as far as something is kept of them."""
         judged: list[Judged] = []
+        left = most_inspected
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
             found = await gather(
-                self.inspector, self.recording, candidate, chunk, most_inspected=most_inspected
+                self.inspector, self.recording, candidate, chunk, most_inspected=left
             )
+            left -= sum(one.inspected for one in found)
             judged += judge_again(candidate, found)
         return judged
 
@@ -111,10 +113,11 @@ def _passing(defects: Sequence[Judged]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A row of the store with evidence that a version's own weights gathered."""
+    """A row of the store with evidence that a version's own weights gathered, perhaps just now."""
 
     row: Row
     evidence: Evidence
+    inspected: bool
 
 
 async def gather(
@@ -132,7 +135,7 @@ async def gather(
         if evidence is None:
             continue
         if weights_of(evidence) == model.bundle.weights:
-            own.append(Stored(row, evidence))
+            own.append(Stored(row, evidence, inspected=False))
         else:
             others.append(row)
     found = await all_in_turns(
@@ -148,7 +151,7 @@ async def _inspected(
     if image is None:
         return None
     found = await inspector.look(image, model, row["camera"])
-    return Stored(row, found.evidence())
+    return Stored(row, found.evidence(), inspected=True)
 
 
 def judge_again(model: ServedModel, stored: Sequence[Stored]) -> list[Judged]:

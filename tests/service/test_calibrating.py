@@ -215,6 +215,30 @@ def test_only_an_admin_forces(models: Path, tmp_path: Path) -> None:
         assert ask("/v1/models/tiny:activate", admin, json=force).status_code == 200
 
 
+def save_with_other_weights(bundle: Bundle, folder: Path, version: str) -> None:
+    changed = {
+        name: value + 1e-4 if value.is_floating_point() else value
+        for name, value in bundle.model.state_dict().items()
+    }
+    other = type(bundle.model).empty(bundle.model.config)
+    other.load_state_dict(changed)
+    trained = Bundle("tiny", other.eval(), bundle.calibration, {})
+    assert save_bundle(trained, folder, version).weights != bundle.weights
+
+
+def test_only_so_many_images_are_inspected_anew_for_a_review(
+    client: TestClient, tiny_bundle: Bundle, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.review._CHUNK", 4)
+    monkeypatch.setattr("service.review._MOST_INSPECTED", 6)
+    post_parts(client, 12)
+    save_with_other_weights(tiny_bundle, models / "tiny", "v2")
+    client.post("/v1/models/tiny:load")
+    assert client.post("/v1/models/tiny:activate").status_code == 200
+    done = client.post("/v1/models/tiny:calibrate", files=uploads(24)).json()
+    assert done["review"]["compared"] == 6
+
+
 def test_a_defect_still_found_lets_a_version_in_and_other_weights_look_at_the_image_again(
     client: TestClient, tiny_bundle: Bundle, models: Path
 ) -> None:
@@ -222,14 +246,7 @@ def test_a_defect_still_found_lets_a_version_in_and_other_weights_look_at_the_im
     results(client, 1)
     flush(client)
     say(client, bad, "confirmed_defect")
-    changed = {
-        name: value + 1e-4 if value.is_floating_point() else value
-        for name, value in tiny_bundle.model.state_dict().items()
-    }
-    other = type(tiny_bundle.model).empty(tiny_bundle.model.config)
-    other.load_state_dict(changed)
-    trained = Bundle("tiny", other.eval(), tiny_bundle.calibration, {})
-    assert save_bundle(trained, models / "tiny", "v2").weights != tiny_bundle.weights
+    save_with_other_weights(tiny_bundle, models / "tiny", "v2")
     client.post("/v1/models/tiny:load")
     answer = client.post("/v1/models/tiny:activate")
     assert answer.status_code == 200, answer.text

@@ -4,7 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anomaly.errors import ConfigError, ShapeError
-from anomaly.masking import MaskingConfig, covering_masks, random_masks, split_indices
+from anomaly.masking import (
+    MASK_KINDS,
+    MaskingConfig,
+    MaskKind,
+    covering_masks,
+    random_masks,
+    split_indices,
+    training_masks,
+)
+from anomaly.types import Grid
 
 lengths = st.integers(8, 200)
 
@@ -64,3 +73,55 @@ def test_unequal_hidden_counts_cannot_share_a_batch() -> None:
 def test_impossible_configurations_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         MaskingConfig(**wrong)
+
+
+@given(
+    st.sampled_from(MASK_KINDS),
+    st.integers(3, 15),
+    st.integers(3, 15),
+    st.floats(0.05, 0.95),
+    st.integers(0, 1000),
+)
+def test_every_kind_of_mask_hides_one_count_and_never_all_or_nothing(
+    kind: MaskKind, rows: int, cols: int, ratio: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    salience = torch.rand(6, rows * cols, generator=generator)
+    masks = training_masks(kind, salience, Grid(rows, cols, 16), ratio, generator)
+    counts = masks.sum(dim=1)
+    assert bool((counts == counts[0]).all())
+    assert 1 <= int(counts[0]) <= rows * cols - 1
+    wanted = 0.5 if kind == "complementary" else ratio
+    assert abs(int(counts[0]) - rows * cols * wanted) <= 1
+
+
+def drawn(kind: MaskKind, salience: torch.Tensor | None = None) -> torch.Tensor:
+    given_salience = torch.zeros(64, 196) if salience is None else salience
+    return training_masks(
+        kind, given_salience, Grid(14, 14, 16), 0.75, torch.Generator().manual_seed(3)
+    )
+
+
+def neighbours_alike(masks: torch.Tensor) -> float:
+    grid = masks.view(-1, 14, 14)
+    return float((grid[:, 1:] == grid[:, :-1]).float().mean())
+
+
+def test_blocks_hide_neighbours_together_and_a_grid_hides_them_apart() -> None:
+    assert neighbours_alike(drawn("block")) > 0.85
+    assert 0.55 < neighbours_alike(drawn("random")) < 0.7
+    cells = drawn("grid").view(-1, 7, 2, 7, 2).sum(dim=(2, 4))
+    assert bool((cells == 3).all())
+
+
+def test_complementary_masks_hide_what_their_neighbour_shows() -> None:
+    masks = drawn("complementary")
+    assert bool((masks[1::2] == ~masks[::2]).all())
+
+
+def test_salient_patches_are_hidden_more_often_but_not_always() -> None:
+    salience = torch.randn(64, 196, generator=torch.Generator().manual_seed(1))
+    masks = drawn("salient", salience)
+    high, low = masks[salience > 1].float().mean(), masks[salience < -1].float().mean()
+    assert 0.85 < float(high) < 1
+    assert 0.3 < float(low) < 0.65

@@ -82,28 +82,83 @@ def train(
     false_alarm_rate: Rate = 0.01,
     warn_rate: WarnRate = None,
     group_by: GroupBy = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Model to start from, as maskline pretrain makes it: fewer images do."),
+    ] = None,
     skip_unreadable: Skip = False,
 ) -> None:
     """Train a model on defect-free images and calibrate it on held-out ones."""
     from anomaly.calibration import Choices
     from training.config import load_recipe
     from training.data import open_dataset
-    from training.pipeline import train_model
+    from training.pipeline import Training, train_model
+    from training.world import joined
 
-    bundle = train_model(
-        open_dataset(data),
-        out,
-        load_recipe(recipe, set_ or ()),
-        resume=resume,
-        wanted=Choices(false_alarm_rate, warn_rate) if calibrate else None,
-        group_by=group_by,
-        skip_unreadable=skip_unreadable,
-    )
+    config = load_recipe(recipe, set_ or ())
+    wanted = Choices(false_alarm_rate, warn_rate) if calibrate else None
+    how = Training(resume, wanted, group_by, init, skip_unreadable)
+    with joined(config.run.device) as world:
+        bundle = train_model(open_dataset(data), out, config, how, world=world)
+    if not world.is_first:
+        return
     typer.echo(f"saved {out}, version {bundle.version}")
     if bundle.calibration is None:
         typer.echo(f"not calibrated yet: maskline calibrate {out} NORMALS")
     else:
         _say_calibration(bundle.calibration)
+
+
+@app.command()
+def pretrain(
+    data: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of normal images of any depth, sets, manifests; or WebDataset shards (.tar)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
+    recipe: Annotated[str, typer.Option(help="Recipe name or TOML file.")] = "pretrain",
+    set_: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    relist: Annotated[
+        bool, typer.Option("--relist", help="List the folders anew: images came or went.")
+    ] = False,
+) -> None:
+    """Train an autoencoder on normal images of many products, to start others from (train --init)."""
+    from training.config import load_recipe
+    from training.pipeline import run_folder
+    from training.pretrain import pretrain as run
+    from training.world import joined
+
+    config = load_recipe(recipe, set_ or ())
+    with joined(config.run.device) as world:
+        bundle = run(data, out, run_folder(out), config, world=world, resume=resume, relist=relist)
+    if world.is_first:
+        typer.echo(
+            f"saved {out}, version {bundle.version}; next: maskline train DATA --init {out} --out MODEL"
+        )
+
+
+@app.command()
+def pack(
+    data: Annotated[list[Path], typer.Argument(help="Folders of images of any depth, sets.")],
+    out: Annotated[Path, typer.Option(help="New folder for the shards.")],
+    per_shard: Annotated[int, typer.Option(help="Images in a shard.", min=1)] = 10_000,
+) -> None:
+    """Write images into WebDataset shards: millions of files read fastest from few."""
+    from tempfile import TemporaryDirectory
+
+    from tqdm import tqdm
+
+    from training.index import indexed
+    from training.shards import pack as write
+
+    with TemporaryDirectory() as folder:
+        samples = indexed(data, Path(folder))
+        paths = (sample.path for sample in samples)
+        shards = write(tqdm(paths, total=len(samples), unit="image"), out, per_shard)
+        typer.echo(f"{len(samples)} images in {shards} shards in {out}")
 
 
 @app.command()

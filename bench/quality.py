@@ -28,7 +28,7 @@ from bench.sessions import with_tiles
 from training.calibrate import batches, with_groups
 from training.config import TrainConfig, load_recipe
 from training.data import Dataset, Sample, open_dataset
-from training.pipeline import train_model
+from training.pipeline import Training, train_model
 from training.plan import with_canvas
 
 OURS = "Maskline"
@@ -89,7 +89,9 @@ def ours(
 ) -> tuple[Outcome, TrainConfig]:
     """Train, calibrate and score Maskline; also the recipe with what was planned."""
     started = time.monotonic()
-    bundle = train_model(dataset, folder, config, group_by=options.group_by, quiet=options.quiet)
+    bundle = train_model(
+        dataset, folder, config, Training(group_by=options.group_by), quiet=options.quiet
+    )
     train_s = time.monotonic() - started
     detector = bundle.detector()
     assert bundle.calibration is not None

@@ -19,17 +19,16 @@ from torch import nn
 
 from anomaly.config import to_dict
 from training.config import TrainConfig
-from training.data import Sample
 from training.errors import NotWritten, ResumeError
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-def fingerprint(config: TrainConfig, samples: Sequence[Sample]) -> str:
-    """Identify what must not change between a run and its resumption."""
+def fingerprint(config: TrainConfig, images: Any) -> str:
+    """Identify what must not change between a run and its resumption: the recipe and the images."""
     values = to_dict(config)
     values["run"] = {"seed": config.run.seed}
-    described = json.dumps([values, [sample.path.name for sample in samples]], sort_keys=True)
+    described = json.dumps([values, images], sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()
 
 

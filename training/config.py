@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from anomaly.config import from_dict
 from anomaly.errors import ConfigError
+from anomaly.masking import MASK_KINDS, MaskKind
 from anomaly.model import ModelConfig
 from training.errors import RecipeError
 
@@ -21,11 +22,13 @@ class AugmentConfig:
 
     `copies` altered copies of each image join the original; they are drawn once, so that backbone
     features can be cached. `fresh` draws a new copy at every step instead, which needs the backbone
-    at every step. Flips are for parts that may lie either way.
+    at every step. Flips are for parts that may lie either way. `crop` is the range of the share of the
+    image's area that is cut out at random, for pretraining on many products; (1, 1) keeps all.
     """
 
     copies: int = 0
     fresh: bool = False
+    crop: tuple[float, float] = (1.0, 1.0)
     flip_horizontal: bool = False
     flip_vertical: bool = False
     shift: float = 0.02
@@ -37,6 +40,20 @@ class AugmentConfig:
             raise ConfigError(f"augment.copies is {self.copies}; want 0 or more")
         if not 0 <= max(self.shift, self.brightness, self.contrast) < 0.5:
             raise ConfigError("augment.shift, brightness and contrast want 0 to 0.5")
+        if not 0 < self.crop[0] <= self.crop[1] <= 1:
+            raise ConfigError(f"augment.crop is {self.crop}; want 0 < low <= high <= 1")
+        if self.crops and not self.fresh:
+            raise ConfigError("augment.crop needs augment.fresh: a crop is drawn at every step")
+
+    @property
+    def crops(self) -> bool:
+        """Whether less than the whole image may be seen."""
+        return self.crop[0] < 1
+
+    @property
+    def moves(self) -> bool:
+        """Whether pixels change places."""
+        return self.flip_horizontal or self.flip_vertical or self.shift > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +79,12 @@ class OptimiserConfig:
 class ObjectiveConfig:
     """What is minimised: masked prediction with a ratio drawn anew for each batch.
 
-    `decode_share` of the hidden tokens are decoded (the query decoder's cost follows it).
+    `masks` says which patches are hidden together (`anomaly.masking.training_masks`). `decode_share` of the
+    hidden tokens are decoded (the query decoder's cost follows it).
     """
 
     mask_ratio: tuple[float, float] = (0.5, 0.8)
+    masks: MaskKind = "random"
     decode_share: float = 0.5
     cosine_weight: float = 1.0
     l2_weight: float = 0.5
@@ -76,6 +95,8 @@ class ObjectiveConfig:
             raise ConfigError(
                 f"objective.mask_ratio is {self.mask_ratio}; want 0 < low <= high < 1"
             )
+        if self.masks not in MASK_KINDS:
+            raise ConfigError(f"objective.masks is {self.masks!r}; want one of {MASK_KINDS}")
         if not 0 < self.decode_share <= 1:
             raise ConfigError(f"objective.decode_share is {self.decode_share}; want 0 to 1")
         if min(self.cosine_weight, self.l2_weight) < 0 or not self.cosine_weight + self.l2_weight:
@@ -124,6 +145,11 @@ class PlanConfig:
 class RunConfig:
     """Where and how the run computes; none of it changes what is learned but `seed`.
 
+    `at_once` images of a process's batch go through the autoencoder together, 0 for as many as memory holds;
+    the gradients of the batch are the same. Up to the share `unreadable` of the images may be damaged: they
+    are replaced by others, counted and named in the log. A stream of shards is shuffled within a buffer of
+    `shuffle` images. `mlflow` is where an MLflow server or folder is, empty for none.
+
     `export` adds an ONNX graph to a calibrated model: `auto` where this machine has no GPU and the graph
     is faster than torch.
     """
@@ -133,10 +159,14 @@ class RunConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: bool = False
     workers: int = 2
+    at_once: int = 0
+    unreadable: float = 0.0
+    shuffle: int = 2000
     checkpoint_every: int = 200
     log_every: int = 20
     cache_limit_gb: float = 4.0
     tensorboard: bool = True
+    mlflow: str = ""
     export: Literal["auto", "always", "never"] = "auto"
 
 

@@ -6,6 +6,7 @@ AnomalyError
     ├── RecipeError            recipe_invalid
     ├── ResumeError            resume_impossible
     ├── TrainingDiverged       training_diverged
+    ├── OutOfMemory            out_of_memory
     ├── WeightsError           weights_invalid
     └── NotWritten             file_not_written
 """
@@ -41,6 +42,12 @@ class TrainingDiverged(TrainingError):
     """The loss is no longer a finite number."""
 
     code = "training_diverged"
+
+
+class OutOfMemory(TrainingError):
+    """A step does not fit the device's memory."""
+
+    code = "out_of_memory"
 
 
 class WeightsError(TrainingError):

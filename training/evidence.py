@@ -22,7 +22,7 @@ from anomaly.types import RgbImage
 from training.config import EvidenceConfig, TrainConfig
 from training.coreset import select
 from training.data import Sample, read_images
-from training.tokens import TokenSource, target_tokens
+from training.tokens import ImageTokens, target_tokens
 
 _CHUNK = 8
 _CANDIDATES = 60_000  # cells of a block among which its memory is chosen
@@ -55,7 +55,7 @@ class _Material:
 def fit_evidence(
     model: AnomalyModel,
     samples: Sequence[Sample],
-    source: TokenSource,
+    source: ImageTokens,
     config: TrainConfig,
     *,
     quiet: bool = False,
@@ -70,7 +70,7 @@ def fit_evidence(
 
 
 @torch.inference_mode()
-def fit_memory(model: AnomalyModel, source: TokenSource, rows: Sequence[int], seed: int) -> None:
+def fit_memory(model: AnomalyModel, source: ImageTokens, rows: Sequence[int], seed: int) -> None:
     """Fill each bank with a core set of random cells of the training images, as many of each image."""
     memory = model.memory
     if memory is None:
@@ -141,7 +141,7 @@ def _train_head(
 def _material(
     model: AnomalyModel,
     samples: Sequence[Sample],
-    source: TokenSource,
+    source: ImageTokens,
     rows: Sequence[int],
     config: TrainConfig,
     *,

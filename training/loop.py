@@ -3,34 +3,38 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from anomaly.config import to_dict
-from anomaly.device import choose_device
 from anomaly.mae import MaskedAutoencoder, take
-from anomaly.masking import random_masks, split_indices
+from anomaly.masking import split_indices, training_masks
 from anomaly.model import AnomalyModel
-from anomaly.types import Block
+from anomaly.types import Block, Grid
 from training.checkpoint import RunState, fingerprint, load_checkpoint, save_checkpoint
 from training.config import ObjectiveConfig, TrainConfig
 from training.data import Sample
-from training.errors import DataError, TrainingDiverged
+from training.errors import DataError, OutOfMemory, RecipeError, TrainingDiverged
 from training.evidence import fit_evidence
+from training.index import identity
 from training.log import RunLog
+from training.meter import Meter, matrix_rate, training_flops
 from training.schedule import (
     draw_mask_ratio,
     ema_decay,
     learning_rate,
     step_generator,
 )
-from training.tokens import TokenSource, prepare_tokens
+from training.tokens import CachedTokens, Place, TokenSource, prepare_tokens, to_device
+from training.world import ALONE, World, device_of
 
 _log = logging.getLogger(__name__)
 
@@ -42,15 +46,31 @@ class Trainer:
     config: TrainConfig
     model: AnomalyModel
     source: TokenSource
+    world: World
     optimiser: torch.optim.Optimizer
     average: list[torch.Tensor]
     scaler: torch.amp.GradScaler
-    network: Callable[..., torch.Tensor]  # the autoencoder, compiled where the recipe asks for it
+    network: Callable[..., torch.Tensor]  # the autoencoder, compiled or shared where it is to be
+    at_once: int  # images that go through the autoencoder together
 
     @property
     def state(self) -> RunState:
         """What a checkpoint holds."""
         return RunState(self.model.mae, self.average, self.optimiser, self.scaler)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.model.target.mean.device
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Weights to start from: a trained autoencoder and the standardisation of the tokens it knows."""
+
+    mae: Mapping[str, torch.Tensor]
+    mean: torch.Tensor
+    spread: torch.Tensor
 
 
 def train(
@@ -58,56 +78,99 @@ def train(
     config: TrainConfig,
     run_folder: Path,
     *,
+    world: World = ALONE,
+    start: Start | None = None,
     resume: bool = False,
     quiet: bool = False,
 ) -> tuple[AnomalyModel, dict[str, Any]]:
     """Train on normal images; returns the model and the training part of its card.
 
-    `run_folder` gets the checkpoint, the JSON-Lines log and TensorBoard's files. Raises
-    `TrainingDiverged`, `ResumeError` or `DataError`.
+    `run_folder` gets the checkpoint, the JSON-Lines log and TensorBoard's files. Of several processes only
+    the first fits the memory and the repair head. Raises `TrainingDiverged`, `ResumeError` or `DataError`.
     """
     if len(samples) < 2:
         raise DataError(
             f"{len(samples)} normal training image(s): too few; a few dozen are a start"
         )
     started = time.monotonic()
+    quiet = quiet or not world.is_first
     run_folder.mkdir(parents=True, exist_ok=True)
-    model = new_model(config)
-    source = prepare_tokens(
-        samples, config, model.target, model.window, _progress("features", quiet)
+    model = new_model(config, world)
+    if start is not None:
+        begin_with(model, start)
+    where = Place(model.target, model.window, run_folder, world, fitted=start is not None)
+    source = prepare_tokens(samples, config, where, _progress("features", quiet))
+    mark = fingerprint(config, identity(samples))
+    loss = optimise(
+        model, source, config, run_folder, mark, world=world, resume=resume, quiet=quiet
     )
-    trainer = _trainer(config, model, source)
-    mark = fingerprint(config, samples)
+    if world.is_first:
+        fit_evidence(model, samples, source, config, quiet=quiet)
+    return model.eval(), {"images": len(samples)} | card_of(model, config, world, loss, started)
+
+
+def optimise(
+    model: AnomalyModel,
+    source: TokenSource,
+    config: TrainConfig,
+    run_folder: Path,
+    mark: str,
+    *,
+    world: World = ALONE,
+    resume: bool = False,
+    quiet: bool = False,
+) -> float:
+    """Train the autoencoder in place, with the average of its weights at the end; returns the last loss."""
+    trainer = _trainer(config, model, source, world)
     checkpoint = run_folder / "checkpoint.safetensors"
     first = _resume(trainer, checkpoint, mark) if resume else 0
-    with RunLog(run_folder, first, tensorboard=config.run.tensorboard) as log:
+    with RunLog(run_folder, first, config.run, on=world.is_first) as log:
         loss = _run(trainer, first, checkpoint, mark, log, quiet=quiet)
     with torch.no_grad():
         torch._foreach_copy_(list(model.mae.parameters()), trainer.average)
     model.eval()
-    fit_evidence(model, samples, source, config, quiet=quiet)
-    card = {
-        "images": len(samples),
+    return loss
+
+
+def card_of(
+    model: AnomalyModel, config: TrainConfig, world: World, loss: float, started: float
+) -> dict[str, Any]:
+    """Describe a finished training, for the model's card."""
+    device = model.target.mean.device
+    return {
         "steps": config.optimiser.steps,
         "seconds": round(time.monotonic() - started, 1),
-        "device": str(model.target.mean.device),
-        "precision": str(_precision(config, model.target.mean.device)),
+        "device": str(device),
+        "processes": world.size,
+        "precision": str(_precision(config, device)),
         "final_loss": loss if math.isfinite(loss) else None,  # a finished run, resumed
         "recipe": to_dict(config),
     }
-    return model.eval(), card
 
 
-def new_model(config: TrainConfig) -> AnomalyModel:
+def new_model(config: TrainConfig, world: World = ALONE) -> AnomalyModel:
     """Build an untrained model from the recipe's seed, on the recipe's device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         model = AnomalyModel.fresh(config.model)
-    device = choose_device(config.run.device)
+    device = device_of(config.run.device, world)
     model = model.to(device)
     if device.type == "cuda":
         model.target = model.target.to(memory_format=torch.channels_last)
     return model
+
+
+def begin_with(model: AnomalyModel, start: Start) -> None:
+    """Copy a trained autoencoder and its standardisation; raises `RecipeError` where they do not fit."""
+    try:
+        model.mae.load_state_dict(dict(start.mae))
+        model.target.mean.copy_(start.mean)
+        model.target.spread.copy_(start.spread)
+    except RuntimeError as error:
+        raise RecipeError(
+            f"the weights to start from are of another shape: {error}. Train with the recipe they were "
+            "pretrained with (model.target, model.mae), or without --init"
+        ) from error
 
 
 def objective(
@@ -130,20 +193,28 @@ def objective(
     return torch.stack(losses).mean()
 
 
-def _trainer(config: TrainConfig, model: AnomalyModel, source: TokenSource) -> Trainer:
-    settings = config.optimiser
+def _trainer(
+    config: TrainConfig, model: AnomalyModel, source: TokenSource, world: World
+) -> Trainer:
+    settings, device = config.optimiser, model.target.mean.device
+    own = world.share(settings.batch_size)
     optimiser = torch.optim.AdamW(
         [p for p in model.mae.parameters() if p.requires_grad],
         lr=settings.learning_rate,
         betas=(0.9, 0.95),
         weight_decay=settings.weight_decay,
+        fused=device.type == "cuda",
     )
-    device = model.target.mean.device
     fp16 = _precision(config, device) == torch.float16
-    network = torch.compile(model.mae, dynamic=True) if config.run.compile else model.mae
+    network: torch.nn.Module = model.mae
+    if config.run.compile:
+        network = torch.compile(model.mae, dynamic=True)  # type: ignore[assignment]
+    if world.size > 1:
+        network = DistributedDataParallel(network)
     average = [p.detach().clone() for p in model.mae.parameters()]
     scaler = torch.amp.GradScaler(device.type, enabled=fp16)
-    return Trainer(config, model, source, optimiser, average, scaler, network)
+    at_once = config.run.at_once or own.stop - own.start
+    return Trainer(config, model, source, world, optimiser, average, scaler, network, at_once)
 
 
 def _run(
@@ -153,60 +224,135 @@ def _run(
     config = trainer.config
     last = config.optimiser.steps
     trainer.model.mae.train()
-    loss, began = math.nan, time.monotonic()
+    loss, meter, batches = math.nan, _meter(trainer), trainer.source.steps(first)
     with tqdm(total=last, initial=first, desc="training", unit="step", disable=quiet) as bar:
         for step in range(first, last):
-            value = _step(trainer, step)
+            with meter.waiting():
+                tokens = next(batches)  # (b, L, C), this process's share
+            value = _step(trainer, step, tokens)
+            meter.stepped()
             bar.update()
             if (step + 1) % config.run.log_every == 0 or step + 1 == last:
-                loss = _checked(value, trainer, step)
-                speed = (step + 1 - first) * config.optimiser.batch_size
-                speed_s = speed / (time.monotonic() - began)
-                rate = learning_rate(step, config.optimiser)
-                log.write(step + 1, loss=loss, learning_rate=rate, images_per_s=round(speed_s, 1))
-                bar.set_postfix_str(f"loss {loss:.4f}, {speed_s:.0f} images/s")
+                loss = _checked(_over_all(value, trainer.world), trainer, step)
+                rate, rates = learning_rate(step, config.optimiser), meter.rates()
+                log.write(step + 1, loss=loss, learning_rate=rate, **rates)
+                bar.set_postfix_str(_said(loss, rates))
             if (step + 1) % config.run.checkpoint_every == 0 or step + 1 == last:
                 _checked(value, trainer, step)
-                save_checkpoint(checkpoint, step + 1, trainer.state, mark)
+                if trainer.world.is_first:
+                    save_checkpoint(checkpoint, step + 1, trainer.state, mark)
     return loss
 
 
-def _step(trainer: Trainer, step: int) -> torch.Tensor:
+def _meter(trainer: Trainer) -> Meter:
+    config, model, device = trainer.config, trainer.model, trainer.device
+    cached = isinstance(trainer.source, CachedTokens)
+    flops = training_flops(model, config, cached=cached)
+    peak = trainer.world.size * matrix_rate(device, _precision(config, device))
+    return Meter(config.optimiser.batch_size, flops, peak)
+
+
+def _said(loss: float, rates: dict[str, float]) -> str:
+    return (
+        f"loss {loss:.4f}, {rates['images_per_s']:.0f} images/s, {rates['matrix_share']:.0%} of the matrix "
+        f"rate, {rates['data_wait']:.0%} waiting for data"
+    )
+
+
+def _over_all(loss: torch.Tensor, world: World) -> torch.Tensor:
+    return world.total(loss.detach().clone()) / world.size
+
+
+def _step(trainer: Trainer, step: int, tokens: torch.Tensor) -> torch.Tensor:
     """One optimiser step; the loss stays on the device."""
     config, model = trainer.config, trainer.model
     for group in trainer.optimiser.param_groups:
         group["lr"] = learning_rate(step, config.optimiser)
-    tokens = trainer.source.batch(step)  # (B, L, C)
-    visible, queries = draw_indices(tokens, config.objective, step_generator(step, config.run.seed))
-    precision = _precision(config, tokens.device)
-    autocast = torch.autocast(tokens.device.type, precision, enabled=precision != torch.float32)
-    with autocast:
-        predicted = trainer.network(tokens, visible, queries)  # (B, Q, C)
-    true = model.target.wanted(take(tokens, queries))
-    loss = objective(predicted, true, model.target.blocks, config.objective)
-    if tokens.device.type == "cpu":  # no synchronisation to pay for: stop at the very step
-        _checked(loss, trainer, step)
-    trainer.optimiser.zero_grad(set_to_none=True)
-    trainer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    if config.objective.masks == "complementary":
+        tokens = tokens[::2].repeat_interleave(2, dim=0)[: len(tokens)]
+    visible, queries = draw_indices(
+        tokens, model.window, config, step_generator(step, config.run.seed), trainer.world
+    )
+    loss = _gradients(trainer, step, tokens, visible, queries)
     trainer.scaler.unscale_(trainer.optimiser)
     torch.nn.utils.clip_grad_norm_(model.mae.parameters(), config.optimiser.clip_norm)
     trainer.scaler.step(trainer.optimiser)
     trainer.scaler.update()
     _update_average(trainer.average, model.mae, ema_decay(step, config.optimiser.ema_decay))
-    return loss.detach()
+    return loss
+
+
+def _gradients(
+    trainer: Trainer, step: int, tokens: torch.Tensor, visible: torch.Tensor, queries: torch.Tensor
+) -> torch.Tensor:
+    """Gather the gradients of a batch, in fewer images at once where memory does not hold all."""
+    while True:
+        try:
+            return _accumulate(trainer, step, tokens, visible, queries)
+        except torch.OutOfMemoryError as error:
+            fewer = min(trainer.at_once, len(tokens)) // 2
+            if fewer == 0 or trainer.world.size > 1:  # the others wait in this step's exchange
+                raise OutOfMemory(
+                    f"{trainer.at_once} images at once do not fit the memory of {trainer.device}; go on "
+                    f"with --resume --set run.at_once={max(1, fewer)}, or take a smaller model"
+                ) from error
+            trainer.at_once = fewer
+            _log.warning("out of memory: %d images at once from step %d on", fewer, step + 1)
+            torch.cuda.empty_cache()
+
+
+def _accumulate(
+    trainer: Trainer, step: int, tokens: torch.Tensor, visible: torch.Tensor, queries: torch.Tensor
+) -> torch.Tensor:
+    config, target = trainer.config, trainer.model.target
+    precision = _precision(config, tokens.device)
+    trainer.optimiser.zero_grad(set_to_none=True)
+    total = tokens.new_zeros(())
+    for first in range(0, len(tokens), trainer.at_once):
+        some = slice(first, min(first + trainer.at_once, len(tokens)))
+        with _exchanged(trainer, now=some.stop == len(tokens)):
+            with torch.autocast(tokens.device.type, precision, enabled=precision != torch.float32):
+                predicted = trainer.network(tokens[some], visible[some], queries[some])  # (b, Q, C)
+            true = target.wanted(take(tokens[some], queries[some]))
+            loss = objective(predicted, true, target.blocks, config.objective)
+            loss = loss * ((some.stop - first) / len(tokens))
+            if tokens.device.type == "cpu":  # no synchronisation to pay for: stop at the very step
+                _checked(loss, trainer, step)
+            trainer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return total
+
+
+def _exchanged(trainer: Trainer, *, now: bool) -> AbstractContextManager[None]:
+    """Exchange gradients between processes in the last part of a batch only."""
+    if now or not isinstance(trainer.network, DistributedDataParallel):
+        return nullcontext()
+    return trainer.network.no_sync()
 
 
 def draw_indices(
-    tokens: torch.Tensor, config: ObjectiveConfig, generator: torch.Generator
+    tokens: torch.Tensor,
+    window: Grid,
+    config: TrainConfig,
+    generator: torch.Generator,
+    world: World = ALONE,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw a step's visible (B, K) and decoded (B, Q) places, on the tokens' device."""
-    ratio = draw_mask_ratio(config, generator)
-    masks = random_masks(len(tokens), tokens.shape[1], ratio, generator)
+    """Draw a step's visible (b, K) and decoded (b, Q) places of this process, on the tokens' device.
+
+    They are drawn for the whole batch, so that they do not depend on how many processes share it.
+    """
+    settings, batch = config.objective, len(tokens) * world.size
+    own = world.share(batch)
+    ratio = draw_mask_ratio(settings, generator)
+    salience = torch.zeros(batch, tokens.shape[1])
+    if settings.masks == "salient":
+        salience[own] = (tokens - tokens.mean(dim=1, keepdim=True)).norm(dim=2).cpu()
+    masks = training_masks(settings.masks, salience, window, ratio, generator)
     visible, hidden = split_indices(masks)
-    count = max(1, round(hidden.shape[1] * config.decode_share))
+    count = max(1, round(hidden.shape[1] * settings.decode_share))
     order = torch.rand(hidden.shape, generator=generator).argsort(dim=1)[:, :count]
     queries = hidden.gather(1, order)
-    return visible.to(tokens.device), queries.to(tokens.device)
+    return to_device(visible[own], tokens.device), to_device(queries[own], tokens.device)
 
 
 @torch.no_grad()

@@ -17,10 +17,11 @@ from training.data import Dataset, Sample, read_images
 from training.errors import DataError
 from training.evaluate import evaluate, save_figures
 from training.export import Exported, export_model
-from training.loop import train
-from training.plan import plan
+from training.loop import Start, train
+from training.plan import plan, with_canvas
 from training.pretrained import MaeChoices, import_mae
 from training.report import write_report
+from training.world import ALONE, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,25 @@ class Recalibration:
 
 
 @dataclass(frozen=True, slots=True)
+class Training:
+    """How a training goes about it, beside its recipe.
+
+    With what is `wanted` the model is calibrated on the validation split as well; without, it is saved
+    uncalibrated and cannot be served yet. `init` is a model to start from: its target and autoencoder take
+    the place of the recipe's.
+    """
+
+    resume: bool = False
+    wanted: Choices | None = DEFAULT_CHOICES
+    group_by: str | None = None
+    init: Path | None = None
+    skip_unreadable: bool = False
+
+
+USUAL_TRAINING = Training()
+
+
+@dataclass(frozen=True, slots=True)
 class Recalibrated:
     """The model as it was saved, its new calibration, and how that compares with the one before."""
 
@@ -54,32 +74,47 @@ def train_model(
     dataset: Dataset,
     out: Path,
     config: TrainConfig,
+    how: Training = USUAL_TRAINING,
     *,
-    resume: bool = False,
-    wanted: Choices | None = DEFAULT_CHOICES,
-    group_by: str | None = None,
-    skip_unreadable: bool = False,
+    world: World = ALONE,
     quiet: bool = False,
 ) -> Bundle:
     """Train on the set's normal images and save the model to `out`.
 
-    With what is `wanted` the model is calibrated on the validation split as well; without, it is saved
-    uncalibrated and cannot be served yet.
+    Of several processes the first one calibrates and saves.
     """
-    samples = readable(_normal(dataset, "train"), skip_unreadable=skip_unreadable)
-    config = plan(samples, config, quiet=quiet)
-    model, card = train(samples, config, run_folder(out), resume=resume, quiet=quiet)
-    bundle = Bundle(out.absolute().name, model, None, {"training": card | _origin(dataset)})
-    if wanted is not None:
+    samples = readable(_normal(dataset, "train"), skip_unreadable=how.skip_unreadable)
+    start, init = None, how.init
+    if init is not None:
+        config, start = adapted(config, load_bundle(init, check_golden=False, with_graph=False))
+    if world.is_first:
+        config = plan(samples, config, quiet=quiet)
+    config = with_canvas(config, world.from_first(config.model.preprocess.canvas))
+    model, card = train(
+        samples, config, run_folder(out), world=world, start=start, resume=how.resume, quiet=quiet
+    )
+    origin = _origin(dataset) | ({} if init is None else {"init": init.name})
+    bundle = Bundle(out.absolute().name, model, None, {"training": card | origin})
+    if not world.is_first:
+        return bundle
+    if how.wanted is not None:
         bundle = _calibrated(
             bundle,
-            with_groups(_normal(dataset, "validation"), group_by),
-            wanted,
-            skip_unreadable=skip_unreadable,
+            with_groups(_normal(dataset, "validation"), how.group_by),
+            how.wanted,
+            skip_unreadable=how.skip_unreadable,
             quiet=quiet,
         )
         bundle = with_graph(bundle, config.run.export)
     return save_bundle(bundle, out, new_version())
+
+
+def adapted(config: TrainConfig, pretrained: Bundle) -> tuple[TrainConfig, Start]:
+    """Return the recipe with a pretrained model's target and autoencoder, and the weights to start from."""
+    known, model = pretrained.model.config, pretrained.model
+    together = replace(config.model, target=known.target, mae=known.mae)
+    start = Start(model.mae.state_dict(), model.target.mean, model.target.spread)
+    return replace(config, model=together), start
 
 
 def with_graph(bundle: Bundle, wish: str) -> Bundle:

@@ -2,12 +2,14 @@
 
 Backbone features of a fixed set of variations never change, so they are computed once and kept as
 float16. Where the recipe wants fresh variations, or the cache would not fit, images are decoded and
-sent through the backbone at every step instead.
+sent through the backbone at every step instead, by worker processes that stay ahead of the device.
 """
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -16,31 +18,38 @@ import torch
 from anomaly.mae import take
 from anomaly.preprocess import place
 from anomaly.targets import Target
-from anomaly.types import FloatArray, Grid
+from anomaly.types import Grid
 from anomaly.windows import random_places
-from training.augment import vary
+from training.augment import Seed, vary
 from training.config import TrainConfig
 from training.data import Sample, read_images
+from training.images import Damage, Wanted, reading
 from training.schedule import batch_indices
+from training.world import ALONE, World
 
 _log = logging.getLogger(__name__)
 _STATISTICS_IMAGES = 512
 _CHUNK = 8
+_SPARE = 0.5  # of a GPU's free memory the cache may take
 
 
 class TokenSource(Protocol):
-    """Gives step `step` its batch of standardised tokens, one random window of each image."""
+    """Gives one step after the other its batch of standardised tokens, a random window of each image."""
 
-    def batch(self, step: int) -> torch.Tensor:
-        """Return (B, l, C) tokens of windows on the target's device."""
-        ...
-
-    def whole(self, rows: Sequence[int]) -> torch.Tensor:
-        """Return all standardised tokens (N, L, C) of images by index, unvaried."""
+    def steps(self, first: int) -> Iterator[torch.Tensor]:
+        """Yield (b, l, C) tokens on the target's device, this process's share of each batch."""
         ...
 
     def names(self, step: int) -> list[str]:
         """Return the files behind a step's batch."""
+        ...
+
+
+class ImageTokens(TokenSource, Protocol):
+    """Knows each image by its index as well."""
+
+    def whole(self, rows: Sequence[int]) -> torch.Tensor:
+        """Return all standardised tokens (N, L, C) of images by index, unvaried."""
         ...
 
 
@@ -50,27 +59,49 @@ class Canvases:
 
     samples: Sequence[Sample]
     config: TrainConfig
+    world: World
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.samples)
 
-    def load(self, indices: Sequence[int], variations: Sequence[int]) -> torch.Tensor:
-        """Return (B, 3, S, S) float32 canvases in [0, 1]."""
-        preprocess, threads = self.config.model.preprocess, self.config.run.workers
+    def load(self, indices: Sequence[int], device: torch.device) -> torch.Tensor:
+        """Return (B, 3, S, S) float32 canvases in [0, 1], unvaried."""
+        preprocess, threads = self.config.model.preprocess, max(1, self.config.run.workers)
         chosen = [self.samples[i] for i in indices]
         read = read_images(chosen, canvas=preprocess.canvas, threads=threads)
-        canvases = [place(image, preprocess)[0] for _, image in read]
-        varied = [
-            self._vary(canvas, index, variation)
-            for canvas, index, variation in zip(canvases, indices, variations, strict=True)
-        ]
-        return torch.from_numpy(np.stack(varied)).permute(0, 3, 1, 2).contiguous()
+        canvases = np.stack([place(image, preprocess)[0] for _, image in read])
+        return to_device(torch.from_numpy(canvases).permute(0, 3, 1, 2).contiguous(), device)
 
-    def _vary(self, canvas: FloatArray, index: int, variation: int) -> FloatArray:
-        if variation == 0:
-            return canvas
-        return vary(canvas, self.config.augment, (self.config.run.seed, index, variation))
+    def vary(
+        self, pixels: torch.Tensor, indices: Sequence[int], variations: Sequence[int]
+    ) -> torch.Tensor:
+        """Vary canvases on their device; those of variation 0 stay as they are."""
+        seeds = [self.seed(i, v) for i, v in zip(indices, variations, strict=True)]
+        return vary(pixels, self.config.augment, seeds)
+
+    def seed(self, index: int, variation: int) -> Seed | None:
+        """Return what a variation is drawn from."""
+        return (self.config.run.seed, index, variation) if variation else None
+
+    def chosen(self, step: int) -> np.ndarray:
+        """Return which images the whole batch of a step has."""
+        config = self.config
+        return batch_indices(step, len(self), config.optimiser.batch_size, config.run.seed)
+
+    def share(self) -> slice:
+        """Return this process's part of a batch."""
+        return self.world.share(self.config.optimiser.batch_size)
+
+    def names(self, step: int) -> list[str]:
+        """Return the files behind a step's batch."""
+        return [str(self.samples[int(i)].path) for i in self.chosen(step)]
+
+    def cut(self, raw: torch.Tensor, step: int, grid: Grid, window: Grid) -> torch.Tensor:
+        """Cut one random window of each image out of this process's (b, L, C) tokens: (b, l, C)."""
+        batch = self.config.optimiser.batch_size
+        seed = (self.config.run.seed, 4, step)
+        return random_cut(raw, grid, window, seed, batch=batch, own=self.share())
 
 
 class CachedTokens:
@@ -82,25 +113,31 @@ class CachedTokens:
         self._tokens, self._canvases, self._target = tokens, canvases, target
         self._window = window
 
-    def batch(self, step: int) -> torch.Tensor:
-        """Pick a batch; each image comes in a variation drawn from the step."""
-        config = self._canvases.config
-        chosen = _chosen(step, self._canvases)
-        variations = np.random.default_rng((config.run.seed, 3, step)).integers(
-            len(self._tokens), size=len(chosen)
-        )
-        raw = self._tokens[torch.from_numpy(variations), torch.from_numpy(chosen)]
-        raw = _cut(raw, self._target.grid, self._window, (config.run.seed, 4, step))
-        return self._target.standardise(to_device(raw, self._target.mean.device))
+    def steps(self, first: int) -> Iterator[torch.Tensor]:
+        """Pick batches; each image comes in a variation drawn from the step."""
+        canvases, step = self._canvases, first
+        config = canvases.config
+        while True:
+            variations = np.random.default_rng((config.run.seed, 3, step)).integers(
+                len(self._tokens), size=config.optimiser.batch_size
+            )
+            raw = self._pick(variations[canvases.share()], canvases.chosen(step)[canvases.share()])
+            raw = canvases.cut(raw, step, self._target.grid, self._window)
+            yield self._target.standardise(raw)
+            step += 1
 
     def whole(self, rows: Sequence[int]) -> torch.Tensor:
         """Standardise the cached tokens."""
-        raw = self._tokens[0, torch.as_tensor(rows)]
-        return self._target.standardise(to_device(raw, self._target.mean.device))
+        return self._target.standardise(self._pick(np.zeros(len(rows), int), np.asarray(rows)))
 
     def names(self, step: int) -> list[str]:
         """Return the files behind a step's batch."""
-        return _names(step, self._canvases)
+        return self._canvases.names(step)
+
+    def _pick(self, variations: np.ndarray, rows: np.ndarray) -> torch.Tensor:
+        where, device = self._tokens.device, self._target.mean.device
+        first, second = (to_device(torch.from_numpy(index), where) for index in (variations, rows))
+        return to_device(self._tokens[first, second], device)
 
 
 class FreshTokens:
@@ -109,50 +146,124 @@ class FreshTokens:
     def __init__(self, canvases: Canvases, target: Target, window: Grid) -> None:
         self._canvases, self._target, self._window = canvases, target, window
 
-    def batch(self, step: int) -> torch.Tensor:
-        """Compute a batch; every step draws new variations."""
-        chosen = _chosen(step, self._canvases).tolist()
-        varies = self._canvases.config.augment.fresh or self._canvases.config.augment.copies
-        variation = step + 1 if varies else 0
-        pixels = self._canvases.load(chosen, [variation] * len(chosen))
-        raw = raw_tokens(self._target, pixels).clone()
-        seed = (self._canvases.config.run.seed, 4, step)
-        return self._target.standardise(_cut(raw, self._target.grid, self._window, seed))
+    def steps(self, first: int) -> Iterator[torch.Tensor]:
+        """Compute batches; every step draws new variations. Raises `DataError` for damaged images."""
+        canvases, target = self._canvases, self._target
+        config, device = canvases.config, target.mean.device
+        damage = Damage(config.run.unreadable)
+        batches = reading(canvases.samples, config, self._wanted(first), pin=device.type == "cuda")
+        for step, (pixels, unreadable) in enumerate(batches, start=first):
+            damage.note(len(pixels), unreadable)
+            own = canvases.chosen(step)[canvases.share()].tolist()
+            variations = [self._variation(step)] * len(own)
+            varied = canvases.vary(to_device(pixels, device), own, variations)
+            raw = raw_tokens(target, varied).clone()
+            yield target.standardise(canvases.cut(raw, step, target.grid, self._window))
 
     def whole(self, rows: Sequence[int]) -> torch.Tensor:
         """Decode and run the backbone."""
-        return target_tokens(self._target, self._canvases.load(rows, [0] * len(rows)))
+        device = self._target.mean.device
+        return target_tokens(self._target, self._canvases.load(rows, device))
 
     def names(self, step: int) -> list[str]:
         """Return the files behind a step's batch."""
-        return _names(step, self._canvases)
+        return self._canvases.names(step)
+
+    def _wanted(self, first: int) -> Iterator[list[Wanted]]:
+        canvases = self._canvases
+        for step in range(first, canvases.config.optimiser.steps):
+            own = canvases.chosen(step)[canvases.share()].tolist()
+            yield [Wanted(i, canvases.seed(i, self._variation(step))) for i in own]
+
+    def _variation(self, step: int) -> int:
+        augment = self._canvases.config.augment
+        return step + 1 if augment.fresh or augment.copies else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where tokens are made: the model's target and window, the run's folder and processes."""
+
+    target: Target
+    window: Grid
+    folder: Path
+    world: World
+    fitted: bool = False  # the standardisation came with the weights to start from
 
 
 def prepare_tokens(
     samples: Sequence[Sample],
     config: TrainConfig,
-    target: Target,
-    window: Grid,
+    place: Place,
     progress: Callable[[Iterator[int], int], Iterator[int]],
-) -> TokenSource:
+) -> ImageTokens:
     """Fit the target's standardisation on the images and return their tokens, cached if they may be."""
-    canvases = Canvases(samples, config)
+    target = place.target
+    canvases = Canvases(samples, config, place.world)
     variations = 1 + (0 if config.augment.fresh else config.augment.copies)
-    size_gb = 2 * variations * len(samples) * target.grid.length * target.token_dim / 1e9
+    shape = (variations, len(samples), target.grid.length, target.token_dim)
+    size_gb = 2 * np.prod(shape, dtype=float) / 1e9
     if config.augment.fresh or size_gb > config.run.cache_limit_gb:
         _log.info("tokens are computed at every step (a cache would take %.1f GB)", size_gb)
-        _fit_statistics(canvases, target)
-        return FreshTokens(canvases, target, window)
-    shape = (variations, len(samples), target.grid.length, target.token_dim)
-    tokens = torch.empty(shape, dtype=torch.float16)
-    chunk = _CHUNK
-    for start in progress(iter(range(0, len(samples), chunk)), -(-len(samples) // chunk)):
-        rows = list(range(start, min(start + chunk, len(samples))))
-        for variation in range(variations):
-            pixels = canvases.load(rows, [variation] * len(rows))
-            tokens[variation, rows] = raw_tokens(target, pixels).half().cpu()
-    _fit(target, tokens[0])
-    return CachedTokens(tokens, canvases, target, window)
+        return fresh_tokens(samples, config, place)
+    with cache(shape, place) as tokens:
+        _fill(tokens, canvases, place, progress)
+    if not place.fitted:
+        fit_tokens(target, tokens[0])
+    return CachedTokens(nearer(tokens, target.mean.device), canvases, target, place.window)
+
+
+def fresh_tokens(samples: Sequence[Sample], config: TrainConfig, place: Place) -> FreshTokens:
+    """Return tokens that are computed at every step, the target fitted to some of the images."""
+    canvases = Canvases(samples, config, place.world)
+    if not place.fitted:
+        _fit_statistics(canvases, place.target)
+    return FreshTokens(canvases, place.target, place.window)
+
+
+def _fill(
+    tokens: torch.Tensor,
+    canvases: Canvases,
+    place: Place,
+    progress: Callable[[Iterator[int], int], Iterator[int]],
+) -> None:
+    """Compute the tokens of this process's share of the images."""
+    target, world = place.target, place.world
+    starts = range(0, len(canvases), _CHUNK)[world.local_rank :: world.local_size]
+    for start in progress(iter(starts), len(starts)):
+        rows = list(range(start, min(start + _CHUNK, len(canvases))))
+        pixels = canvases.load(rows, target.mean.device)
+        for variation in range(len(tokens)):
+            varied = canvases.vary(pixels, rows, [variation] * len(rows))
+            tokens[variation, rows] = raw_tokens(target, varied).half().cpu()
+
+
+@contextmanager
+def cache(shape: tuple[int, ...], place: Place) -> Iterator[torch.Tensor]:
+    """Give the processes of one machine one float16 tensor to fill together; whole when the block ends."""
+    world = place.world
+    if world.local_size == 1:
+        yield torch.empty(shape, dtype=torch.float16)
+        return
+    path = place.folder / f"tokens.{world.machine}.bin"
+    count = int(np.prod(shape))
+    if world.local_rank == 0:
+        with path.open("wb") as file:
+            file.truncate(2 * count)
+    world.wait()
+    flat = torch.from_file(str(path), shared=True, size=count, dtype=torch.float16)
+    yield flat.view(shape)
+    world.wait()
+    if world.local_rank == 0:
+        path.unlink()  # the mapping holds it until the last process ends
+
+
+def nearer(tokens: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Move the cache to the GPU where it takes less than half of the memory that is free."""
+    if device.type != "cuda":
+        return tokens
+    free, _ = torch.cuda.mem_get_info(device)
+    return tokens.to(device) if tokens.nbytes < _SPARE * free else tokens
 
 
 @torch.inference_mode()
@@ -171,44 +282,48 @@ def target_tokens(target: Target, pixels: torch.Tensor) -> torch.Tensor:
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy without blocking, from pinned memory, where the device is a GPU."""
-    if device.type != "cuda":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
+    return pinned.to(device, non_blocking=True)
+
+
+def random_cut(
+    raw: torch.Tensor,
+    grid: Grid,
+    window: Grid,
+    seed: tuple[int, ...],
+    *,
+    batch: int,
+    own: slice,
+) -> torch.Tensor:
+    """Cut one random window of each image out of (b, L, C) tokens, the `own` part of a batch: (b, l, C)."""
+    drawn = int(np.random.default_rng(seed).integers(2**31))
+    places = random_places(batch, grid, window, torch.Generator().manual_seed(drawn))
+    return raw if places is None else take(raw, to_device(places[own], raw.device))
 
 
 def _fit_statistics(canvases: Canvases, target: Target) -> None:
     count = min(len(canvases), _STATISTICS_IMAGES)
     rows = np.random.default_rng(canvases.config.run.seed).permutation(len(canvases))[:count]
-    chunks = np.array_split(rows, max(1, count // 32))
-    raw = [raw_tokens(target, canvases.load(c.tolist(), [0] * len(c))).cpu() for c in chunks]
-    _fit(target, torch.cat(raw))
+    world, device = canvases.world, target.mean.device
+    chunks = np.array_split(rows, max(1, count // 32))[world.rank :: world.size]
+    raw = [raw_tokens(target, canvases.load(c.tolist(), device)).cpu() for c in chunks]
+    found = torch.cat(raw) if raw else torch.empty(0, target.grid.length, target.token_dim)
+    fit_tokens(target, found, world)
 
 
-def _fit(target: Target, raw: torch.Tensor) -> None:
-    """Fit on (N, L, C) tokens, in chunks: float64 sums of float16 values."""
-    count = raw.shape[0] * raw.shape[1]
-    total = torch.zeros(raw.shape[2], dtype=torch.float64)
-    squares = torch.zeros_like(total)
+def fit_tokens(target: Target, raw: torch.Tensor, world: World = ALONE) -> None:
+    """Fit the standardisation on (N, L, C) tokens, in chunks: float64 sums, over all processes."""
+    sums = torch.zeros(2, raw.shape[2], dtype=torch.float64)
     for start in range(0, len(raw), 64):
         flat = raw[start : start + 64].double().flatten(0, 1)
-        total += flat.sum(dim=0)
-        squares += flat.square().sum(dim=0)
-    mean = total / count
-    spread = (squares / count - mean.square()).clamp(min=0).sqrt()
+        sums[0] += flat.sum(dim=0)
+        sums[1] += flat.square().sum(dim=0)
+    count = torch.tensor([raw.shape[0] * raw.shape[1]], dtype=torch.float64)
+    device = target.mean.device
+    together = world.total(torch.cat([sums.flatten(), count]).to(device)).cpu()
+    (total, squares), number = together[:-1].view(2, -1), together[-1]
+    mean = total / number
+    spread = (squares / number - mean.square()).clamp(min=0).sqrt()
     target.fit(mean.float(), spread.float())
-
-
-def _cut(raw: torch.Tensor, grid: Grid, window: Grid, seed: tuple[int, ...]) -> torch.Tensor:
-    """Cut one random window of each image out of (B, L, C) tokens: (B, l, C)."""
-    drawn = int(np.random.default_rng(seed).integers(2**31))
-    places = random_places(len(raw), grid, window, torch.Generator().manual_seed(drawn))
-    return raw if places is None else take(raw, places.to(raw.device))
-
-
-def _chosen(step: int, canvases: Canvases) -> np.ndarray:
-    config = canvases.config
-    return batch_indices(step, len(canvases), config.optimiser.batch_size, config.run.seed)
-
-
-def _names(step: int, canvases: Canvases) -> list[str]:
-    return [str(canvases.samples[i].path) for i in _chosen(step, canvases)]

@@ -2,17 +2,21 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from anomaly.mae import MaskedAutoencoder
+from anomaly.masking import MASK_KINDS
 from tests.conftest import TINY, samples
 from training import checkpoint as checkpoint_module
 from training import loop
 from training.config import TrainConfig, load_recipe
 from training.data import Sample
-from training.errors import DataError, NotWritten, ResumeError, TrainingDiverged
-from training.loop import train
+from training.errors import DataError, NotWritten, OutOfMemory, ResumeError, TrainingDiverged
+from training.loop import new_model, train
+from training.meter import training_flops
 from training.schedule import batch_indices, ema_decay, learning_rate
 
 
@@ -50,10 +54,10 @@ def test_a_resumed_run_equals_an_unbroken_one(
     unbroken, _ = train(normals, config, tmp_path / "whole", quiet=True)
     take_step = loop._step
 
-    def power_cut(trainer: loop.Trainer, step: int) -> torch.Tensor:
+    def power_cut(trainer: loop.Trainer, step: int, tokens: torch.Tensor) -> torch.Tensor:
         if step == 9:
             raise KeyboardInterrupt
-        return take_step(trainer, step)
+        return take_step(trainer, step, tokens)
 
     monkeypatch.setattr(loop, "_step", power_cut)
     with pytest.raises(KeyboardInterrupt):
@@ -164,6 +168,87 @@ def test_bf16_autocast_trains_on_any_device(normals: list[Sample], tmp_path: Pat
     model, card = train(normals, short("run.precision=bf16"), tmp_path, quiet=True)
     assert card["precision"] == "torch.bfloat16"
     assert all(p.dtype == torch.float32 for p in model.mae.parameters())
+
+
+def test_a_batch_in_parts_learns_the_same(normals: list[Sample], tmp_path: Path) -> None:
+    whole, _ = train(normals, short(), tmp_path / "a", quiet=True)
+    parts, _ = train(normals, short("run.at_once=5"), tmp_path / "b", quiet=True)
+    torch.testing.assert_close(weights(parts), weights(whole), atol=2e-4, rtol=1e-3)
+
+
+def test_out_of_memory_takes_fewer_images_at_once_and_says_so(
+    normals: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole, _ = train(normals, short(), tmp_path / "a", quiet=True)
+    forward, fits = MaskedAutoencoder.forward, 5
+
+    def small_device(self: MaskedAutoencoder, tokens: torch.Tensor, *indices: torch.Tensor) -> Any:
+        if not tokens.is_meta and len(tokens) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, tokens, *indices)
+
+    monkeypatch.setattr(MaskedAutoencoder, "forward", small_device)
+    found, _ = train(
+        normals, short('model.scoring.families=["masked"]'), tmp_path / "b", quiet=True
+    )
+    assert [r.message for r in caplog.records if "out of memory" in r.message] == [
+        "out of memory: 8 images at once from step 1 on",
+        "out of memory: 4 images at once from step 1 on",
+    ]
+    torch.testing.assert_close(weights(found.mae), weights(whole.mae), atol=2e-4, rtol=1e-3)
+    fits = 0
+    with pytest.raises(OutOfMemory, match=r"run\.at_once=1"):
+        train(normals, short(), tmp_path / "c", quiet=True)
+
+
+@pytest.mark.parametrize("kind", MASK_KINDS)
+def test_every_kind_of_mask_can_be_trained_with(
+    normals: list[Sample], tmp_path: Path, kind: str
+) -> None:
+    changes = (f"objective.masks={kind}", 'model.scoring.families=["masked"]')
+    model, _ = train(normals, short(*changes), tmp_path, quiet=True)
+    assert bool(weights(model).isfinite().all())
+
+
+def test_the_log_says_how_well_the_machine_is_used(normals: list[Sample], tmp_path: Path) -> None:
+    train(normals, short("run.log_every=6"), tmp_path, quiet=True)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert all(0 < row["matrix_share"] < 1.5 for row in rows)
+    assert all(0 <= row["data_wait"] < 1 for row in rows)
+
+
+def test_the_operations_of_a_step_are_those_of_its_matrices() -> None:
+    config = short("objective.decode_share=1.0", "objective.mask_ratio=[0.5, 0.5]")
+    model = new_model(config)
+    mae, tokens, seen = config.model.mae, 64, 32
+    wide = mae.width
+    block = 2 * seen * 12 * wide**2 + 4 * seen * seen * wide  # qkv, projection, mlp; attention
+    cross = 2 * seen * 12 * wide**2 + 4 * seen * seen * wide
+    ends = 2 * seen * (192 * wide + wide * wide + 192 * wide)
+    forward = mae.depth * block + mae.decoder_depth * cross + ends
+    assert model.window.length == tokens
+    assert training_flops(model, config, cached=True) == pytest.approx(3 * forward, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_run_is_tracked_in_mlflow_and_goes_on_in_the_same_one(
+    normals: list[Sample], tmp_path: Path
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    where = f"sqlite:///{tmp_path}/tracked.db"
+    config = short(f'run.mlflow="{where}"', "run.log_every=4")
+    train(normals, config, tmp_path / "part.run", quiet=True)
+    train(normals, config, tmp_path / "part.run", resume=True, quiet=True)
+    client = mlflow.MlflowClient(tracking_uri=where)
+    (experiment,) = [e for e in client.search_experiments() if e.name == "maskline"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_name, run.info.status) == ("part", "FINISHED")
+    history = client.get_metric_history(run.info.run_id, "loss")
+    assert [point.step for point in history] == [4, 8, 12]
 
 
 def test_epochs_show_every_image_once_before_any_twice() -> None:

@@ -17,7 +17,13 @@ from training.config import TrainConfig
 from training.data import Sample, open_dataset
 from training.errors import DataError
 from training.evaluate import format_table
-from training.pipeline import Recalibration, calibrate_folder, evaluate_model, train_model
+from training.pipeline import (
+    Recalibration,
+    Training,
+    calibrate_folder,
+    evaluate_model,
+    train_model,
+)
 from training.scoring import read_done, score_files
 
 
@@ -26,7 +32,7 @@ def test_train_calibrate_and_evaluate_from_paths(
 ) -> None:
     dataset = open_dataset(tiny_data)
     out = tmp_path / "models" / "part"
-    raw = train_model(dataset, out, tiny_config, wanted=None, quiet=True)
+    raw = train_model(dataset, out, tiny_config, Training(wanted=None), quiet=True)
     assert raw.calibration is None
     with pytest.raises(ModelUncalibrated):
         evaluate_model(out, dataset, quiet=True)
@@ -73,7 +79,7 @@ def test_broken_training_images_are_skipped_only_on_request(
         train_model(open_dataset(data), tmp_path / "m", config, quiet=True)
     assert not (tmp_path / "m").exists()
     bundle = train_model(
-        open_dataset(data), tmp_path / "m", config, skip_unreadable=True, quiet=True
+        open_dataset(data), tmp_path / "m", config, Training(skip_unreadable=True), quiet=True
     )
     assert bundle.card["training"]["images"] == 5
 

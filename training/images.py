@@ -1,0 +1,134 @@
+"""Decoding ahead of training: worker processes read, crop and place images while the device computes.
+
+torch's DataLoader does the work; this module says which images and what becomes of one that cannot be read.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from anomaly.errors import ImageError
+from anomaly.image import decode_image
+from anomaly.preprocess import place
+from anomaly.types import RgbImage
+from training.augment import Seed, crop
+from training.config import TrainConfig
+from training.data import Sample
+from training.errors import DataError
+
+_log = logging.getLogger(__name__)
+_TRIES = 16  # damaged images in a row before reading gives up
+_NAMED = 20  # damaged images that the log names
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An image of a step: its index, and what its crop and variation are drawn from (None: as it is)."""
+
+    index: int
+    seed: Seed | None
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A canvas (3, S, S) float32 in [0, 1], and the files that could not be read on the way to it."""
+
+    canvas: torch.Tensor
+    unreadable: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Damage:
+    """How many images were read and how many could not be, against what the recipe allows."""
+
+    limit: float
+    read: int = 0
+    files: set[str] = field(default_factory=set)
+
+    def note(self, read: int, unreadable: Sequence[str]) -> None:
+        """Count; raises `DataError` when too many are damaged."""
+        self.read += read
+        for name in unreadable:
+            if name not in self.files:
+                self.files.add(name)
+                if len(self.files) <= _NAMED:
+                    _log.warning("left out: %s", name)
+        if len(self.files) > self.limit * max(self.read, 1) and (
+            self.limit == 0 or self.read > 100
+        ):
+            raise DataError(
+                f"{len(self.files)} of the {self.read} images read so far cannot be decoded, the last "
+                f"is {unreadable[-1] if unreadable else 'above'}. Remove or replace them, or allow a "
+                "share of them: --set run.unreadable=0.01"
+            )
+
+
+class PlacedImages(Dataset[Placed]):
+    """Images by `Wanted`, read in a worker; what is damaged is replaced by the next that is not."""
+
+    def __init__(self, samples: Sequence[Sample], config: TrainConfig) -> None:
+        self._samples, self._config = samples, config
+
+    def __getitem__(self, wanted: Wanted) -> Placed:
+        """Decode, crop and place."""
+        unreadable: list[str] = []
+        for index in range(wanted.index, wanted.index + _TRIES):
+            path = self._samples[index % len(self._samples)].path
+            try:
+                canvas = placed(path.read_bytes(), self._config, wanted.seed)
+            except (ImageError, OSError) as error:
+                unreadable.append(f"{path}: {error}")
+            else:
+                return Placed(canvas, tuple(unreadable))
+        raise DataError(f"{_TRIES} images in a row cannot be read, the first is {unreadable[0]}")
+
+
+def placed(data: bytes, config: TrainConfig, seed: Seed | None) -> torch.Tensor:
+    """Decode an image, cut a crop where the recipe wants one, and place it: (3, S, S) float32."""
+    preprocess = config.model.preprocess
+    # A crop of a tenth of the area needs the whole at three times the canvas.
+    side = round(preprocess.canvas / np.sqrt(config.augment.crop[0]))
+    image: RgbImage = decode_image(data, canvas=side)
+    if config.augment.crops and seed is not None:
+        image = crop(image, config.augment, seed)
+    canvas, _ = place(image, preprocess)
+    return torch.from_numpy(canvas).permute(2, 0, 1).contiguous()
+
+
+def stack(batch: Sequence[Placed]) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """Put a batch together: (B, 3, S, S), and all that could not be read."""
+    canvases = torch.stack([one.canvas for one in batch])
+    return canvases, tuple(name for one in batch for name in one.unreadable)
+
+
+def reading(
+    samples: Sequence[Sample], config: TrainConfig, steps: Iterable[list[Wanted]], *, pin: bool
+) -> Iterator[tuple[torch.Tensor, tuple[str, ...]]]:
+    """Read one batch after the other, a few ahead: (B, 3, S, S) and what could not be read."""
+    loader = DataLoader(
+        PlacedImages(samples, config),
+        batch_sampler=steps,
+        collate_fn=stack,
+        pin_memory=pin,
+        **workers(config),
+    )
+    return iter(loader)
+
+
+def workers(config: TrainConfig) -> dict[str, Any]:
+    """Return what a DataLoader is told about its processes."""
+    count = config.run.workers
+    if count == 0:
+        return {"num_workers": 0}
+    return {"num_workers": count, "worker_init_fn": _one_thread, "prefetch_factor": 4}
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)  # the processes are the parallelism
+    torch.set_num_threads(1)

@@ -1,0 +1,61 @@
+"""Pretraining on normal images of many products: an autoencoder to start others from. Read `pretrain`."""
+
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from anomaly.bundle import Bundle, new_version, save_bundle
+from training.checkpoint import fingerprint
+from training.config import TrainConfig
+from training.index import indexed
+from training.loop import card_of, new_model, optimise
+from training.shards import Shards, StreamTokens, find_shards
+from training.tokens import Place, TokenSource, fresh_tokens
+from training.world import ALONE, World
+
+
+def pretrain(
+    roots: Sequence[Path],
+    out: Path,
+    run: Path,
+    config: TrainConfig,
+    *,
+    world: World = ALONE,
+    resume: bool = False,
+    relist: bool = False,
+    quiet: bool = False,
+) -> Bundle:
+    """Train an autoencoder on all images below `roots`, or in their shards; save it uncalibrated.
+
+    It has no memory and no repair head: those belong to a product. Of several processes the first one
+    saves. Raises `DataError`, `TrainingDiverged` or `ResumeError`.
+    """
+    started = time.monotonic()
+    quiet = quiet or not world.is_first
+    run.mkdir(parents=True, exist_ok=True)
+    model = new_model(config, world)
+    where = Place(model.target, model.window, run, world)
+    shards = find_shards(roots)
+    source, mark, images = _source(roots, shards, config, where, relist=relist)
+    loss = optimise(model, source, config, run, mark, world=world, resume=resume, quiet=quiet)
+    training = {"images": images} | card_of(model, config, world, loss, started)
+    origin = {"data": [root.name for root in roots], "maskline": version("maskline")}
+    bundle = Bundle(out.absolute().name, model.eval(), None, {"training": training | origin})
+    return save_bundle(bundle, out, new_version()) if world.is_first else bundle
+
+
+def _source(
+    roots: Sequence[Path], shards: Shards | None, config: TrainConfig, where: Place, *, relist: bool
+) -> tuple[TokenSource, str, int | None]:
+    """Return the tokens, what tells this run from others, and how many images there are, if known."""
+    if shards is not None:
+        stream = StreamTokens(shards, config, where)
+        stream.fit()
+        return stream, fingerprint(config, shards.digest), None
+    world = where.world
+    if world.is_first:
+        indexed(roots, where.folder, again=relist)
+    world.wait()
+    samples = indexed(roots, where.folder)
+    return fresh_tokens(samples, config, where), fingerprint(config, samples.digest), len(samples)

@@ -1,0 +1,201 @@
+"""Streaming from WebDataset shards: tar files read from end to end, in bounded memory.
+
+Every epoch the shards are put in a new order and dealt to the processes and their workers; each worker
+shuffles within a buffer. A resumed run starts a new order: unlike with files, it does not repeat what the
+unbroken run would have seen.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+import webdataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from anomaly.errors import ImageError
+from anomaly.image import EXTENSIONS
+from training.augment import vary
+from training.config import TrainConfig
+from training.errors import DataError
+from training.images import Damage, Placed, placed, stack, workers
+from training.tokens import Place, fit_tokens, random_cut, raw_tokens, target_tokens, to_device
+from training.world import World
+
+_log = logging.getLogger(__name__)
+_STATISTICS_IMAGES = 512
+_MOST_DAMAGED = 1000  # in a row, within one worker
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """The tar files of a set."""
+
+    paths: tuple[str, ...]
+
+    @property
+    def digest(self) -> list[str]:
+        """What tells one set of shards from another."""
+        return [Path(path).name for path in self.paths]
+
+
+def find_shards(roots: Sequence[Path]) -> Shards | None:
+    """Return the .tar files among and in `roots`; None where they are folders of images."""
+    paths: list[str] = []
+    others = 0
+    for root in roots:
+        own = [root] if root.suffix == ".tar" else sorted(root.glob("*.tar"))
+        paths += [str(path.absolute()) for path in own]
+        others += not own
+    if paths and others:
+        raise DataError(
+            "some of the data are shards and some are not; give either shards or folders"
+        )
+    return Shards(tuple(paths)) if paths else None
+
+
+class ShardStream(IterableDataset[Placed]):
+    """Images of shards without end, from the epoch that `first` step's seed begins."""
+
+    def __init__(self, shards: Shards, config: TrainConfig, world: World, first: int) -> None:
+        self._shards, self._config, self._world, self._first = shards, config, world, first
+
+    def __iter__(self) -> Iterator[Placed]:
+        """Read this worker's share of every epoch."""
+        info = get_worker_info()
+        number, of = (0, 1) if info is None else (info.id, info.num_workers)
+        reader, readers = self._world.rank * of + number, self._world.size * of
+        damaged: deque[str] = deque()
+        serial = 0
+        for epoch in count():
+            for key, data in self.epoch(epoch, reader, readers, damaged):
+                serial += 1
+                seed = (self._config.run.seed, 6, self._first, reader, serial)
+                try:
+                    canvas = placed(data, self._config, seed)
+                except ImageError as error:
+                    damaged.append(f"{key}: {error}")
+                    if len(damaged) > _MOST_DAMAGED:
+                        raise DataError(
+                            f"{_MOST_DAMAGED} images in a row cannot be read, the last is {damaged[-1]}"
+                        ) from error
+                    continue
+                yield Placed(canvas, tuple(damaged))
+                damaged.clear()
+
+    def epoch(
+        self, epoch: int, reader: int, readers: int, damaged: deque[str]
+    ) -> Iterator[tuple[str, bytes]]:
+        """Yield name and bytes of every image in a reader's shards of one epoch, shuffled."""
+        seed = (self._config.run.seed, 8, self._first, epoch)
+        order = np.random.default_rng(seed).permutation(len(self._shards.paths))
+        own = [self._shards.paths[i] for i in order[reader::readers]]
+
+        shuffled: Any = webdataset.shuffle(
+            self._config.run.shuffle, rng=Random(repr((seed, reader)))
+        )
+        yield from shuffled(image for path in own for image in _images(path, damaged))
+
+
+def _images(shard: str, damaged: deque[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield name and bytes of the images in a shard; what is damaged is noted and passed over."""
+
+    def note(error: Exception) -> bool:
+        damaged.append(f"{shard}: {error}")
+        return True
+
+    with Path(shard).open("rb") as stream:
+        files = tar_file_expander([{"url": shard, "stream": stream}], handler=note)
+        for sample in group_by_keys(files, handler=note):
+            if (found := _image_of(sample)) is not None:
+                yield f"{shard}:{sample['__key__']}", found
+
+
+def _image_of(sample: dict[str, Any]) -> bytes | None:
+    for extension in EXTENSIONS:
+        if isinstance(data := sample.get(extension[1:]), bytes):
+            return data
+    return None
+
+
+class StreamTokens:
+    """Tokens of a stream of images."""
+
+    def __init__(self, shards: Shards, config: TrainConfig, place: Place) -> None:
+        self._shards, self._config, self._place = shards, config, place
+
+    def steps(self, first: int) -> Iterator[torch.Tensor]:
+        """Read, vary and run the target. Raises `DataError` when too many images are damaged."""
+        config, target, world = self._config, self._place.target, self._place.world
+        device, damage = target.mean.device, Damage(config.run.unreadable)
+        for step, (pixels, unreadable) in enumerate(self._batches(first), start=first):
+            damage.note(len(pixels), unreadable)
+            on_device = to_device(pixels, device)
+            if config.augment.fresh:
+                seeds = [(config.run.seed, 9, step, world.rank, i) for i in range(len(pixels))]
+                on_device = vary(on_device, config.augment, seeds)
+            tokens = target_tokens(target, on_device)
+            seed, own = (config.run.seed, 4, step), world.share(config.optimiser.batch_size)
+            yield random_cut(
+                tokens,
+                target.grid,
+                self._place.window,
+                seed,
+                batch=config.optimiser.batch_size,
+                own=own,
+            )
+
+    def names(self, step: int) -> list[str]:
+        """Return that it is not known: images come from shards in the order they are read."""
+        return ["images from shards"]
+
+    def fit(self) -> None:
+        """Fit the target's standardisation on the first images of the stream, over all processes."""
+        target, world = self._place.target, self._place.world
+        own = max(1, _STATISTICS_IMAGES // (world.size * self._config.optimiser.batch_size))
+        raw = [
+            raw_tokens(target, to_device(pixels, target.mean.device)).cpu()
+            for pixels, _ in islice(self._batches(0), own)
+        ]
+        fit_tokens(target, torch.cat(raw), world)
+
+    def _batches(self, first: int) -> Iterator[tuple[torch.Tensor, tuple[str, ...]]]:
+        config, world = self._config, self._place.world
+        readers = len(self._shards.paths) // world.size
+        if readers == 0:
+            raise DataError(
+                f"{len(self._shards.paths)} shards for {world.size} processes: write more, smaller ones "
+                "(maskline pack --per-shard)"
+            )
+        if readers < config.run.workers:
+            _log.warning("%d reading processes only: there are no more shards", readers)
+        own = world.share(config.optimiser.batch_size)
+        told = workers(config) | {"num_workers": min(readers, config.run.workers)}
+        loader: DataLoader[Placed] = DataLoader(
+            ShardStream(self._shards, config, world, first),
+            batch_size=own.stop - own.start,
+            collate_fn=stack,
+            drop_last=True,
+            pin_memory=self._place.target.mean.is_cuda,
+            **told,
+        )
+        return iter(loader)
+
+
+def pack(paths: Iterable[Path], out: Path, per_shard: int) -> int:
+    """Write images into shards of `per_shard` each; returns how many shards there are."""
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.glob("*.tar")):
+        raise DataError(f"{out} has shards already; choose another folder")
+    with webdataset.ShardWriter(str(out / "%06d.tar"), maxcount=per_shard, verbose=0) as writer:
+        for number, path in enumerate(paths):
+            extension = path.suffix.lower()[1:]
+            writer.write({"__key__": f"{number:09d}", extension: path.read_bytes()})
+    return len(list(out.glob("*.tar")))

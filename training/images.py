@@ -4,6 +4,7 @@ torch's DataLoader does the work; this module says which images and what becomes
 """
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,8 +123,8 @@ def reading(
 
 
 def workers(config: TrainConfig) -> dict[str, Any]:
-    """Return what a DataLoader is told about its processes."""
-    count = config.run.workers
+    """Return what a DataLoader is told about its processes: no more than there are cores."""
+    count = min(config.run.workers, os.cpu_count() or 1)
     if count == 0:
         return {"num_workers": 0}
     return {"num_workers": count, "worker_init_fn": _one_thread, "prefetch_factor": 4}

@@ -121,7 +121,7 @@ def optimise(
     quiet: bool = False,
 ) -> float:
     """Train the autoencoder in place, with the average of its weights at the end; returns the last loss."""
-    trainer = _trainer(config, model, source, world)
+    trainer = new_trainer(config, model, source, world)
     checkpoint = run_folder / "checkpoint.safetensors"
     first = _resume(trainer, checkpoint, mark) if resume else 0
     with RunLog(run_folder, first, config.run, on=world.is_first) as log:
@@ -142,7 +142,7 @@ def card_of(
         "seconds": round(time.monotonic() - started, 1),
         "device": str(device),
         "processes": world.size,
-        "precision": str(_precision(config, device)),
+        "precision": str(precision_of(config, device)),
         "final_loss": loss if math.isfinite(loss) else None,  # a finished run, resumed
         "recipe": to_dict(config),
     }
@@ -193,9 +193,10 @@ def objective(
     return torch.stack(losses).mean()
 
 
-def _trainer(
+def new_trainer(
     config: TrainConfig, model: AnomalyModel, source: TokenSource, world: World
 ) -> Trainer:
+    """Put the moving parts together."""
     settings, device = config.optimiser, model.target.mean.device
     own = world.share(settings.batch_size)
     optimiser = torch.optim.AdamW(
@@ -205,7 +206,7 @@ def _trainer(
         weight_decay=settings.weight_decay,
         fused=device.type == "cuda",
     )
-    fp16 = _precision(config, device) == torch.float16
+    fp16 = precision_of(config, device) == torch.float16
     network: torch.nn.Module = model.mae
     if config.run.compile:
         network = torch.compile(model.mae, dynamic=True)  # type: ignore[assignment]
@@ -229,7 +230,7 @@ def _run(
         for step in range(first, last):
             with meter.waiting():
                 tokens = next(batches)  # (b, L, C), this process's share
-            value = _step(trainer, step, tokens)
+            value = take_step(trainer, step, tokens)
             meter.stepped()
             bar.update()
             if (step + 1) % config.run.log_every == 0 or step + 1 == last:
@@ -248,7 +249,7 @@ def _meter(trainer: Trainer) -> Meter:
     config, model, device = trainer.config, trainer.model, trainer.device
     cached = isinstance(trainer.source, CachedTokens)
     flops = training_flops(model, config, cached=cached)
-    peak = trainer.world.size * matrix_rate(device, _precision(config, device))
+    peak = trainer.world.size * matrix_rate(device, precision_of(config, device))
     return Meter(config.optimiser.batch_size, flops, peak)
 
 
@@ -263,7 +264,7 @@ def _over_all(loss: torch.Tensor, world: World) -> torch.Tensor:
     return world.total(loss.detach().clone()) / world.size
 
 
-def _step(trainer: Trainer, step: int, tokens: torch.Tensor) -> torch.Tensor:
+def take_step(trainer: Trainer, step: int, tokens: torch.Tensor) -> torch.Tensor:
     """One optimiser step; the loss stays on the device."""
     config, model = trainer.config, trainer.model
     for group in trainer.optimiser.param_groups:
@@ -305,7 +306,7 @@ def _accumulate(
     trainer: Trainer, step: int, tokens: torch.Tensor, visible: torch.Tensor, queries: torch.Tensor
 ) -> torch.Tensor:
     config, target = trainer.config, trainer.model.target
-    precision = _precision(config, tokens.device)
+    precision = precision_of(config, tokens.device)
     trainer.optimiser.zero_grad(set_to_none=True)
     total = tokens.new_zeros(())
     for first in range(0, len(tokens), trainer.at_once):
@@ -378,7 +379,7 @@ def _resume(trainer: Trainer, checkpoint: Path, mark: str) -> int:
     return load_checkpoint(checkpoint, trainer.state, mark)
 
 
-def _precision(config: TrainConfig, device: torch.device) -> torch.dtype:
+def precision_of(config: TrainConfig, device: torch.device) -> torch.dtype:
     """Return the dtype of autocast: what the recipe says, or bf16, fp16 or fp32 by the device."""
     named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if config.run.precision != "auto":

@@ -174,10 +174,11 @@ class StreamTokens:
                 f"{len(self._shards.paths)} shards for {world.size} processes: write more, smaller ones "
                 "(maskline pack --per-shard)"
             )
-        if readers < config.run.workers:
-            _log.warning("%d reading processes only: there are no more shards", readers)
         own = world.share(config.optimiser.batch_size)
-        told = workers(config) | {"num_workers": min(readers, config.run.workers)}
+        told = workers(config)
+        if readers < told["num_workers"]:
+            _log.warning("%d reading processes only: there are no more shards", readers)
+        told["num_workers"] = min(readers, told["num_workers"])
         loader: DataLoader[Placed] = DataLoader(
             ShardStream(self._shards, config, world, first),
             batch_size=own.stop - own.start,

@@ -52,14 +52,14 @@ def test_a_resumed_run_equals_an_unbroken_one(
 ) -> None:
     config = short(*changes)
     unbroken, _ = train(normals, config, tmp_path / "whole", quiet=True)
-    take_step = loop._step
+    take_step = loop.take_step
 
     def power_cut(trainer: loop.Trainer, step: int, tokens: torch.Tensor) -> torch.Tensor:
         if step == 9:
             raise KeyboardInterrupt
         return take_step(trainer, step, tokens)
 
-    monkeypatch.setattr(loop, "_step", power_cut)
+    monkeypatch.setattr(loop, "take_step", power_cut)
     with pytest.raises(KeyboardInterrupt):
         train(normals, config, tmp_path / "cut", quiet=True)
     monkeypatch.undo()

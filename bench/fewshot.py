@@ -1,0 +1,144 @@
+"""Few normal images, with and without pretraining on other products; and one model for several products.
+
+    python -m bench.fewshot ../data/magnetic_tile ../data/brain_mri ../data/pcb --shots 4,16,64
+
+Of each set, so many training images at random train a model from scratch, and one that starts from an
+autoencoder trained on the normal images of the *other* sets alone. Then one model is trained on all sets
+together and calibrated for each. Calibration sees the set's validation normals as ever; tests are scored
+once.
+"""
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.sessions import with_tiles
+from training.config import TrainConfig, load_recipe
+from training.data import Dataset, normal_images, open_dataset
+from training.pipeline import (
+    Recalibration,
+    Training,
+    calibrate_folder,
+    evaluate_model,
+    train_model,
+)
+
+
+def main() -> None:
+    """Print both tables."""
+    options = _options()
+    config = load_recipe(options.recipe, options.set)
+    sets = [with_tiles(open_dataset(path)) for path in options.data]
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = [row for dataset in sets for row in few(dataset, sets, config, options)]
+    print(few_table(rows, options.shots))
+    print(together_table(together(sets, config, options)), flush=True)
+
+
+def few(
+    dataset: Dataset, sets: Sequence[Dataset], config: TrainConfig, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Train on few images of a set, from scratch and from the others."""
+    name, found = dataset.root.name, []
+    others = joined([one for one in sets if one is not dataset])
+    base = options.out / f"without-{name}"
+    train_model(others, base, config, Training(wanted=None), quiet=True)
+    shorter = replace(config, optimiser=replace(config.optimiser, steps=options.adapt_steps))
+    for shots in options.shots:
+        some = subset(dataset, shots, options.seed)
+        for start, recipe in ((None, config), (base, shorter)):
+            out = options.out / f"{name}-{shots}-{'scratch' if start is None else 'adapted'}"
+            started = time.monotonic()
+            train_model(some, out, recipe, Training(init=start), quiet=True)
+            seconds = time.monotonic() - started
+            figures, _ = evaluate_model(out, dataset, quiet=True)
+            row = {
+                "set": name,
+                "shots": shots,
+                "adapted": start is not None,
+                "image_AUROC": figures["image_AUROC"],
+                "train_s": round(seconds),
+            }
+            print(json.dumps(row), flush=True)
+            found.append(row)
+    return found
+
+
+def together(
+    sets: Sequence[Dataset], config: TrainConfig, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Train one model on all sets, calibrate it for each and test each."""
+    model = options.out / "together"
+    train_model(joined(sets), model, config, Training(wanted=None), quiet=True)
+    rows = []
+    for dataset in sets:
+        own = options.out / f"together-{dataset.root.name}"
+        shutil.rmtree(own, ignore_errors=True)
+        shutil.copytree(model, own)
+        calibrate_folder(own, normal_images(dataset.root), Recalibration(), quiet=True)
+        figures, _ = evaluate_model(own, dataset, quiet=True)
+        rows.append({"set": dataset.root.name, "image_AUROC": figures["image_AUROC"]})
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def joined(sets: Sequence[Dataset]) -> Dataset:
+    """Put the training normals of several sets into one."""
+    samples = [s for dataset in sets for s in dataset.select("train") if s.is_normal]
+    return Dataset(Path("+".join(dataset.root.name for dataset in sets)), tuple(samples))
+
+
+def subset(dataset: Dataset, shots: int, seed: int) -> Dataset:
+    """Keep so many training images, drawn at random; the other splits stay."""
+    train = [s for s in dataset.select("train") if s.is_normal]
+    order = np.random.default_rng(seed).permutation(len(train))[:shots]
+    kept = [train[i] for i in sorted(order)]
+    others = [s for s in dataset.samples if s.split != "train"]
+    return Dataset(dataset.root, (*kept, *others))
+
+
+def few_table(rows: Sequence[dict[str, Any]], shots: Sequence[int]) -> str:
+    """Lay out image AUROC: a line for each set and start, a column for each number of images."""
+    lines = [
+        "\n| set | start | " + " | ".join(f"{n} normals" for n in shots) + " | train s |",
+        "|---" * (len(shots) + 3) + "|",
+    ]
+    for name in dict.fromkeys(row["set"] for row in rows):
+        for adapted in (False, True):
+            own = [r for r in rows if (r["set"], r["adapted"]) == (name, adapted)]
+            cells = " | ".join(f"{row['image_AUROC']:.3f}" for row in own)
+            seconds = " / ".join(str(row["train_s"]) for row in own)
+            start = "the other sets" if adapted else "scratch"
+            lines.append(f"| {name} | {start} | {cells} | {seconds} |")
+    return "\n".join(lines)
+
+
+def together_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Lay out the one model's image AUROC on each set."""
+    lines = ["\n| set | one model for all, calibrated for each |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {row['set']} | {row['image_AUROC']:.3f} |" for row in rows)])
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, nargs="+")
+    parser.add_argument(
+        "--shots", type=lambda text: [int(n) for n in text.split(",")], default=[4, 16, 64]
+    )
+    parser.add_argument("--recipe", default="fast")
+    parser.add_argument("--adapt-steps", type=int, default=150)
+    parser.add_argument("--set", action="append", default=[], help="override of the recipe")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/fewshot"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""How fast a recipe trains here, against what the machine can do at most, and where the rest goes.
+
+    python -m bench.training ../data/magnetic_tile --recipe default
+
+Two limits are measured in the same run: the product of the largest matrices that are worth it, and
+decoding alone. Then the recipe's own steps: with cached tokens, and with images decoded and sent through
+the backbone at every step. A profile of the cached steps says what takes their time.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch._C._autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+from tqdm import tqdm
+
+from training.config import TrainConfig, load_recipe
+from training.data import Sample, open_dataset
+from training.images import Wanted, reading
+from training.loop import Trainer, new_model, new_trainer, precision_of, take_step
+from training.meter import Meter, feature_flops, matrix_rate, training_flops
+from training.tokens import ImageTokens, Place, prepare_tokens
+from training.world import ALONE
+
+_SIDES = (1024, 2048, 4096)
+_WORKERS = (0, 1, 2, 4, 8)
+_WARM_UP = 3
+GROUPS = {
+    "matrix products": (
+        "mm",
+        "bmm",
+        "addmm",
+        "baddbmm",
+        "linear",
+        "scaled_dot",
+        "attention",
+        "conv",
+    ),
+    "normalisation": ("norm",),
+    "activation": ("gelu", "softmax", "silu", "relu", "hardtanh", "clamp"),
+    "gathering and copying": ("gather", "index", "copy", "cat", "scatter", "clone", "contiguous"),
+    "optimiser and average": ("foreach", "adam", "lerp", "fused"),
+}
+
+
+def main() -> None:
+    """Print the two limits, the rates of training, and the profile."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--recipe", default="default")
+    parser.add_argument("--set", action="append", default=[], help="override of the recipe")
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=20, help="of each way to train")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(os.cpu_count() or 1)
+    config = load_recipe(options.recipe, options.set)
+    normal = [s for s in open_dataset(options.data).select("train") if s.is_normal]
+    samples = normal[: options.images]
+    device = new_model(config).target.mean.device
+    print(f"recipe {options.recipe}, {os.cpu_count()} cores, torch {torch.__version__}, {device}\n")
+    peak = largest_rate(device, config)
+    decoding(samples, config)
+    for fresh in (False, True):
+        augment = replace(config.augment, fresh=fresh)
+        trained(samples, replace(config, augment=augment), options, peak)
+
+
+def largest_rate(device: torch.device, config: TrainConfig) -> float:
+    """Print the rate of square products by their side; returns the largest."""
+    dtype = precision_of(config, device)
+    rates = {side: matrix_rate(device, dtype, side) for side in _SIDES}
+    said = ", ".join(f"{side}²: {rate / 1e9:.0f}" for side, rate in rates.items())
+    print(f"matrix products in {dtype}, GFLOP/s: {said}")
+    return max(rates.values())
+
+
+def decoding(samples: list[Sample], config: TrainConfig) -> None:
+    """Print images a second decoded and placed, by number of worker processes."""
+    batch = config.optimiser.batch_size
+    steps = [
+        [Wanted((step * batch + i) % len(samples), None) for i in range(batch)]
+        for step in range(-(-2 * len(samples) // batch))
+    ]
+    found = []
+    for workers in [w for w in _WORKERS if w <= (os.cpu_count() or 1)]:
+        told = replace(config, run=replace(config.run, workers=workers))
+        loaded = reading(samples, told, steps, pin=False)
+        next(loaded)  # the processes have started
+        started = time.perf_counter()
+        for _ in loaded:
+            pass
+        rate = batch * (len(steps) - 1) / (time.perf_counter() - started)
+        found.append(f"{workers} workers: {rate:.0f}")
+    print(f"decoding to {config.model.preprocess.canvas} px, images/s: {', '.join(found)}\n")
+
+
+def trained(
+    samples: list[Sample], config: TrainConfig, options: argparse.Namespace, peak: float
+) -> None:
+    """Train for a few steps and print their rates; with cached tokens, also their profile."""
+    fresh = config.augment.fresh
+    steps = _WARM_UP + options.steps
+    config = replace(config, optimiser=replace(config.optimiser, steps=2 * steps * options.rounds))
+    trainer = _trainer(samples, config)
+    flops = training_flops(trainer.model, config, cached=not fresh)
+    batches, step, rounds = trainer.source.steps(0), 0, []
+    for _ in range(options.rounds):
+        for _ in range(_WARM_UP):
+            take_step(trainer, step, next(batches))
+            step += 1
+        meter = Meter(config.optimiser.batch_size, flops, peak)
+        for _ in range(options.steps):
+            with meter.waiting():
+                tokens = next(batches)
+            take_step(trainer, step, tokens)
+            meter.stepped()
+            step += 1
+        _finish(trainer.device)
+        rounds.append(meter.rates())
+    said = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+    backbone = feature_flops(trainer.model, config)
+    print(
+        f"{'fresh' if fresh else 'cached'}: {said['images_per_s']:.1f} images/s, median of "
+        f"{options.rounds} × {options.steps} steps of {config.optimiser.batch_size}; "
+        f"{flops / 1e9:.2f} GFLOP an image ({backbone / 1e9:.2f} forward through the backbone); "
+        f"{said['matrix_share']:.0%} of the matrix rate, {said['data_wait']:.0%} of the time waiting for "
+        "data" + (" and backbone" if fresh else "")
+    )
+    if not fresh:
+        print(profiled(trainer, batches, step, flops, peak))
+
+
+def _trainer(samples: list[Sample], config: TrainConfig) -> Trainer:
+    model = new_model(config)
+    place = Place(model.target, model.window, Path(), ALONE)
+
+    def progress(items: Iterator[int], total: int) -> Iterator[int]:
+        return iter(tqdm(items, total=total, desc="features", disable=None))
+
+    source: ImageTokens = prepare_tokens(samples, config, place, progress)
+    model.mae.train()
+    return new_trainer(config, model, source, ALONE)
+
+
+def profiled(
+    trainer: Trainer, batches: Iterator[torch.Tensor], first: int, flops: float, peak: float
+) -> str:
+    """Say what ten steps spend their time on, and at what rate their matrix products run."""
+    cuda = trainer.device.type == "cuda"
+    activities = [ProfilerActivity.CUDA] if cuda else [ProfilerActivity.CPU]
+    steps = 10
+    with profile(activities=activities) as profiler:
+        for step in range(first, first + steps):
+            take_step(trainer, step, next(batches))
+        _finish(trainer.device)
+    wanted = DeviceType.CUDA if cuda else DeviceType.CPU
+    spent: dict[str, float] = dict.fromkeys([*GROUPS, "the rest"], 0.0)
+    for event in profiler.key_averages():
+        if event.device_type == wanted:
+            own = event.self_device_time_total if cuda else event.self_cpu_time_total
+            spent[group_of(event.key)] += own / 1e6
+    total = sum(spent.values())
+    work = flops * trainer.config.optimiser.batch_size * steps
+    rate = work / spent["matrix products"]
+    lines = [f"| {name} | {seconds / total:.0%} |" for name, seconds in spent.items()]
+    return "\n".join(
+        [
+            f"matrix products alone: {rate / 1e9:.0f} GFLOP/s, {rate / peak:.0%} of the largest\n",
+            "| of the profiled time | |\n|---|---|",
+            *lines,
+            "",
+        ]
+    )
+
+
+def group_of(operation: str) -> str:
+    """Return which group an operation belongs to."""
+    name = operation.lower()
+    for group, parts in GROUPS.items():
+        if any(part in name for part in parts):
+            return group
+    return "the rest"
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+if __name__ == "__main__":
+    main()

@@ -141,6 +141,48 @@ def pretrain(
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Trained model folders, or their .run folders.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Draw the losses to this picture (.png, .svg, .pdf).")
+    ] = None,
+) -> None:
+    """Put trainings side by side: figures, settings that differ, losses."""
+    from training.compare import draw, read_run, table
+
+    found = [read_run(run) for run in runs]
+    typer.echo(table(found))
+    if out is not None:
+        draw(found, out)
+        typer.echo(f"losses: {out}")
+
+
+@app.command()
+def sweep(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the trials and the study.")],
+    recipe: Annotated[
+        str, typer.Option(help="Recipe name or TOML file with a [sweep] table of ranges.")
+    ] = "sweep",
+    trials: Annotated[int, typer.Option(help="How many to add.", min=1)] = 20,
+    set_: Overrides = None,
+) -> None:
+    """Try a recipe's declared ranges, choosing on normal images and synthetic defects only."""
+    from training.data import open_dataset
+    from training.sweep import sweep as run
+
+    best = run(open_dataset(data), out, recipe, tuple(set_ or ()), trials=trials)
+    typer.echo(
+        f"best: trial {best.number}, synthetic AUROC {best.value:.3f}, {out}/trial-{best.number}"
+    )
+    settings = [*(set_ or ()), *best.overrides]
+    told = " ".join(f"--set '{setting}'" for setting in settings)
+    typer.echo(f"again with: maskline train {data} --out MODEL --recipe {recipe} {told}")
+
+
+@app.command()
 def pack(
     data: Annotated[list[Path], typer.Argument(help="Folders of images of any depth, sets.")],
     out: Annotated[Path, typer.Option(help="New folder for the shards.")],

@@ -147,6 +147,13 @@ class Calibration:
         return max(self.peaks.threshold(self.false_alarm_rate), 1e-3)
 
     @property
+    def synthetic_auroc(self) -> float | None:
+        """How well the chosen way to score tells synthetic defects from normals; None if never tried."""
+        chosen = (tuple(n.kind for n in self.normalisers), self.reduction)
+        tried = (c for c in self.candidates if (c.normalisers, c.reduction) == chosen)
+        return next((c.synthetic_auroc for c in tried), None)
+
+    @property
     def is_certified(self) -> bool:
         """Whether there are enough normal groups for the stated false-alarm rate."""
         return self.images.smallest_rate <= self.false_alarm_rate

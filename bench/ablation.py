@@ -202,13 +202,7 @@ class Scored:
     @property
     def synthetic(self) -> float:
         """AUROC of the chosen way to score on corrupted copies."""
-        chosen = self.calibration.reduction
-        kinds = tuple(n.kind for n in self.calibration.normalisers)
-        return next(
-            c.synthetic_auroc or 0.0
-            for c in self.calibration.candidates
-            if (c.normalisers, c.reduction) == (kinds, chosen)
-        )
+        return self.calibration.synthetic_auroc or 0.0
 
     @property
     def maps(self) -> torch.Tensor:

@@ -194,12 +194,24 @@ def load_recipe(name: str = "default", overrides: Iterable[str] = ()) -> TrainCo
     Raises `RecipeError` naming the key or value that is wrong.
     """
     values = _read(name)
+    values.pop("sweep", None)
     for override in overrides:
         _apply(values, override)
     try:
         return from_dict(TrainConfig, values)
     except ConfigError as error:
         raise RecipeError(f"recipe {name!r}: {error}") from error
+
+
+def load_sweep(name: str) -> dict[str, Any]:
+    """Return what a recipe lets a sweep vary: setting to range. Raises `RecipeError` if nothing."""
+    ranges = _read(name).get("sweep", {})
+    if not ranges:
+        raise RecipeError(
+            f"recipe {name!r} declares nothing to vary; give it a [sweep] table, such as "
+            '"optimiser.learning_rate" = {low = 1e-4, high = 3e-3, log = true}'
+        )
+    return dict(ranges)
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -1,0 +1,96 @@
+"""Runs side by side: what they were told differently, how they went, and their losses drawn."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from anomaly.bundle import load_bundle
+from training.checkpoint import write_whole
+from training.errors import DataError
+
+_CARD = ("images", "steps", "seconds", "device", "processes", "final_loss")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A training: its log and, once it has ended, its model's card and calibration."""
+
+    name: str
+    log: tuple[dict[str, Any], ...]
+    recipe: Mapping[str, Any]
+    figures: Mapping[str, Any]
+
+
+def read_run(path: Path) -> Run:
+    """Read a run from its model folder, or from the `.run` folder beside it. Raises `DataError`."""
+    folder = path if path.suffix == ".run" else path.with_name(f"{path.name}.run")
+    model = folder.with_suffix("")
+    log = folder / "log.jsonl"
+    if not log.is_file():
+        raise DataError(
+            f"no run at {path}: {log} is missing; give a model folder that was trained here"
+        )
+    rows = tuple(json.loads(line) for line in log.read_text(encoding="utf-8").splitlines())
+    if not (model / "manifest.json").is_file():
+        return Run(model.name, rows, {}, {})
+    bundle = load_bundle(model, check_golden=False, with_graph=False)
+    card = bundle.card["training"]
+    figures = {name: card[name] for name in _CARD if name in card}
+    if bundle.calibration is not None:
+        figures["synthetic AUROC"] = bundle.calibration.synthetic_auroc
+    if rows:
+        figures |= {name: rows[-1].get(name) for name in ("images_per_s", "matrix_share")}
+    return Run(model.name, rows, flat(card["recipe"]), figures)
+
+
+def table(runs: Sequence[Run]) -> str:
+    """Lay out figures and the settings that differ, a column for each run."""
+    lines = ["| | " + " | ".join(run.name for run in runs) + " |", "|---" * (len(runs) + 1) + "|"]
+    figures = dict.fromkeys(key for run in runs for key in run.figures)
+    lines += [_line(name, [run.figures.get(name) for run in runs]) for name in figures]
+    settings = sorted({key for run in runs for key in run.recipe})
+    told = {name: [run.recipe.get(name) for run in runs] for name in settings}
+    differing = {
+        name: values for name, values in told.items() if any(v != values[0] for v in values)
+    }
+    lines += [_line(name, values) for name, values in differing.items()]
+    return "\n".join(lines)
+
+
+def draw(runs: Sequence[Run], out: Path) -> None:
+    """Draw the losses over the steps to a picture; its suffix says which kind (.png, .svg, .pdf)."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for run in runs:
+        axes.plot([r["step"] for r in run.log], [r["loss"] for r in run.log], label=run.name)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.set_yscale("log")
+    axes.legend()
+    staging = out.with_name(f".{out.name}{out.suffix}")
+    figure.savefig(staging)
+    write_whole(out, staging.read_bytes())
+    staging.unlink()
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested tables into `a.b.c` keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        found |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return found
+
+
+def _line(name: str, values: Sequence[Any]) -> str:
+    return f"| {name} | " + " | ".join(_cell(value) for value in values) + " |"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

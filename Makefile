@@ -11,7 +11,7 @@ N ?= 20000
 MINUTES ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-monitoring dashboards check audit format format-check lint types contracts bench bench-quality bench-serving fuzz soak openapi clean
+.PHONY: help install demo test test-monitoring monitoring-pictures dashboards check audit format format-check lint types contracts bench bench-quality bench-serving fuzz soak openapi clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -73,6 +73,9 @@ prometheus:
 
 test-monitoring: $(VENV)/.dev prometheus ## A real Prometheus watches a real service: panels, rules, alerts
 	$(BIN)/python -m pytest -m 'monitoring or not monitoring' tests/deploy
+
+monitoring-pictures: $(VENV)/.dev prometheus ## Draw the dashboards in docs/images from the live test's Prometheus
+	MASKLINE_PICTURES=docs/images $(BIN)/python -m pytest -m 'monitoring or not monitoring' tests/deploy/test_live.py
 
 bench: bench-quality ## All benchmarks
 

@@ -6,6 +6,7 @@ thirty.
 """
 
 import asyncio
+import os
 import re
 import shutil
 import subprocess
@@ -21,7 +22,8 @@ import httpx2
 import pytest
 
 from bench.local import free_port
-from deploy.dashboards import plots
+from deploy.dashboards import DASHBOARDS, plots
+from deploy.pictures import draw
 from tests.conftest import normal_pixels, planted, png
 from tests.service.test_run import RealServer
 
@@ -113,9 +115,11 @@ class Watched:
 
     line: Line
     url: str
+    ended: float  # nothing was posted after this, and what that raises is not looked at
 
     def query(self, expr: str) -> list[dict[str, Any]]:
-        answer = httpx2.get(f"{self.url}/api/v1/query", params={"query": expr}).json()
+        params = {"query": expr, "time": self.ended}
+        answer = httpx2.get(f"{self.url}/api/v1/query", params=params).json()
         assert answer["status"] == "success", (expr, answer)
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found
@@ -156,7 +160,7 @@ def watched(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         line = Line(service.url)
         asyncio.run(line.run())
         time.sleep(1.5)  # a last scrape
-        yield Watched(line, f"http://127.0.0.1:{own}")
+        yield Watched(line, f"http://127.0.0.1:{own}", time.time())
     finally:
         service.process.terminate()
         prometheus.terminate()
@@ -185,6 +189,26 @@ def test_every_panels_query_returns_data(watched: Watched) -> None:
                 continue
             expr = faster(query.expr).replace("$model", ".*").replace("$camera", ".*")
             assert watched.query(expr), f"{board}: {plot.title}: {expr}"
+
+
+def test_the_dashboards_are_drawn_from_what_prometheus_has(
+    watched: Watched, tmp_path: Path
+) -> None:
+    folder = Path(os.environ.get("MASKLINE_PICTURES", tmp_path))
+
+    def ask(expr: str) -> list[dict[str, Any]]:
+        asked = faster(expr).replace("$model", ".*").replace("$camera", ".*")
+        window = {"start": watched.ended - 62, "end": watched.ended, "step": 0.5}
+        answer = httpx2.get(
+            f"{watched.url}/api/v1/query_range", params={"query": asked} | window
+        ).json()
+        assert answer["status"] == "success", answer
+        series: list[dict[str, Any]] = answer["data"]["result"]
+        return series
+
+    for board in DASHBOARDS:
+        draw(board, ask, watched.ended, folder / f"{board}.jpg")
+        assert (folder / f"{board}.jpg").stat().st_size > 20_000
 
 
 def test_every_rule_can_be_evaluated(watched: Watched) -> None:

@@ -37,9 +37,16 @@ def main() -> None:
     config = load_recipe(options.recipe, options.set)
     sets = [with_tiles(open_dataset(path)) for path in options.data]
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = [row for dataset in sets for row in few(dataset, sets, config, options)]
-    print(few_table(rows, options.shots))
-    print(together_table(together(sets, config, options)), flush=True)
+    wanted = options.of or [dataset.root.name for dataset in sets]
+    rows = [
+        row
+        for dataset in sets
+        if dataset.root.name in wanted
+        for row in few(dataset, sets, config, options)
+    ]
+    print(few_table(rows, options.shots), flush=True)
+    if not options.of:
+        print(together_table(together(sets, config, options)), flush=True)
 
 
 def few(
@@ -131,6 +138,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("data", type=Path, nargs="+")
     parser.add_argument(
         "--shots", type=lambda text: [int(n) for n in text.split(",")], default=[4, 16, 64]
+    )
+    parser.add_argument(
+        "--of", action="append", help="few images of this set alone; not all together"
     )
     parser.add_argument("--recipe", default="fast")
     parser.add_argument("--adapt-steps", type=int, default=150)

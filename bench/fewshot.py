@@ -41,10 +41,11 @@ def main() -> None:
     rows = [
         row
         for dataset in sets
-        if dataset.root.name in wanted
+        if options.shots and dataset.root.name in wanted
         for row in few(dataset, sets, config, options)
     ]
-    print(few_table(rows, options.shots), flush=True)
+    if rows:
+        print(few_table(rows, options.shots), flush=True)
     if not options.of:
         print(together_table(together(sets, config, options)), flush=True)
 
@@ -137,7 +138,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, nargs="+")
     parser.add_argument(
-        "--shots", type=lambda text: [int(n) for n in text.split(",")], default=[4, 16, 64]
+        "--shots", type=lambda text: [int(n) for n in text.split(",") if n], default=[4, 16, 64]
     )
     parser.add_argument(
         "--of", action="append", help="few images of this set alone; not all together"

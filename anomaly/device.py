@@ -23,6 +23,14 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy without blocking, from pinned memory, where the device is a GPU."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
+    return pinned.to(device, non_blocking=True)
+
+
 def memory_of(device: torch.device) -> dict[str, Callable[[], float]]:
     """Return what reads the bytes held on a device, by kind; on a CPU the resident memory, on Linux."""
     if device.type == "cuda":

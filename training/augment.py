@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from anomaly.device import to_device
 from anomaly.types import RgbImage
 from training.config import AugmentConfig
 
@@ -42,7 +43,7 @@ def vary(pixels: torch.Tensor, config: AugmentConfig, seeds: Sequence[Seed | Non
     if not varied:
         return pixels
     drawn = np.stack([_draw(config, seed) for seed in seeds if seed is not None])
-    numbers = torch.from_numpy(drawn).float().to(pixels.device).view(len(varied), -1, 1, 1, 1)
+    numbers = to_device(torch.from_numpy(drawn), pixels.device).view(len(varied), -1, 1, 1, 1)
     flip_x, flip_y, dx, dy, gain, offset = numbers.unbind(dim=1)  # each (V, 1, 1, 1)
     chosen = pixels if len(varied) == len(pixels) else pixels[varied]
     moved = _shift(_flip(chosen, flip_x, flip_y), dx, dy) if config.moves else chosen
@@ -70,7 +71,7 @@ def _draw(config: AugmentConfig, seed: Seed) -> np.ndarray:
             gain,
             offset,
         ],
-        dtype=np.float64,
+        dtype=np.float32,
     )
 
 

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from anomaly.config import to_dict
+from anomaly.device import to_device
 from anomaly.mae import MaskedAutoencoder, take
 from anomaly.masking import split_indices, training_masks
 from anomaly.model import AnomalyModel
@@ -33,7 +34,7 @@ from training.schedule import (
     learning_rate,
     step_generator,
 )
-from training.tokens import CachedTokens, Place, TokenSource, prepare_tokens, to_device
+from training.tokens import CachedTokens, Place, TokenSource, prepare_tokens
 from training.world import ALONE, World, device_of
 
 _log = logging.getLogger(__name__)

@@ -18,6 +18,7 @@ from training.schedule import mean_mask_ratio
 
 _BACKWARD = 2  # times the forward pass: a gradient for the input and one for the weights
 _TIMES = 5
+_SIDES = {"cuda": 8192}  # a smaller product does not fill a large GPU
 
 
 @dataclass(slots=True)
@@ -76,8 +77,9 @@ def feature_flops(model: AnomalyModel, config: TrainConfig) -> float:
     return _count(twin, torch.empty(1, 3, side, side, device="meta"))
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype, side: int = 1024) -> float:
+def matrix_rate(device: torch.device, dtype: torch.dtype, side: int | None = None) -> float:
     """Measure operations a second of the product of two square matrices: the best of a few."""
+    side = side or _SIDES.get(device.type, 1024)
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(_TIMES):

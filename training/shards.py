@@ -20,13 +20,14 @@ import webdataset
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from anomaly.device import to_device
 from anomaly.errors import ImageError
 from anomaly.image import EXTENSIONS
 from training.augment import vary
 from training.config import TrainConfig
 from training.errors import DataError
 from training.images import Damage, Placed, placed, stack, workers
-from training.tokens import Place, fit_tokens, random_cut, raw_tokens, target_tokens, to_device
+from training.tokens import Place, fit_tokens, random_cut, raw_tokens, target_tokens
 from training.world import World
 
 _log = logging.getLogger(__name__)

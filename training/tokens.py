@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from anomaly.device import to_device
 from anomaly.mae import take
 from anomaly.preprocess import place
 from anomaly.targets import Target
@@ -280,14 +281,6 @@ def target_tokens(target: Target, pixels: torch.Tensor) -> torch.Tensor:
     return target.standardise(raw_tokens(target, pixels).clone())
 
 
-def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy without blocking, from pinned memory, where the device is a GPU."""
-    if device.type != "cuda" or tensor.is_cuda:
-        return tensor.to(device)
-    pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
-    return pinned.to(device, non_blocking=True)
-
-
 def random_cut(
     raw: torch.Tensor,
     grid: Grid,
@@ -308,7 +301,12 @@ def _fit_statistics(canvases: Canvases, target: Target) -> None:
     rows = np.random.default_rng(canvases.config.run.seed).permutation(len(canvases))[:count]
     world, device = canvases.world, target.mean.device
     chunks = np.array_split(rows, max(1, count // 32))[world.rank :: world.size]
-    raw = [raw_tokens(target, canvases.load(c.tolist(), device)).cpu() for c in chunks]
+    wanted = [[Wanted(index, None) for index in chunk.tolist()] for chunk in chunks]
+    damage = Damage(canvases.config.run.unreadable)
+    raw = []
+    for pixels, unreadable in reading(canvases.samples, canvases.config, wanted, pin=False):
+        damage.note(len(pixels), unreadable)
+        raw.append(raw_tokens(target, to_device(pixels, device)).cpu())
     found = torch.cat(raw) if raw else torch.empty(0, target.grid.length, target.token_dim)
     fit_tokens(target, found, world)
 

@@ -146,6 +146,10 @@ def test_damaged_files_are_replaced_counted_and_named(
     assert damage.read == 200
     assert [name.partition(":")[0] for name in damage.files] == [str(bad)]
     assert f"left out: {bad}" in caplog.text
+    pretrain([data], tmp_path / "m", tmp_path / "m.run", told, quiet=True)
+    none = config("optimiser.steps=50")
+    with pytest.raises(DataError, match="cannot be decoded"):
+        pretrain([data], tmp_path / "m", tmp_path / "m.run", none, quiet=True)
     with pytest.raises(DataError, match=r"1 of the 4 images read so far.*run\.unreadable"):
         Damage(0.0, read=2).note(2, [f"{bad}: truncated"])
     with pytest.raises(DataError, match="of the 200 images"):

@@ -27,6 +27,7 @@ Policy = Literal["all", "anomalies", "sampled", "none"]
 _CASES, _IMAGE, _EVIDENCE = "cases", "image", "evidence"
 _MOST_WAITING_BYTES = 64_000_000
 _TIDY_S = 60.0
+_PIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,13 @@ class KeptStore:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    result_id: str
+    make: Callable[[], Kept]
+    size: int
+
+
 class Keeper:
     """Takes what is to be kept without waiting, and writes it in a thread.
 
@@ -163,21 +171,21 @@ class Keeper:
     def __init__(self, store: KeptStore, lost: Callable[[], Any]) -> None:
         self.store = store
         self._lost = lost
-        self._waiting: deque[tuple[Callable[[], Kept], int]] = deque()  # and about how many bytes
+        self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
         self._changed = threading.Condition()
         self._closing = False
-        self._busy = False
+        self._writing: _Waiting | None = None
         self._thread = threading.Thread(target=self._work, name="keep", daemon=True)
         self._thread.start()
 
-    def keep(self, make: Callable[[], Kept], size: int) -> bool:
+    def keep(self, result_id: str, make: Callable[[], Kept], size: int) -> bool:
         """Queue what `make` will return, of about `size` bytes; False where the queue is full."""
         with self._changed:
             if self._closing or self._waiting_bytes + size > _MOST_WAITING_BYTES:
                 self._lost()
                 return False
-            self._waiting.append((make, size))
+            self._waiting.append(_Waiting(result_id, make, size))
             self._waiting_bytes += size
             self._changed.notify_all()
         return True
@@ -185,7 +193,17 @@ class Keeper:
     def flush(self) -> None:
         """Wait until all that was queued is written."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._waiting and not self._busy)
+            self._changed.wait_for(lambda: not self._waiting and self._writing is None)
+
+    def pin(self, result_id: str, inspected_at: datetime) -> bool:
+        """Keep a result for good, once it is written; False where it was not kept."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_waiting(result_id), _PIN_S)
+        return self.store.pin(result_id, inspected_at)
+
+    def _is_waiting(self, result_id: str) -> bool:
+        written = [self._writing] if self._writing is not None else []
+        return any(one.result_id == result_id for one in (*written, *self._waiting))
 
     def close(self) -> None:
         """Write what waits and stop."""
@@ -200,20 +218,19 @@ class Keeper:
                 self._changed.wait_for(lambda: self._waiting or self._closing, _TIDY_S)
                 if not self._waiting and self._closing:
                     return
-                make, size = self._waiting.popleft() if self._waiting else (None, 0)
-                self._busy = make is not None
+                self._writing = one = self._waiting.popleft() if self._waiting else None
             try:
-                if make is None:
+                if one is None:
                     self.store.tidy(datetime.now(UTC))
-                elif not self.store.put(make()):
+                elif not self.store.put(one.make()):
                     self._lost()
             except OSError as error:
                 _log.warning("cannot keep an image: %s", error)
                 self._lost()
             finally:
                 with self._changed:
-                    self._waiting_bytes -= size
-                    self._busy = False
+                    self._waiting_bytes -= 0 if one is None else one.size
+                    self._writing = None
                     self._changed.notify_all()
 
 

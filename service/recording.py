@@ -120,7 +120,7 @@ class Recording:
         def make() -> Kept:
             return Kept(found.result_id, now, found.encoded, found.evidence())
 
-        return keeper.keep(make, found.size)
+        return keeper.keep(found.result_id, make, found.size)
 
     async def once(self, key: str | None, answer: Callable[[], Awaitable[ScoreOut]]) -> ScoreOut:
         """Answer, unless this idempotency key was answered before: then with the first result.
@@ -204,8 +204,8 @@ class Recording:
                 f"of a result that was {result['verdict']} may be said: "
                 f"{', '.join(_SAYABLE[result['verdict']])}"
             )
-        if (store := self._kept(result)) is not None:
-            await asyncio.to_thread(store.pin, result_id, result["inspected_at"])
+        if self._keeper is not None and result["kept"]:
+            await asyncio.to_thread(self._keeper.pin, result_id, result["inspected_at"])
         row = said.model_dump() | {"result_id": result_id, "said_by": by}
         row["said_at"] = datetime.now(UTC)
         return await self._read(lambda store: store.add_feedback(row))

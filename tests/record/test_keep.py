@@ -100,15 +100,15 @@ def test_a_keeper_never_waits_and_counts_what_it_cannot_take(tmp_path: Path) -> 
         gate.wait(10)
         return kept(1)
 
-    assert keeper.keep(slow, 40_000_000)
-    assert keeper.keep(lambda: kept(2), 20_000_000)
-    assert not keeper.keep(lambda: kept(3), 20_000_000)
+    assert keeper.keep("1", slow, 40_000_000)
+    assert keeper.keep("2", lambda: kept(2), 20_000_000)
+    assert not keeper.keep("3", lambda: kept(3), 20_000_000)
     gate.set()
     keeper.flush()
     assert lost == [1]
-    assert keeper.keep(lambda: kept(4), 20_000_000)
+    assert keeper.keep("4", lambda: kept(4), 20_000_000)
     keeper.close()
-    assert not keeper.keep(lambda: kept(5), 1)
+    assert not keeper.keep("5", lambda: kept(5), 1)
     assert {p.stem for p in tmp_path.rglob("*.image")} == {kept(n).result_id for n in (1, 2, 4)}
 
 
@@ -124,9 +124,9 @@ def test_a_place_that_fails_costs_pictures_only(
 
     with monkeypatch.context() as patched:
         patched.setattr(one, "put", full)
-        keeper.keep(lambda: kept(1), 1)
+        keeper.keep("1", lambda: kept(1), 1)
         keeper.flush()
     assert lost == [1]
-    keeper.keep(lambda: kept(2), 1)
+    keeper.keep("2", lambda: kept(2), 1)
     keeper.close()
     assert one.evidence(kept(2).result_id, NOW) is not None

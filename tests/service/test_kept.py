@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from record.keep import Kept, KeptStore
 from service.errors import StartError
 from service.recording import Recording
 from tests.conftest import jpeg, normal_pixels, planted, png
@@ -93,6 +94,23 @@ def test_feedback_pins_what_it_is_about(client: TestClient, tmp_path: Path) -> N
     names = {path.name for path in (tmp_path / "kept/cases").iterdir()}
     assert names == {f"{r}.{kind}" for r in (bad, good) for kind in ("image", "evidence")}
     assert client.get(f"/v1/results/{bad}/image").content == BAD
+
+
+def test_feedback_waits_for_an_image_that_is_not_written_yet(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = KeptStore.put
+
+    def slow(self: KeptStore, kept: Kept) -> bool:
+        time.sleep(0.5)
+        return put(self, kept)
+
+    monkeypatch.setattr(KeptStore, "put", slow)
+    bad = client.post("/score", content=BAD).json()["result_id"]
+    results(client, 1)
+    said = client.post(f"/v1/results/{bad}/feedback", json={"kind": "confirmed_defect"})
+    assert said.status_code == 201
+    assert (tmp_path / f"kept/cases/{bad}.image").read_bytes() == BAD
 
 
 def test_a_full_disk_of_pictures_fails_no_inspection(

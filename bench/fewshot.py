@@ -57,7 +57,11 @@ def few(
     name, found = dataset.root.name, []
     others = joined([one for one in sets if one is not dataset])
     base = options.out / f"without-{name}"
-    train_model(others, base, config, Training(wanted=None), quiet=True)
+    if not base.is_dir():  # from a run before
+        # Only its autoencoder is wanted: the memory and the head belong to a product.
+        scoring = replace(config.model.scoring, families=("masked",))
+        alone = replace(config, model=replace(config.model, scoring=scoring))
+        train_model(others, base, alone, Training(wanted=None), quiet=True)
     shorter = replace(config, optimiser=replace(config.optimiser, steps=options.adapt_steps))
     for shots in options.shots:
         some = subset(dataset, shots, options.seed)

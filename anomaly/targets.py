@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from anomaly.errors import ConfigError, require_shape
+from anomaly.folded import folded
 from anomaly.patches import fold_cells, grid_of, patchify, refine, unfold_cells
 from anomaly.types import Block, Grid
 
@@ -173,6 +174,8 @@ class FeatureTarget(Target):
         )
         super().__init__(grid_of(canvas, config.patch), blocks)
         self.backbone = backbone.eval().requires_grad_(requires_grad=False)
+        self._folded: tuple[torch.device, nn.Module] | None = None  # no submodule: it is not stored
+        self.register_load_state_dict_post_hook(_forget_folded)  # type: ignore[no-untyped-call]
         mean, spread = features.pretrained_cfg["mean"], features.pretrained_cfg["std"]
         self.register_buffer("input_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("input_spread", torch.tensor(spread).view(3, 1, 1), persistent=False)
@@ -191,12 +194,26 @@ class FeatureTarget(Target):
         return torch.cat([self._features(some) for some in torch.split(pixels, at_once)])
 
     def _features(self, pixels: torch.Tensor) -> torch.Tensor:
-        stages = self.backbone((pixels - self.input_mean) / self.input_spread)
+        centred = (pixels - self.input_mean) / self.input_spread
+        stages = self._to_compute()(centred.contiguous(memory_format=torch.channels_last))
         tokens = [
             fold_cells(_to_grid(stage, self.grid.refined(block.cells)), self.grid, block.cells)
             for stage, block in zip(stages, self.blocks, strict=True)
         ]
         return torch.cat(tokens, dim=2)  # (B, L, C)
+
+    def _to_compute(self) -> nn.Module:
+        """Return the folded copy, made anew on another device; an export folds by itself."""
+        device = self.mean.device
+        if torch.compiler.is_exporting():
+            return self.backbone
+        if self._folded is None or self._folded[0] != device:
+            self._folded = (device, folded(self.backbone))
+        return self._folded[1]
+
+
+def _forget_folded(target: FeatureTarget, _: object) -> None:
+    target._folded = None
 
 
 def build_target(config: TargetConfig, canvas: int, *, backbone: nn.Module | None = None) -> Target:

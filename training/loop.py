@@ -154,11 +154,7 @@ def new_model(config: TrainConfig, world: World = ALONE) -> AnomalyModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         model = AnomalyModel.fresh(config.model)
-    device = device_of(config.run.device, world)
-    model = model.to(device)
-    if device.type == "cuda":
-        model.target = model.target.to(memory_format=torch.channels_last)
-    return model
+    return model.to(device_of(config.run.device, world))
 
 
 def begin_with(model: AnomalyModel, start: Start) -> None:

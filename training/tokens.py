@@ -269,10 +269,8 @@ def nearer(tokens: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 @torch.inference_mode()
 def raw_tokens(target: Target, pixels: torch.Tensor) -> torch.Tensor:
-    """Run the target on its device, channels last where that is faster."""
+    """Run the target on its device."""
     pixels = to_device(pixels, target.mean.device)
-    if pixels.is_cuda:
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
     return target.raw(pixels)
 
 

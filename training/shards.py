@@ -76,6 +76,7 @@ class ShardStream(IterableDataset[Placed]):
         damaged: deque[str] = deque()
         serial = 0
         for epoch in count():
+            before = serial
             for key, data in self.epoch(epoch, reader, readers, damaged):
                 serial += 1
                 seed = (self._config.run.seed, 6, self._first, reader, serial)
@@ -90,6 +91,11 @@ class ShardStream(IterableDataset[Placed]):
                     continue
                 yield Placed(canvas, tuple(damaged))
                 damaged.clear()
+            if serial == before:
+                raise DataError(
+                    f"no images in the shards read by process {reader} of {readers}; want files named "
+                    f"{', '.join(EXTENSIONS)} in them" + (f"; {damaged[-1]}" if damaged else "")
+                )
 
     def epoch(
         self, epoch: int, reader: int, readers: int, damaged: deque[str]

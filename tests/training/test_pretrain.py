@@ -156,6 +156,17 @@ def test_damaged_files_are_replaced_counted_and_named(
         damage.note(0, ["a", "b", "c"])
 
 
+def test_shards_without_images_are_said_to_be_so(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    with tarfile.open(tmp_path / "0.tar", "w") as file:
+        file.add(tmp_path / "notes.txt", "notes.txt")
+    with pytest.raises(DataError, match=r"no images in the shards read by process 0 of 1"):
+        pretrain([tmp_path], tmp_path / "m", tmp_path / "m.run", config(), quiet=True)
+    (tmp_path / "0.tar").write_bytes(b"no archive")
+    with pytest.raises(DataError, match=r"no images in the shards .*0\.tar"):
+        pretrain([tmp_path], tmp_path / "m", tmp_path / "m.run", config(), quiet=True)
+
+
 def test_fewer_shards_than_processes_is_said(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="give either"):
         find_shards([shards, tmp_path])

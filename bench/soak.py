@@ -210,10 +210,14 @@ class _Traffic:
 
 
 def held(pid: int) -> Held:
-    """Read what a process holds: private and shared memory by its share, files, threads."""
+    """Read what a process holds: memory of its own, swapped out or not; files; threads.
+
+    Not its share of mapped libraries: that grows when another process that maps them ends.
+    """
     folder = Path(f"/proc/{pid}")
     lines = (folder / "smaps_rollup").read_text().splitlines()
-    kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    own = [line for line in lines if line.startswith(("Anonymous:", "Swap:"))]
+    kilobytes = sum(int(line.split()[1]) for line in own)
     return Held(
         kilobytes / 1000,
         len(list((folder / "fd").iterdir())),

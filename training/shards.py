@@ -169,11 +169,14 @@ class StreamTokens:
         own = max(1, _STATISTICS_IMAGES // (world.size * self._config.optimiser.batch_size))
         raw = [
             raw_tokens(target, to_device(pixels, target.mean.device)).cpu()
-            for pixels, _ in islice(self._batches(0), own)
+            for pixels, _ in islice(self._batches(0, ahead=False), own)
         ]
         fit_tokens(target, torch.cat(raw), world)
 
-    def _batches(self, first: int) -> Iterator[tuple[torch.Tensor, tuple[str, ...]]]:
+    def _batches(
+        self, first: int, *, ahead: bool = True
+    ) -> Iterator[tuple[torch.Tensor, tuple[str, ...]]]:
+        """Read batches, in worker processes that stay ahead or as they are asked for."""
         config, world = self._config, self._place.world
         readers = len(self._shards.paths) // world.size
         if readers == 0:
@@ -182,7 +185,7 @@ class StreamTokens:
                 "(maskline pack --per-shard)"
             )
         own = world.share(config.optimiser.batch_size)
-        told = workers(config)
+        told = workers(config) if ahead else {"num_workers": 0}
         if readers < told["num_workers"]:
             _log.warning("%d reading processes only: there are no more shards", readers)
         told["num_workers"] = min(readers, told["num_workers"])

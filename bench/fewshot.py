@@ -103,13 +103,13 @@ def together(
 
 def joined(sets: Sequence[Dataset]) -> Dataset:
     """Put the training normals of several sets into one."""
-    samples = [s for dataset in sets for s in dataset.select("train") if s.is_normal]
+    samples = [sample for dataset in sets for sample in dataset.normal("train")]
     return Dataset(Path("+".join(dataset.root.name for dataset in sets)), tuple(samples))
 
 
 def subset(dataset: Dataset, shots: int, seed: int) -> Dataset:
     """Keep so many training images, drawn at random; the other splits stay."""
-    train = [s for s in dataset.select("train") if s.is_normal]
+    train = dataset.normal("train")
     order = np.random.default_rng(seed).permutation(len(train))[:shots]
     kept = [train[i] for i in sorted(order)]
     others = [s for s in dataset.samples if s.split != "train"]

@@ -24,7 +24,7 @@ from training.config import TrainConfig, load_recipe
 from training.data import Sample, open_dataset
 from training.images import Wanted, reading
 from training.loop import Trainer, new_model, new_trainer, precision_of, take_step
-from training.meter import Meter, feature_flops, matrix_rate, training_flops
+from training.meter import Meter, feature_flops, finish, matrix_rate, training_flops
 from training.tokens import ImageTokens, Place, prepare_tokens
 from training.world import ALONE
 
@@ -61,8 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     config = load_recipe(options.recipe, options.set)
-    normal = [s for s in open_dataset(options.data).select("train") if s.is_normal]
-    samples = normal[: options.images]
+    samples = open_dataset(options.data).normal("train")[: options.images]
     device = new_model(config).target.mean.device
     print(f"recipe {options.recipe}, {os.cpu_count()} cores, torch {torch.__version__}, {device}\n")
     peak = largest_rate(device, config)
@@ -123,7 +122,7 @@ def trained(
             take_step(trainer, step, tokens)
             meter.stepped()
             step += 1
-        _finish(trainer.device)
+        finish(trainer.device)
         rounds.append(meter.rates())
     said = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
     backbone = feature_flops(trainer.model, config)
@@ -160,7 +159,7 @@ def profiled(
     with profile(activities=activities) as profiler:
         for step in range(first, first + steps):
             take_step(trainer, step, next(batches))
-        _finish(trainer.device)
+        finish(trainer.device)
     wanted = DeviceType.CUDA if cuda else DeviceType.CPU
     spent: dict[str, float] = dict.fromkeys([*GROUPS, "the rest"], 0.0)
     for event in profiler.key_averages():
@@ -188,11 +187,6 @@ def group_of(operation: str) -> str:
         if any(part in name for part in parts):
             return group
     return "the rest"
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Runs side by side: what they were told differently, how they went, and their losses drawn."""
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,10 +72,9 @@ def draw(runs: Sequence[Run], out: Path) -> None:
     axes.set_ylabel("loss")
     axes.set_yscale("log")
     axes.legend()
-    staging = out.with_name(f".{out.name}{out.suffix}")
-    figure.savefig(staging)
-    write_whole(out, staging.read_bytes())
-    staging.unlink()
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=out.suffix[1:])
+    write_whole(out, drawn.getvalue())
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

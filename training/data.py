@@ -56,6 +56,10 @@ class Dataset:
         """Return the samples of one split."""
         return [sample for sample in self.samples if sample.split == split]
 
+    def normal(self, split: str) -> list[Sample]:
+        """Return the good parts of one split."""
+        return [sample for sample in self.select(split) if sample.is_normal]
+
 
 def open_dataset(data: Path) -> Dataset:
     """Read a set of any layout.
@@ -83,8 +87,7 @@ def open_dataset(data: Path) -> Dataset:
 def normal_images(data: Path) -> list[Sample]:
     """Return images to calibrate on: the validation split of a set, or a plain folder's all."""
     if not data.is_dir() or (data / "train" / NORMAL).is_dir():
-        dataset = open_dataset(data)
-        return [sample for sample in dataset.select("validation") if sample.is_normal]
+        return open_dataset(data).normal("validation")
     samples = _plain(data)
     if not samples:
         raise DataError(f"no images in {data}; want a folder of held-out normal images")

@@ -15,6 +15,7 @@ from typing import Any, overload
 import numpy as np
 
 from anomaly.image import EXTENSIONS
+from training.checkpoint import write_whole
 from training.data import NORMAL, Sample, open_dataset
 from training.errors import DataError
 
@@ -93,17 +94,19 @@ def _list(roots: Sequence[Path], wanted: list[str], folder: Path) -> None:
                 offsets.append(position)
     if len(offsets) == 1:
         raise DataError(f"no images below {', '.join(wanted)}; files read: {', '.join(EXTENSIONS)}")
+    # What is about to be replaced is no listing until its description stands again.
+    (folder / _ABOUT).unlink(missing_ok=True)
     staging.replace(folder / _FILES)
     np.save(folder / _OFFSETS, np.array(offsets, np.int64))
     about = {"roots": wanted, "digest": digest.hexdigest(), "images": len(offsets) - 1}
-    (folder / _ABOUT).write_text(json.dumps(about, indent=2), encoding="utf-8")
+    write_whole(folder / _ABOUT, json.dumps(about, indent=2).encode())
 
 
 def _paths(root: Path) -> Iterator[str]:
     if not root.exists():
         raise DataError(f"{root} does not exist")
     if root.is_file() or (root / "train" / NORMAL).is_dir():
-        yield from (str(s.path) for s in open_dataset(root).select("train") if s.is_normal)
+        yield from (str(sample.path) for sample in open_dataset(root).normal("train"))
     else:
         yield from _below(str(root))
 

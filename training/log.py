@@ -56,7 +56,7 @@ class RunLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close both."""
+        """Close all."""
         if self._file is not None:
             self._file.close()
         if self._board is not None:

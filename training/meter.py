@@ -83,15 +83,16 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, side: int | None = Non
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(_TIMES):
-        _finish(device)
+        finish(device)
         started = time.perf_counter()
         left @ right
-        _finish(device)
+        finish(device)
         best = min(best, time.perf_counter() - started)
     return 2 * side**3 / best
 
 
-def _finish(device: torch.device) -> None:
+def finish(device: torch.device) -> None:
+    """Wait until a GPU has done what it was told."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

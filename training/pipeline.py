@@ -208,7 +208,7 @@ def readable(samples: list[Sample], *, skip_unreadable: bool) -> list[Sample]:
 
 
 def _normal(dataset: Dataset, split: str) -> list[Sample]:
-    samples = [sample for sample in dataset.select(split) if sample.is_normal]
+    samples = dataset.normal(split)
     if not samples:
         raise DataError(f"{dataset.root} has no normal images in its {split} split")
     return samples

@@ -27,11 +27,17 @@ from training.augment import vary
 from training.config import TrainConfig
 from training.errors import DataError
 from training.images import Damage, Placed, placed, stack, workers
-from training.tokens import Place, fit_tokens, random_cut, raw_tokens, target_tokens
+from training.tokens import (
+    STATISTICS_IMAGES,
+    Place,
+    fit_tokens,
+    random_cut,
+    raw_tokens,
+    target_tokens,
+)
 from training.world import World
 
 _log = logging.getLogger(__name__)
-_STATISTICS_IMAGES = 512
 _MOST_DAMAGED = 1000  # in a row, within one worker
 
 
@@ -166,7 +172,7 @@ class StreamTokens:
     def fit(self) -> None:
         """Fit the target's standardisation on the first images of the stream, over all processes."""
         target, world = self._place.target, self._place.world
-        own = max(1, _STATISTICS_IMAGES // (world.size * self._config.optimiser.batch_size))
+        own = max(1, STATISTICS_IMAGES // (world.size * self._config.optimiser.batch_size))
         raw = [
             raw_tokens(target, to_device(pixels, target.mean.device)).cpu()
             for pixels, _ in islice(self._batches(0, ahead=False), own)

@@ -17,7 +17,7 @@ import torch
 
 from anomaly.device import to_device
 from anomaly.mae import take
-from anomaly.preprocess import place
+from anomaly.preprocess import preprocess
 from anomaly.targets import Target
 from anomaly.types import Grid
 from anomaly.windows import random_places
@@ -29,7 +29,7 @@ from training.schedule import batch_indices
 from training.world import ALONE, World
 
 _log = logging.getLogger(__name__)
-_STATISTICS_IMAGES = 512
+STATISTICS_IMAGES = 512
 _CHUNK = 8
 _SPARE = 0.5  # of a GPU's free memory the cache may take
 
@@ -68,11 +68,10 @@ class Canvases:
 
     def load(self, indices: Sequence[int], device: torch.device) -> torch.Tensor:
         """Return (B, 3, S, S) float32 canvases in [0, 1], unvaried."""
-        preprocess, threads = self.config.model.preprocess, max(1, self.config.run.workers)
+        config, threads = self.config.model.preprocess, max(1, self.config.run.workers)
         chosen = [self.samples[i] for i in indices]
-        read = read_images(chosen, canvas=preprocess.canvas, threads=threads)
-        canvases = np.stack([place(image, preprocess)[0] for _, image in read])
-        return to_device(torch.from_numpy(canvases).permute(0, 3, 1, 2).contiguous(), device)
+        read = read_images(chosen, canvas=config.canvas, threads=threads)
+        return to_device(preprocess([image for _, image in read], config)[0], device)
 
     def vary(
         self, pixels: torch.Tensor, indices: Sequence[int], variations: Sequence[int]
@@ -89,6 +88,10 @@ class Canvases:
         """Return which images the whole batch of a step has."""
         config = self.config
         return batch_indices(step, len(self), config.optimiser.batch_size, config.run.seed)
+
+    def own(self, step: int) -> np.ndarray:
+        """Return which images this process's part of the batch has."""
+        return self.chosen(step)[self.share()]
 
     def share(self) -> slice:
         """Return this process's part of a batch."""
@@ -122,7 +125,7 @@ class CachedTokens:
             variations = np.random.default_rng((config.run.seed, 3, step)).integers(
                 len(self._tokens), size=config.optimiser.batch_size
             )
-            raw = self._pick(variations[canvases.share()], canvases.chosen(step)[canvases.share()])
+            raw = self._pick(variations[canvases.share()], canvases.own(step))
             raw = canvases.cut(raw, step, self._target.grid, self._window)
             yield self._target.standardise(raw)
             step += 1
@@ -155,7 +158,7 @@ class FreshTokens:
         batches = reading(canvases.samples, config, self._wanted(first), pin=device.type == "cuda")
         for step, (pixels, unreadable) in enumerate(batches, start=first):
             damage.note(len(pixels), unreadable)
-            own = canvases.chosen(step)[canvases.share()].tolist()
+            own = canvases.own(step).tolist()
             variations = [self._variation(step)] * len(own)
             varied = canvases.vary(to_device(pixels, device), own, variations)
             raw = raw_tokens(target, varied).clone()
@@ -173,7 +176,7 @@ class FreshTokens:
     def _wanted(self, first: int) -> Iterator[list[Wanted]]:
         canvases = self._canvases
         for step in range(first, canvases.config.optimiser.steps):
-            own = canvases.chosen(step)[canvases.share()].tolist()
+            own = canvases.own(step).tolist()
             yield [Wanted(i, canvases.seed(i, self._variation(step))) for i in own]
 
     def _variation(self, step: int) -> int:
@@ -295,7 +298,7 @@ def random_cut(
 
 
 def _fit_statistics(canvases: Canvases, target: Target) -> None:
-    count = min(len(canvases), _STATISTICS_IMAGES)
+    count = min(len(canvases), STATISTICS_IMAGES)
     rows = np.random.default_rng(canvases.config.run.seed).permutation(len(canvases))[:count]
     world, device = canvases.world, target.mean.device
     chunks = np.array_split(rows, max(1, count // 32))[world.rank :: world.size]

@@ -48,3 +48,19 @@ def test_nothing_to_list_is_said(tmp_path: Path) -> None:
         indexed([tmp_path], tmp_path / "run")
     with pytest.raises(DataError, match="does not exist"):
         indexed([tmp_path / "none"], tmp_path / "run")
+
+
+def test_a_listing_that_was_cut_off_is_made_anew(tiny_data: Path, tmp_path: Path) -> None:
+    whole = indexed([tiny_data], tmp_path)
+
+    def power_cut(file: Path, values: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.index.np.save", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            indexed([tiny_data], tmp_path, again=True)
+    assert list(indexed([tiny_data], tmp_path)) == list(whole)
+    (tmp_path / "files.npy").write_bytes(b"torn")
+    (tmp_path / "files.json").unlink()  # as the cut leaves it
+    assert list(indexed([tiny_data], tmp_path)) == list(whole)

@@ -1,0 +1,34 @@
+"""No library sends usage data."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+_OPTIONS = ("ORT_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
+
+
+def test_no_identifier_is_left_on_the_disk(tmp_path: Path) -> None:
+    # ONNX Runtime writes one and a queue of events as soon as it is imported.
+    usual = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in (*_OPTIONS, "CI", "GITHUB_ACTIONS")
+    }
+    home = usual | {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = "import anomaly.export, onnxruntime; onnxruntime.SessionOptions()"
+    subprocess.run([sys.executable, "-c", command], env=home, check=True)
+
+    left = [path for path in tmp_path.rglob("*") if "onnxruntime" in str(path)]
+
+    assert left == []
+
+
+def test_the_tracking_library_says_that_it_is_told_to_be_silent() -> None:
+    command = (
+        "import training.log\nfrom mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY as off"
+        "\nraise SystemExit(not off.get())"
+    )
+    usual = {key: value for key, value in os.environ.items() if key not in _OPTIONS}
+
+    assert subprocess.run([sys.executable, "-c", command], env=usual, check=False).returncode == 0

@@ -544,6 +544,8 @@ def curl_line(image: Path, port: int) -> str:
 def main() -> None:
     """Run a command; every error of ours is one line that says what to do."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    # Alembic tells of every plug-in it finds, when it is imported.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         app()
     except Exception as error:

@@ -1,6 +1,5 @@
 """The results of inspections in a database: SQLite by default, PostgreSQL by URL."""
 
-import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +31,6 @@ from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyE
 
 from record.tables import feedback, results
 
-logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every plug-in it finds
 _BUSY_S = 10.0
 _MIGRATING = threading.Lock()  # Alembic keeps its context in a module
 

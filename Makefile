@@ -63,13 +63,13 @@ coverage: $(VENV)/.dev postgresql prometheus ## Run the tests and require 90 % b
 dashboards: $(VENV)/.dev ## Write the Grafana dashboards anew
 	$(BIN)/python -m deploy.dashboards
 
-# promtool and Prometheus are Debian's; without them their tests are skipped.
+# Prometheus, promtool and Alertmanager are Debian's; without them their tests are skipped.
 .PHONY: prometheus
 prometheus:
-	@command -v promtool >/dev/null || \
+	@command -v promtool >/dev/null && command -v prometheus-alertmanager >/dev/null || \
 	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
-	    apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus >/dev/null; } || \
-	  echo "no Prometheus here: its tests are skipped (apt install prometheus)"
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus prometheus-alertmanager >/dev/null; } || \
+	  echo "no Prometheus here: its tests are skipped (apt install prometheus prometheus-alertmanager)"
 
 test-monitoring: $(VENV)/.dev prometheus ## A real Prometheus watches a real service: panels, rules, alerts
 	$(BIN)/python -m pytest -m 'monitoring or not monitoring' tests/deploy

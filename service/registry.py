@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from anomaly.bundle import Bundle, load_bundle, model_folders, save_bundle, stored_version
 from anomaly.detector import Detector
+from anomaly.device import give_back_memory
 from anomaly.errors import ModelError, ModelNotFound
 from anomaly.model import ModelConfig
 from anomaly.stored import digest_of
@@ -252,6 +253,7 @@ class Registry:
         slot.active = staged
         self._archive.choose(name, None)
         self._switched(slot)
+        await asyncio.to_thread(give_back_memory)  # what the version before the last one held
         return slot
 
     async def rollback(self, name: str) -> Slot:
@@ -320,6 +322,7 @@ class Registry:
         digests |= {camera: digest_of(one) for camera, one in bundle.cameras.items()}
         model = ServedModel(slot.name, bundle, detector, digests)
         self._archive.keep(folder, slot.name, bundle.version)
+        give_back_memory()  # reading and warming up leave more than twice what a model holds
         seconds = time.monotonic() - started
         _log.info("loaded model %s version %s in %.1f s", slot.name, bundle.version, seconds)
         return model

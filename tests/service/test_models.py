@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 
 from anomaly.bundle import Bundle, save_bundle
 from record.audit import Audit
+from service import registry
 from service.app import create_app
 from tests.conftest import normal_pixels, png
 from tests.service.conftest import settings
@@ -57,6 +58,24 @@ def test_a_new_version_is_staged_activated_and_rolled_back(
     assert client.post("/v1/models/left:rollback").json()["active"] == "v1"
     assert serving(client) == "v1"
     assert client.post("/v1/models/left:rollback").json()["active"] == "v2"
+
+
+def test_what_a_switch_leaves_is_given_back(
+    client: TestClient, tiny_bundle: Bundle, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back = 0
+
+    def count() -> bool:
+        nonlocal given_back
+        given_back += 1
+        return True
+
+    monkeypatch.setattr(registry, "give_back_memory", count)
+    publish(tiny_bundle, models / "left", "v2")
+    client.post("/v1/models/left:load")
+    assert given_back == 1
+    client.post("/v1/models/left:activate")
+    assert given_back == 2
 
 
 def test_a_rollback_outlives_a_restart_until_something_new_comes(

@@ -3,6 +3,7 @@
 Keys are 256 random bits, so a plain digest cannot be guessed back and needs no slow hash.
 """
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -126,6 +127,9 @@ def _write(path: Path, keys: tuple[Key, ...]) -> None:
         descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump({"keys": rows}, file, indent=2)
+            with contextlib.suppress(FileNotFoundError, PermissionError, AttributeError):
+                before = path.stat()  # root may add a key for a service that is not
+                os.fchown(file.fileno(), before.st_uid, before.st_gid)
         staging.replace(path)
     except OSError as error:
         raise KeysError("keys_unusable", f"cannot write {path}: {error.strerror}") from error

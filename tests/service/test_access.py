@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,6 +134,18 @@ def test_names_are_unique_and_plain(keys_file: Path) -> None:
     with pytest.raises(KeysError, match="no key called"):
         revoke_key(keys_file, "b")
     assert [key.role for key in read_keys(keys_file)] == [Role.SCORE]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root gives files away")
+def test_a_file_stays_the_services_when_root_adds_a_key(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    add_key(path, "first", Role.SCORE)
+    os.chown(path, 1000, 1000)
+
+    add_key(path, "second", Role.SCORE)
+
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (1000, 1000, 0o600)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"keys": [{"name": "a"}]}', '{"keys": 3}'])

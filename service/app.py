@@ -121,7 +121,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 recording.close()
 
     app = FastAPI(
-        title="Maskline", version=version("maskline"), description=_DESCRIPTION, lifespan=lifespan
+        title="Maskline",
+        version=version("maskline"),
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # ours: service.tracing
     )
     app.state.draining = False
     app.state.keys = None if settings.auth == "off" else KeyRing(settings.keys_file)

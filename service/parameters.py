@@ -1,5 +1,7 @@
 """Request parameters from the query or, for clients that cannot set one, from headers."""
 
+from typing import Any
+
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
@@ -12,23 +14,49 @@ _PREFIX = "x-maskline-"
 
 async def inspector(request: Request) -> Inspector:
     """Return the app's inspector."""
+    return inspector_of(request)
+
+
+def inspector_of(request: Request) -> Inspector:
+    """Return the app's inspector."""
     found: Inspector = request.app.state.inspector
     return found
 
 
-def with_headers(query: ScoreQuery, request: Request) -> ScoreQuery:
-    """Fill what the query leaves out from `X-Maskline-Part-Id` and the like."""
+def score_query(request: Request) -> ScoreQuery:
+    """Read the parameters of an inspection, by hand: FastAPI's own way costs a quarter of a millisecond.
+
+    The query wins over headers, `X-Maskline-Part-Id` and the like. Raises `RequestValidationError`.
+    """
+    query = dict(request.query_params)
     headers = {
         name.removeprefix(_PREFIX).replace("-", "_"): value
         for name, value in request.headers.items()
         if name.startswith(_PREFIX)
     }
-    if not headers:
-        return query
     try:
-        return ScoreQuery.model_validate(headers | query.model_dump(exclude_unset=True))
+        return ScoreQuery.model_validate(headers | query)
     except ValidationError as error:
-        raise invalid("header", error) from error
+        raise RequestValidationError(
+            [
+                {**one, "loc": ("query" if one["loc"][0] in query else "header", *one["loc"])}
+                for one in error.errors()
+            ]
+        ) from error
+
+
+def _described() -> list[dict[str, Any]]:
+    found = []
+    for name, schema in ScoreQuery.model_json_schema()["properties"].items():
+        if schema["default"] is None:
+            del schema["default"]
+        told = {"name": name, "in": "query", "required": False, "schema": schema}
+        found.append(told | {"description": schema["description"]})
+    return found
+
+
+# The same for the OpenAPI document.
+SCORE_PARAMETERS = _described()
 
 
 def invalid(place: str, error: ValidationError) -> RequestValidationError:

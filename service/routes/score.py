@@ -1,22 +1,22 @@
 """`POST /score` and `POST /v1/score/batch`."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Request, Response
 
-from service.access import SECURED, needs
+from service.access import SECURED, check
 from service.bulk import inspect_all
 from service.errors import problems
-from service.inspection import Inspector
 from service.keys import Role
-from service.parameters import inspector, with_headers
-from service.schemas import BatchOut, ScoreOut, ScoreQuery
+from service.parameters import SCORE_PARAMETERS, inspector_of, score_query
+from service.schemas import BatchOut, ScoreOut
 
 router = APIRouter(tags=["score"])
 
 _IMAGE = {"schema": {"type": "string", "format": "binary"}}
 _BODY: dict[str, Any] = {
     **SECURED,
+    "parameters": SCORE_PARAMETERS,
     "requestBody": {
         "required": True,
         "content": {
@@ -77,25 +77,21 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-_MAY_SCORE = [Depends(needs(Role.SCORE))]
-
-
-@router.post("/score", dependencies=_MAY_SCORE, responses=_RESPONSES, openapi_extra=_BODY)
-@router.post("/v1/score", dependencies=_MAY_SCORE, responses=_RESPONSES, openapi_extra=_BODY)
-async def score(
-    request: Request,
-    query: Annotated[ScoreQuery, Query()],
-    inspector: Annotated[Inspector, Depends(inspector)],
-) -> ScoreOut:
+@router.post("/score", response_model=ScoreOut, responses=_RESPONSES, openapi_extra=_BODY)
+@router.post("/v1/score", response_model=ScoreOut, responses=_RESPONSES, openapi_extra=_BODY)
+async def score(request: Request) -> Response:
     """Inspect one image: OK or NG, with score, p-value, regions and heatmap.
 
     Every parameter may also come as a header, `X-Maskline-<Name>`; the query wins.
     """
-    return await inspector.inspect(request, with_headers(query, request))
+    check(request, Role.SCORE)
+    found = await inspector_of(request).inspect(request, score_query(request))
+    return Response(found.model_dump_json(), media_type="application/json")
 
 
 _PARTS: dict[str, Any] = {
     **SECURED,
+    "parameters": SCORE_PARAMETERS,
     "requestBody": {
         "required": True,
         "content": {
@@ -117,14 +113,11 @@ _PARTS: dict[str, Any] = {
 }
 
 
-@router.post("/v1/score/batch", dependencies=_MAY_SCORE, responses=_PROBLEMS, openapi_extra=_PARTS)
-async def score_batch(
-    request: Request,
-    query: Annotated[ScoreQuery, Query()],
-    inspector: Annotated[Inspector, Depends(inspector)],
-) -> BatchOut:
+@router.post("/v1/score/batch", responses=_PROBLEMS, openapi_extra=_PARTS)
+async def score_batch(request: Request) -> BatchOut:
     """Inspect many images, the file parts of one multipart body; each has its own status.
 
     `deadline_ms` holds for each image. Use `priority=low` for archives, so that the line goes first.
     """
-    return await inspect_all(inspector, request, with_headers(query, request))
+    check(request, Role.SCORE)
+    return await inspect_all(inspector_of(request), request, score_query(request))

@@ -14,11 +14,6 @@ _PREFIX = "x-maskline-"
 
 async def inspector(request: Request) -> Inspector:
     """Return the app's inspector."""
-    return inspector_of(request)
-
-
-def inspector_of(request: Request) -> Inspector:
-    """Return the app's inspector."""
     found: Inspector = request.app.state.inspector
     return found
 

@@ -8,7 +8,7 @@ from service.access import SECURED, check
 from service.bulk import inspect_all
 from service.errors import problems
 from service.keys import Role
-from service.parameters import SCORE_PARAMETERS, inspector_of, score_query
+from service.parameters import SCORE_PARAMETERS, inspector, score_query
 from service.schemas import BatchOut, ScoreOut
 
 router = APIRouter(tags=["score"])
@@ -85,7 +85,8 @@ async def score(request: Request) -> Response:
     Every parameter may also come as a header, `X-Maskline-<Name>`; the query wins.
     """
     check(request, Role.SCORE)
-    found = await inspector_of(request).inspect(request, score_query(request))
+    query = score_query(request)
+    found = await (await inspector(request)).inspect(request, query)
     return Response(found.model_dump_json(), media_type="application/json")
 
 
@@ -120,4 +121,4 @@ async def score_batch(request: Request) -> BatchOut:
     `deadline_ms` holds for each image. Use `priority=low` for archives, so that the line goes first.
     """
     check(request, Role.SCORE)
-    return await inspect_all(inspector_of(request), request, score_query(request))
+    return await inspect_all(await inspector(request), request, score_query(request))

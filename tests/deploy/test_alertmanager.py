@@ -14,6 +14,7 @@ import httpx2
 import pytest
 
 from bench.local import free_port
+from tests.deploy.test_live import wait_for
 
 CONFIG = Path(__file__).parents[2] / "deploy/alertmanager/alertmanager.yml"
 
@@ -89,7 +90,7 @@ def alertmanager(webhook: Webhook, tmp_path: Path) -> Iterator[str]:
         ]
     )
     try:
-        _until(lambda: _is_ready(f"http://{address}"))
+        wait_for(f"http://{address}/-/ready")
         yield f"http://{address}/api/v2/alerts"
     finally:
         process.terminate()
@@ -129,13 +130,6 @@ def _alert(name: str, instance: str, camera: str = "") -> dict[str, Any]:
 
 def _now(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return httpx2.get(f"{url}/-/ready").status_code == 200
-    except httpx2.TransportError:
-        return False
 
 
 def _until(true: Callable[[], bool]) -> None:

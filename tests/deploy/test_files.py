@@ -1,4 +1,4 @@
-"""Compose, Dockerfile and manifests say what they should; none of them can be run here."""
+"""Compose, Dockerfile and manifests say what they should; none of them is run here."""
 
 import re
 from pathlib import Path

@@ -22,8 +22,8 @@ class Detector:
     """A trained model with its calibration, on one device.
 
     `network` computes what the model computes in another way (an exported or captured graph), of
-    canvases on the CPU; without one the model itself does. Not thread-safe by contract: one thread owns a
-    detector, as one process owns the device.
+    canvases on the CPU; without one the model itself does. On a CPU several threads may share a detector
+    that has inspected once; on a GPU one thread owns it, as its graphs hold one batch.
     """
 
     def __init__(

@@ -10,7 +10,6 @@ from importlib.metadata import version
 from typing import Any
 
 import cv2
-import torch
 from fastapi import FastAPI
 
 from anomaly.device import give_back_memory
@@ -98,7 +97,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             cv2.utils.logging.LOG_LEVEL_SILENT
         )  # a damaged image is an answer, not lines in the log
         cores = os.cpu_count() or 1
-        torch.set_num_threads(settings.torch_threads or max(1, cores - 1))
         decoders = settings.decode_threads or min(16, max(2, cores // 2))
         try:
             recording = _recording(settings, metrics)

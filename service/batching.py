@@ -1,8 +1,8 @@
-"""Cross-request batching in front of one worker thread.
+"""Cross-request batching in front of one thread that computes, or of a few.
 
-Greedy: an idle worker starts at once with what is there; a busy one gathers what comes meanwhile. A
-request has a cost in work items (images × windows × masks), and a batch is bounded by their sum. Knows no
-torch, image or HTTP.
+Greedy: an idle thread starts at once with what is there; while it is busy what comes is gathered. A
+request has a cost in work items (images × windows × masks), and a batch is bounded by their sum. Several
+threads (`lanes`) share evenly what waits. Knows no torch, image or HTTP.
 
 Every submitted request ends: with its result, with an error, or cancelled by its owner. A full queue is
 an immediate `QueueFull`, never a wait; a request past its deadline or given up by its owner is dropped
@@ -63,6 +63,7 @@ class Priority(IntEnum):
 class BatchingConfig:
     """Bounds of the batcher; a delay of 0 is greedy. `max_queue_size` holds for each priority."""
 
+    lanes: int = 1
     max_batch_cost: int = 64
     max_queue_size: int = 64
     max_queue_wait_s: float = float("inf")
@@ -81,7 +82,7 @@ class Outcome(Generic[Result]):
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """What a batcher tells of its life, called in its thread."""
+    """What a batcher tells of its life, called in its threads."""
 
     batch: Callable[[Hashable, int], None] = lambda key, size: None
     dropped: Callable[[str], None] = lambda reason: None  # "deadline" or "gone"
@@ -100,7 +101,7 @@ class _Item(Generic[Request, Result]):
 
 
 class Batcher(Generic[Request, Result]):
-    """Gathers requests of one key into batches for `run`, which one thread calls.
+    """Gathers requests of one key into batches for `run`, which as many threads call as it has lanes.
 
     `run(key, requests)` returns one result for each request, in order. When it raises for a batch
     of several, each request is run alone, so that a bad one fails by itself. When it raises
@@ -123,10 +124,14 @@ class Batcher(Generic[Request, Result]):
         self._turn = 0
         self._changed = threading.Condition()
         self._closed = False
-        self._busy_since: float | None = None
-        self._cost_seconds = 0.01  # running mean of seconds per work item
-        self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
-        self._thread.start()
+        self._busy_since: list[float | None] = [None] * config.lanes
+        self._cost_seconds = 0.01  # running mean of one lane's seconds per work item
+        self._threads = [
+            threading.Thread(target=self._work, args=(lane,), name=f"inference-{lane}", daemon=True)
+            for lane in range(config.lanes)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def depth(self) -> int:
@@ -136,17 +141,17 @@ class Batcher(Generic[Request, Result]):
     @property
     def is_alive(self) -> bool:
         """Whether requests are still being worked on."""
-        return self._thread.is_alive() and not self._closed
+        return not self._closed and all(thread.is_alive() for thread in self._threads)
 
     @property
     def busy_s(self) -> float:
-        """How long the batch in hand has been running; 0 when idle."""
-        since = self._busy_since
+        """How long the oldest batch in hand has been running; 0 when idle."""
+        since = min((one for one in self._busy_since if one is not None), default=None)
         return 0.0 if since is None else time.monotonic() - since
 
     def seconds_for(self, cost: int) -> float:
         """How long this many work items take, by what was measured lately."""
-        return cost * self._cost_seconds
+        return cost * self._cost_seconds / self._config.lanes
 
     def submit(
         self,
@@ -190,16 +195,21 @@ class Batcher(Generic[Request, Result]):
         return sum(item.cost for queue in before for item in queue)
 
     def close(self, timeout_s: float = 30.0) -> None:
-        """Take no more requests, finish those that wait, and stop the thread."""
+        """Take no more requests, finish those that wait, and stop the threads."""
+        until = time.monotonic() + timeout_s
+        self._stop_taking()
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        self._fail_waiting(BatcherClosed("the service has shut down"))
+
+    def _stop_taking(self) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join(timeout_s)
-        self._fail_waiting(BatcherClosed("the service has shut down"))
 
-    def _work(self) -> None:
+    def _work(self, lane: int) -> None:
         while batch := self._next_batch():
-            self._busy_since = time.monotonic()
+            self._busy_since[lane] = time.monotonic()
             try:
                 self._process(batch)
             except BaseException as fatal:  # noqa: BLE001 - a thread must not end while requests wait
@@ -207,10 +217,10 @@ class Batcher(Generic[Request, Result]):
                 _fail(batch, InferenceCrashed("inference broke off; send the image again"))
                 if self._crashes.is_hopeless():
                     _log.critical("it broke off too often; this process takes no more requests")
-                    self._closed = True
+                    self._stop_taking()
                     self._fail_waiting(BatcherClosed("inference has stopped; restart the service"))
             finally:
-                self._busy_since = None
+                self._busy_since[lane] = None
 
     def _next_batch(self) -> list[_Item[Request, Result]]:
         """Wait for requests and take those that share the leading one's key; empty when closed."""
@@ -228,7 +238,7 @@ class Batcher(Generic[Request, Result]):
             return
         oldest = min(queue[0].arrived for queue in self._queues if queue)
         until = oldest + self._config.max_queue_delay_s
-        while self._waiting_cost() < self._limit.value and not self._closed:
+        while 0 < self._waiting_cost() < self._limit.value and not self._closed:
             left = until - time.monotonic()
             if left <= 0 or not self._changed.wait(left):
                 return
@@ -249,19 +259,21 @@ class Batcher(Generic[Request, Result]):
             self._turn += 1
         low_leads = bool(low) and (not normal or self._turn % _LOW_TURN == 0)
         batch: list[_Item[Request, Result]] = []
-        self._fill(batch, low if low_leads else normal)
+        most = min(self._limit.value, -(-self._waiting_cost() // self._config.lanes))
+        self._fill(batch, low if low_leads else normal, most)
         if low_leads:
-            self._fill(batch, normal)
+            self._fill(batch, normal, most)
         return batch
 
     def _fill(
-        self, batch: list[_Item[Request, Result]], queue: deque[_Item[Request, Result]]
+        self, batch: list[_Item[Request, Result]], queue: deque[_Item[Request, Result]], most: int
     ) -> None:
+        """Move requests of one key from the queue's head into a batch of at most this cost, or one."""
         left: deque[_Item[Request, Result]] = deque()
         cost = sum(item.cost for item in batch)
         while queue:
             item = queue.popleft()
-            fits = cost + item.cost <= self._limit.value
+            fits = cost + item.cost <= most
             if not batch or (item.key == batch[0].key and fits):
                 batch.append(item)
                 cost += item.cost
@@ -312,8 +324,10 @@ class Batcher(Generic[Request, Result]):
 
     def _learn(self, cost: int, seconds: float) -> None:
         """Follow what a work item takes, and let a lowered limit recover."""
-        self._cost_seconds += 0.2 * (seconds / cost - self._cost_seconds)
-        if self._limit.succeeded(cost):
+        with self._changed:
+            self._cost_seconds += 0.2 * (seconds / cost - self._cost_seconds)
+            risen = self._limit.succeeded(cost)
+        if risen:
             self._events.limit(self._limit.value)
 
     def _run_checked(self, live: list[_Item[Request, Result]]) -> Sequence[Result]:
@@ -328,7 +342,9 @@ class Batcher(Generic[Request, Result]):
     ) -> None:
         """Halve the limit and run the same requests under it; a lone one that does not fit fails."""
         self._events.too_much(live[0].key)
-        if self._limit.shrink(cost):
+        with self._changed:
+            shrunk = self._limit.shrink(cost)
+        if shrunk:
             _log.warning("a batch did not fit the device; the limit is %d now", self._limit.value)
             self._events.limit(self._limit.value)
         if len(live) == 1:
@@ -337,7 +353,7 @@ class Batcher(Generic[Request, Result]):
         rest = deque(live)
         while rest:  # the limit may fall further on the way
             part: list[_Item[Request, Result]] = []
-            self._fill(part, rest)
+            self._fill(part, rest, self._limit.value)
             self._compute(part)
 
     def _isolate(self, live: list[_Item[Request, Result]], error: Exception) -> None:

@@ -1,7 +1,7 @@
 """One request from bytes to answer: read, decode, queue, inference, encode.
 
 The event loop only reads and writes; decoding, placing and picture encoding run in a bounded thread
-pool, inference in the engine's one thread.
+pool, inference in the engine's threads.
 """
 
 import asyncio

@@ -51,7 +51,12 @@ class Settings(BaseSettings):
         100_000, ge=100, description="Parts between false drift alarms of a camera, on average."
     )
     metrics_open: bool = Field(True, description="Whether /metrics needs no key.")
-    torch_threads: int | None = Field(None, ge=1, description="Default: all cores but one.")
+    parallel_batches: int | None = Field(
+        None, ge=1, le=64, description="Batches computed at once on a CPU. Default: 2 on two cores."
+    )
+    torch_threads: int | None = Field(
+        None, ge=1, description="Threads of one batch. Default: all cores but one, or its share."
+    )
     decode_threads: int | None = Field(
         None, ge=1, le=64, description="Default: half the cores, 2 to 16."
     )

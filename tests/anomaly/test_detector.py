@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,6 +51,16 @@ def test_a_batch_of_n_equals_n_singles(detector: Detector) -> None:
         [alone] = detector.detect([image])
         assert alone.pred_score == pytest.approx(mate.pred_score, abs=1e-5)
         np.testing.assert_allclose(alone.anomaly_map, mate.anomaly_map, atol=1e-5)
+
+
+def test_threads_that_share_a_detector_do_not_disturb_each_other(detector: Detector) -> None:
+    images = [RgbImage(normal_pixels(i)) for i in range(12)]
+    alone = [detector.detect([image])[0] for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        beside = list(pool.map(lambda image: detector.detect([image])[0], images * 3))
+    for one, other in zip(alone * 3, beside, strict=True):
+        assert one.pred_score == other.pred_score
+        np.testing.assert_array_equal(one.anomaly_map, other.anomaly_map)
 
 
 def test_the_same_image_gets_the_same_score_to_the_last_digit(

@@ -11,6 +11,7 @@ from service.settings import Settings
 
 def settings(models: Path, **changes: object) -> Settings:
     usual = {
+        "parallel_batches": 2,
         "torch_threads": 1,
         "device": "cpu",
         "max_batch_items": 16,

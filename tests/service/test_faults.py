@@ -46,7 +46,9 @@ class Held:
 
 @pytest.fixture
 def client(tiny_folder: Path) -> Iterator[TestClient]:
-    app = create_app(settings(tiny_folder, read_timeout_s=0.2, stall_after_s=0.3))
+    app = create_app(
+        settings(tiny_folder, parallel_batches=1, read_timeout_s=0.2, stall_after_s=0.3)
+    )
     with TestClient(app, raise_server_exceptions=False) as open_client:
         yield open_client
 
@@ -231,7 +233,7 @@ def test_a_service_that_drains_is_not_ready(client: TestClient) -> None:
 
 
 def test_a_refusal_at_the_door_says_when_to_come_back(tiny_folder: Path) -> None:
-    app = create_app(settings(tiny_folder, max_in_flight=1))
+    app = create_app(settings(tiny_folder, parallel_batches=1, max_in_flight=1))
     with TestClient(app) as client:
         held = Held(app)
         held.gate.clear()

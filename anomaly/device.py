@@ -1,4 +1,4 @@
-"""Which device to compute on."""
+"""Which device to compute on, and how its cores are shared."""
 
 import ctypes
 from collections.abc import Callable
@@ -56,3 +56,17 @@ def give_back_memory() -> bool:
         return False
     trim(0)
     return True
+
+
+def share_cores(
+    device: str, cores: int, *, batches: int | None = None, threads: int | None = None
+) -> tuple[int, int]:
+    """Return how many batches to compute at once, and the threads of each; what is given holds.
+
+    Two batches of one thread each keep two cores busy, where one batch would leave the second core to
+    decoding alone (docs/LOG.md). With more cores one batch has them: it is done sooner. On a GPU buffers
+    and graphs hold one batch.
+    """
+    lanes = (batches or (2 if cores == 2 else 1)) if device == "cpu" else 1
+    each = cores - 1 if lanes == 1 else cores // lanes
+    return lanes, threads or max(1, each)

@@ -1,6 +1,7 @@
 """One model behind Maskline and behind its peers: `python -m bench.servers NAME MODEL PORT [--free]`.
 
-All use the same decoder, the same detector and batches of up to 16 images. With `--free` the model costs
+All use the same decoder, the same detector, batches of up to 16 images, and share the cores alike: as many
+workers as Maskline computes batches at once, of as many threads. With `--free` the model costs
 nothing: what is left is the server. The peers are an optional extra, `pip install -e '.[bench-serving]'`.
 """
 
@@ -17,12 +18,16 @@ import torch
 
 from anomaly.bundle import Bundle, load_bundle
 from anomaly.detector import Detector
+from anomaly.device import share_cores
 from anomaly.image import decode_image
 from anomaly.preprocess import place
 from anomaly.types import Detection, FloatArray, Placement
 
 NAMES = ("maskline", "litserve", "ray", "bentoml")
 BATCH = 16
+LANES, THREADS = share_cores(
+    "cpu", os.cpu_count() or 1, batches=int(os.environ.get("MASKLINE_PARALLEL_BATCHES", 0)) or None
+)
 _MODEL, _FREE = "MASKLINE_BENCH_MODEL", "MASKLINE_BENCH_FREE"
 
 
@@ -30,7 +35,7 @@ class Scorer:
     """Decodes and scores, as a peer's worker does."""
 
     def __init__(self, bundle: Bundle | None = None) -> None:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))
+        torch.set_num_threads(THREADS)
         self._bundle = bundle or load_bundle(Path(os.environ[_MODEL]), check_golden=False)
         self._detector = self._bundle.detector()
         if os.environ.get(_FREE) == "1":
@@ -110,20 +115,22 @@ def _litserve(model: Path, port: int, free: bool) -> None:
     from bench.lit import Api
 
     api = Api(max_batch_size=BATCH, batch_timeout=0.0)
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=LANES)
     server.run(port=port, host="127.0.0.1", generate_client_file=False, log_level="warning")
 
 
 def _ray(model: Path, port: int, free: bool) -> None:
     import ray
-    from ray import serve
+    from ray import serve as replicas
 
-    @serve.deployment(max_ongoing_requests=256, ray_actor_options={"num_cpus": 1})
+    @replicas.deployment(
+        num_replicas=LANES, max_ongoing_requests=256, ray_actor_options={"num_cpus": 1}
+    )
     class App:
         def __init__(self) -> None:
             self.scorer = Scorer()
 
-        @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.0)
+        @replicas.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.0)
         async def run(self, works: list[Any]) -> list[float]:
             return self.scorer.run(works)
 
@@ -133,9 +140,9 @@ def _ray(model: Path, port: int, free: bool) -> None:
             return {"score": await self.run(self.scorer.decode(data))}
 
     ray.init(include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": _environment()})
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    replicas.start(http_options={"host": "127.0.0.1", "port": port})
     app: Any = App
-    serve.run(app.bind(), blocking=True)
+    replicas.run(app.bind(), blocking=True)
 
 
 def _bentoml(model: Path, port: int, free: bool) -> None:

@@ -3,8 +3,9 @@
     python -m bench.serving maskline-demo/models/flange --servers maskline,litserve,ray,bentoml
 
 Rounds are interleaved (raw loop, then each server, then again), so that a noisy machine is noisy for all;
-the table has medians over rounds and each server's share of the raw loop of its own round. Images are JPEGs
-of 640 × 480. The client shares the cores with the servers, as it does for all of them.
+the table has medians over rounds and each server's share of the raw loop of its own round. The raw loop is as
+many loops at once as Maskline computes batches at once, and peers get as many workers. Images are JPEGs of
+640 × 480. The client shares the cores with the servers, as it does for all of them.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from PIL import Image
 from anomaly.bundle import load_bundle
 from bench.load import Load, Target, closed, leave, metric, opened
 from bench.local import free_port
-from bench.servers import BATCH, NAMES, Scorer, make_free
+from bench.servers import BATCH, LANES, NAMES, THREADS, Scorer, make_free
 
 _PATHS = {
     "maskline": ("/score?heatmap=none", "multipart"),
@@ -37,6 +38,7 @@ _PATHS = {
     "ray": ("/", "multipart"),
     "bentoml": ("/score", "base64"),
 }
+_READY = "ready"
 _FULL = 8  # connections that keep it busy and wait for less than any sensible limit
 _START_S = 180.0
 _WARM_S = 3.0
@@ -67,7 +69,10 @@ def main() -> None:
         raws.append(raw)
         for server in options.servers:
             measured += _round(server, options, images, raw)
-    print(f"raw loop of batches of {BATCH}: {statistics.median(raws):.1f} images/s\n")
+    print(
+        f"raw: {LANES} loop(s) at once of {THREADS} thread(s), batches of {BATCH}: "
+        f"{statistics.median(raws):.1f} images/s\n"
+    )
     print(table(measured))
     if options.open:
         print("\n" + _open_loop(options, images))
@@ -77,21 +82,34 @@ def main() -> None:
 def raw_rate(model: Path, images: Sequence[bytes], seconds: float, *, free: bool) -> float:
     """Images a second of decoding and scoring in batches, without a server.
 
-    In a process of its own, so that it has the threads and the memory that a server has.
+    In processes of their own, that start together when all are ready.
     """
     arguments = [sys.executable, "-m", "bench.serving", str(model), "--raw-only"]
     arguments += ["--seconds", str(seconds), *(["--free"] if free else [])]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    return float(done.stdout.strip().splitlines()[-1])
+    loops = [
+        subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(LANES)
+    ]
+    for loop in loops:
+        assert loop.stdout is not None
+        while loop.stdout.readline().strip() != _READY:
+            if loop.poll() is not None:
+                raise SystemExit(f"the raw loop failed; try `{' '.join(arguments)}`")
+    for loop in loops:
+        assert loop.stdin is not None
+        loop.stdin.write("go\n")
+        loop.stdin.flush()
+    return sum(float(loop.communicate()[0]) for loop in loops)
 
 
 def _raw_only(model: Path, images: Sequence[bytes], seconds: float, *, free: bool) -> float:
-    bundle = load_bundle(model, check_golden=False)
-    scorer = Scorer(bundle)
+    scorer = Scorer(load_bundle(model, check_golden=False))
     if free:
         make_free(scorer._detector)
     batch = [images[i % len(images)] for i in range(BATCH)]
     scorer.run([scorer.decode(one) for one in batch])
+    print(_READY, flush=True)
+    sys.stdin.readline()
     count, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
         scorer.run([scorer.decode(one) for one in batch])

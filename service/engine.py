@@ -12,7 +12,7 @@ import torch
 
 from anomaly.bundle import Bundle
 from anomaly.detector import Detector
-from anomaly.device import choose_device, memory_of
+from anomaly.device import choose_device, memory_of, share_cores
 from anomaly.types import Detection, FloatArray, Placement
 from record.audit import Audit
 from service.batching import (
@@ -47,7 +47,12 @@ class Engine:
 
     def __init__(self, settings: Settings, metrics: Metrics, audit: Audit | None = None) -> None:
         self.device = choose_device(settings.device)
-        lanes, threads = share_cores(settings, self.device.type, os.cpu_count() or 1)
+        lanes, threads = share_cores(
+            self.device.type,
+            os.cpu_count() or 1,
+            batches=settings.parallel_batches,
+            threads=settings.torch_threads,
+        )
         torch.set_num_threads(threads)
         self._metrics = metrics
         self._audit = audit
@@ -157,19 +162,6 @@ class Engine:
             bundle = model.bundle
             self._metrics.model_info.labels(model.name, bundle.version, bundle.digest).set(1)
             self._metrics.model_ready.labels(model.name).set_function(lambda: float(self.is_ready))
-
-
-def share_cores(settings: Settings, device: str, cores: int) -> tuple[int, int]:
-    """Return how many batches are computed at once, and the threads of each.
-
-    Two batches of one thread each keep two cores busy, where one batch would leave the second core to
-    decoding alone (docs/LOG.md). With more cores one batch has them: it is done sooner.
-    """
-    lanes = settings.parallel_batches or (2 if cores == 2 else 1)
-    if device != "cpu":
-        lanes = 1  # its buffers and graphs hold one batch
-    each = cores - 1 if lanes == 1 else cores // lanes
-    return lanes, settings.torch_threads or max(1, each)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from anomaly.device import choose_device, give_back_memory, memory_of
+from anomaly.device import choose_device, give_back_memory, memory_of, share_cores
 from anomaly.errors import ConfigError
 
 
@@ -22,3 +22,23 @@ def test_memory_is_counted_and_given_back() -> None:
     del held
     assert give_back_memory()
     assert read() < before + 100e6
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "told", "wanted"),
+    [
+        ("cpu", 1, {}, (1, 1)),
+        ("cpu", 2, {}, (2, 1)),
+        ("cpu", 4, {}, (1, 3)),
+        ("cpu", 8, {"batches": 4}, (4, 2)),
+        ("cpu", 2, {"batches": 1}, (1, 1)),
+        ("cpu", 2, {"threads": 2}, (2, 2)),
+        ("cpu", 2, {"batches": 8}, (8, 1)),
+        ("cuda", 2, {"batches": 4}, (1, 1)),
+        ("cuda", 16, {}, (1, 15)),
+    ],
+)
+def test_cores_are_shared_between_batches(
+    device: str, cores: int, told: dict[str, int], wanted: tuple[int, int]
+) -> None:
+    assert share_cores(device, cores, **told) == wanted

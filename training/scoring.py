@@ -1,17 +1,21 @@
 """Files to scores, one record each; a file that cannot be read is a record, not the end."""
 
 import json
-from collections.abc import Container, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections import deque
+from collections.abc import Callable, Container, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from anomaly.bundle import load_bundle
 from anomaly.detector import Detector
-from anomaly.device import choose_device
+from anomaly.device import choose_device, share_cores
 from anomaly.errors import ImageError
 from anomaly.heatmap import encode_jpeg, overlay
 from anomaly.image import EXTENSIONS, decode_image
@@ -34,16 +38,42 @@ def score_files(
     """Score files, or the images of folders: a record each, in order, but for those in `done`.
 
     Records have `status` `ok` or `error`. With `heatmaps`, `<stem>_heatmap.jpg` is written for each. A
-    few images are in memory at a time, however many there are; of the rest only the names.
+    few images are in memory at a time, however many there are; of the rest only the names. Nobody waits
+    for one image, so every core of a CPU scores images of its own: torch has one thread from here on.
     """
-    detector = load_bundle(model).detector(choose_device(device))
+    where, cores = choose_device(device), os.cpu_count() or 1
+    lanes, threads = share_cores(where.type, cores, batches=cores)
+    torch.set_num_threads(threads)
+    detector = load_bundle(model).detector(where)
     if heatmaps is not None:
         heatmaps.mkdir(parents=True, exist_ok=True)
     wanted = (path for path in _expand(images) if str(path) not in done)
+    chunks = iter(lambda: list(islice(wanted, _CHUNK)), [])
     decode = partial(_decode, canvas=detector.model.config.preprocess.canvas)
-    with ThreadPoolExecutor(_DECODERS) as pool:
-        while chunk := list(islice(wanted, _CHUNK)):
-            yield from _score_chunk(detector, chunk, list(pool.map(decode, chunk)), heatmaps)
+    with ThreadPoolExecutor(_DECODERS) as decoders, ThreadPoolExecutor(lanes) as pool:
+
+        def score(chunk: list[Path]) -> list[dict[str, Any]]:
+            return list(_score_chunk(detector, chunk, list(decoders.map(decode, chunk)), heatmaps))
+
+        for records in _in_order(pool, score, chunks, ahead=lanes):
+            yield from records
+
+
+def _in_order(
+    pool: ThreadPoolExecutor,
+    work: Callable[[list[Path]], list[dict[str, Any]]],
+    chunks: Iterator[list[Path]],
+    *,
+    ahead: int,
+) -> Iterator[list[dict[str, Any]]]:
+    """Work on chunks in the pool, that many ahead of the one whose records are yielded."""
+    begun: deque[Future[list[dict[str, Any]]]] = deque()
+    for chunk in chunks:
+        begun.append(pool.submit(work, chunk))
+        if len(begun) > ahead:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
 
 
 def read_done(records: Path) -> set[str]:

@@ -30,7 +30,7 @@ from safetensors.torch import load, save
 from anomaly.calibration import Calibration
 from anomaly.config import from_dict, to_dict
 from anomaly.detector import Detector
-from anomaly.device import choose_device
+from anomaly.device import Cores, choose_device
 from anomaly.errors import (
     ConfigError,
     ModelCorrupt,
@@ -78,10 +78,13 @@ class Bundle:
     cameras: Mapping[str, Calibration] = field(default_factory=dict)
     weights: str = ""
 
-    def detector(self, device: str | torch.device = "cpu", *, staged: int = 0) -> Detector:
+    def detector(
+        self, device: str | torch.device = "cpu", *, staged: int = 0, cores: Cores | None = None
+    ) -> Detector:
         """Return a detector on `device`; raises `ModelUncalibrated` without a calibration.
 
         On a GPU, batches of up to `staged` images are captured as graphs (`StagedModel`); 0 captures none.
+        `cores` says how batches on a CPU share it; without it all of torch's threads serve each.
         """
         if self.calibration is None:
             raise ModelUncalibrated(
@@ -94,7 +97,7 @@ class Bundle:
             return Detector(self.model, self.calibration, chosen, captured, self.cameras)
         if self.graph is None or chosen.type != "cpu":
             return Detector(self.model, self.calibration, chosen, cameras=self.cameras)
-        network = OnnxModel(self.model, self.graph)
+        network = OnnxModel(self.model, self.graph, cores)
         return Detector(self.model, self.calibration, chosen, network, self.cameras)
 
     def calibrated(self, calibration: Calibration, camera: str | None = None) -> "Bundle":

@@ -1,7 +1,11 @@
 """Which device to compute on, and how its cores are shared."""
 
+import contextlib
 import ctypes
-from collections.abc import Callable
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
 from mmap import PAGESIZE
 from pathlib import Path
 
@@ -58,15 +62,49 @@ def give_back_memory() -> bool:
     return True
 
 
+class Cores:
+    """How the cores of a CPU are shared: `lanes` batches at once have `threads` each.
+
+    Who computes a batch says so with `batch`. One that is alone may have all threads, but not as soon as
+    another has ended: under load there is always another, and threads of one would take its core.
+    """
+
+    settle_s = 1.0
+
+    def __init__(self, lanes: int, threads: int) -> None:
+        self.lanes = lanes
+        self.threads = threads
+        self._batches = 0
+        self._shared_at = -math.inf
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        """Count a batch for as long as it is computed."""
+        with self._lock:
+            self._batches += 1
+            if self._batches > 1:
+                self._shared_at = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._batches -= 1
+
+    @property
+    def are_shared(self) -> bool:
+        """Whether several batches are computed at once, or were a moment ago."""
+        return self._batches > 1 or time.monotonic() - self._shared_at < self.settle_s
+
+
 def share_cores(
     device: str, cores: int, *, batches: int | None = None, threads: int | None = None
-) -> tuple[int, int]:
-    """Return how many batches to compute at once, and the threads of each; what is given holds.
+) -> Cores:
+    """Decide how many batches to compute at once, and the threads of each; what is given holds.
 
-    Two batches of one thread each keep two cores busy, where one batch would leave the second core to
-    decoding alone (docs/LOG.md). With more cores one batch has them: it is done sooner. On a GPU buffers
+    Two batches on half the cores each keep them busier than one on all (docs/LOG.md). On a GPU buffers
     and graphs hold one batch.
     """
-    lanes = (batches or (2 if cores == 2 else 1)) if device == "cpu" else 1
+    lanes = (batches or min(2, cores)) if device == "cpu" else 1
     each = cores - 1 if lanes == 1 else cores // lanes
-    return lanes, threads or max(1, each)
+    return Cores(lanes, threads or max(1, each))

@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,13 +48,13 @@ class Engine:
 
     def __init__(self, settings: Settings, metrics: Metrics, audit: Audit | None = None) -> None:
         self.device = choose_device(settings.device)
-        lanes, threads = share_cores(
+        self._cores = share_cores(
             self.device.type,
             os.cpu_count() or 1,
             batches=settings.parallel_batches,
             threads=settings.torch_threads,
         )
-        torch.set_num_threads(threads)
+        torch.set_num_threads(self._cores.threads)
         self._metrics = metrics
         self._audit = audit
         self._most_items = settings.max_batch_items or _MOST_ITEMS[self.device.type]
@@ -64,7 +65,7 @@ class Engine:
         self.batcher: Batcher[Work, Detection] = Batcher(
             self._run,
             BatchingConfig(
-                lanes,
+                self._cores.lanes,
                 self._most_items,
                 settings.max_queue_size,
                 settings.max_queue_wait_ms / 1000,
@@ -115,9 +116,10 @@ class Engine:
         canvases = torch.from_numpy(np.stack([work.canvas for work in works]))
         pixels = canvases.permute(0, 3, 1, 2).contiguous()  # (B, 3, S, S)
         try:
-            return key.detector.detect_canvases(
-                pixels, [work.placement for work in works], [work.camera for work in works]
-            )
+            with self._cores.batch():
+                return key.detector.detect_canvases(
+                    pixels, [work.placement for work in works], [work.camera for work in works]
+                )
         except Exception as error:
             if is_out_of_memory(error):
                 raise TooMuchAtOnce(
@@ -126,14 +128,20 @@ class Engine:
             raise InferenceFailed("the model failed on this image; see the log") from error
 
     def _prepare(self, bundle: Bundle) -> Detector:
-        """Put a model on the device and run the smallest and the largest batch once."""
+        """Put a model on the device; run the smallest and the largest batch, as often as at once."""
         started = time.monotonic()
         most = max(1, self._most_items // cost_of(bundle))
-        detector = bundle.detector(self.device, staged=most)
+        detector = bundle.detector(self.device, staged=most, cores=self._cores)
         side = bundle.model.config.preprocess.canvas
         place = Placement((side, side), (side, side), (0, 0, side, side))
-        for size in (1, most):
-            detector.detect_canvases(torch.zeros(size, 3, side, side), [place] * size)
+
+        def warm(size: int) -> None:
+            with self._cores.batch():
+                detector.detect_canvases(torch.zeros(size, 3, side, side), [place] * size)
+
+        warm(1)
+        with ThreadPoolExecutor(self._cores.lanes) as pool:
+            list(pool.map(warm, [most] * self._cores.lanes))
         self._metrics.model_load.labels(bundle.name).set(time.monotonic() - started)
         return detector
 

@@ -52,10 +52,10 @@ class Settings(BaseSettings):
     )
     metrics_open: bool = Field(True, description="Whether /metrics needs no key.")
     parallel_batches: int | None = Field(
-        None, ge=1, le=64, description="Batches computed at once on a CPU. Default: 2 on two cores."
+        None, ge=1, le=64, description="Batches computed at once on a CPU. Default: 2."
     )
     torch_threads: int | None = Field(
-        None, ge=1, description="Threads of one batch. Default: all cores but one, or its share."
+        None, ge=1, description="Threads of one batch. Default: its share of the cores."
     )
     decode_threads: int | None = Field(
         None, ge=1, le=64, description="Default: half the cores, 2 to 16."

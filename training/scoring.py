@@ -42,20 +42,20 @@ def score_files(
     for one image, so every core of a CPU scores images of its own: torch has one thread from here on.
     """
     where, cores = choose_device(device), os.cpu_count() or 1
-    lanes, threads = share_cores(where.type, cores, batches=cores)
-    torch.set_num_threads(threads)
+    share = share_cores(where.type, cores, batches=cores)
+    torch.set_num_threads(share.threads)
     detector = load_bundle(model).detector(where)
     if heatmaps is not None:
         heatmaps.mkdir(parents=True, exist_ok=True)
     wanted = (path for path in _expand(images) if str(path) not in done)
     chunks = iter(lambda: list(islice(wanted, _CHUNK)), [])
     decode = partial(_decode, canvas=detector.model.config.preprocess.canvas)
-    with ThreadPoolExecutor(_DECODERS) as decoders, ThreadPoolExecutor(lanes) as pool:
+    with ThreadPoolExecutor(_DECODERS) as decoders, ThreadPoolExecutor(share.lanes) as pool:
 
         def score(chunk: list[Path]) -> list[dict[str, Any]]:
             return list(_score_chunk(detector, chunk, list(decoders.map(decode, chunk)), heatmaps))
 
-        for records in _in_order(pool, score, chunks, ahead=lanes):
+        for records in _in_order(pool, score, chunks, ahead=share.lanes):
             yield from records
 
 

@@ -29,9 +29,10 @@ def test_memory_is_counted_and_given_back() -> None:
     [
         ("cpu", 1, {}, (1, 1)),
         ("cpu", 2, {}, (2, 1)),
-        ("cpu", 4, {}, (1, 3)),
+        ("cpu", 3, {}, (2, 1)),
+        ("cpu", 8, {}, (2, 4)),
         ("cpu", 8, {"batches": 4}, (4, 2)),
-        ("cpu", 2, {"batches": 1}, (1, 1)),
+        ("cpu", 8, {"batches": 1}, (1, 7)),
         ("cpu", 2, {"threads": 2}, (2, 2)),
         ("cpu", 2, {"batches": 8}, (8, 1)),
         ("cuda", 2, {"batches": 4}, (1, 1)),
@@ -41,4 +42,24 @@ def test_memory_is_counted_and_given_back() -> None:
 def test_cores_are_shared_between_batches(
     device: str, cores: int, told: dict[str, int], wanted: tuple[int, int]
 ) -> None:
-    assert share_cores(device, cores, **told) == wanted
+    shared = share_cores(device, cores, **told)
+    assert (shared.lanes, shared.threads) == wanted
+
+
+def test_a_batch_knows_whether_it_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = share_cores("cpu", 2)
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+
+    def break_off() -> None:
+        with cores.batch():
+            assert cores.are_shared
+            raise ValueError("broke off")
+
+    with cores.batch():
+        assert not cores.are_shared
+        with pytest.raises(ValueError, match="broke off"):
+            break_off()
+        assert cores.are_shared  # it was a moment ago
+        now += cores.settle_s
+        assert not cores.are_shared

@@ -7,6 +7,7 @@ import torch
 
 from anomaly.bundle import Bundle, load_bundle, save_bundle
 from anomaly.detector import Detector
+from anomaly.device import share_cores
 from anomaly.errors import ExportFailed, ModelCorrupt
 from anomaly.export import OnnxModel
 from anomaly.types import RgbImage
@@ -32,7 +33,7 @@ def test_the_graph_gives_the_model_s_scores(tiny_bundle: Bundle, exported: Bundl
     by_torch = Detector(tiny_bundle.model, tiny_bundle.calibration).detect(images)
     graph = exported.detector()
     assert isinstance(graph.network, OnnxModel)
-    inputs = graph.network._session.get_inputs()
+    inputs = graph.network._alone.get_inputs()
     assert [len(one.shape) for one in inputs] == [
         4,
         4,
@@ -77,6 +78,20 @@ def test_windows_are_exported_as_well() -> None:
     torch.testing.assert_close(
         graph(pixels, [5]).error, model(pixels, [5]).error, atol=1e-3, rtol=1e-3
     )
+
+
+def test_a_graph_gives_the_same_evidence_alone_and_beside_others(tiny_bundle: Bundle) -> None:
+    graph, cores = export_model(tiny_bundle.model).graph, share_cores("cpu", 2)
+    shared, plain = OnnxModel(tiny_bundle.model, graph, cores), OnnxModel(tiny_bundle.model, graph)
+    assert shared._alone is not shared._beside
+    assert plain._alone is plain._beside
+    pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with cores.batch():
+        alone = shared(pixels, [5]).error
+        with cores.batch():
+            beside = shared(pixels, [5]).error
+    torch.testing.assert_close(alone, beside, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(beside, plain(pixels, [5]).error, atol=1e-4, rtol=1e-4)
 
 
 def test_a_graph_that_differs_is_refused(

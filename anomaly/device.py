@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from mmap import PAGESIZE
 from pathlib import Path
 
+import joblib
 import torch
 
 from anomaly.errors import ConfigError
@@ -60,6 +61,11 @@ def give_back_memory() -> bool:
         return False
     trim(0)
     return True
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: those of its affinity, its container's quota at most."""
+    return int(joblib.cpu_count())
 
 
 class Cores:

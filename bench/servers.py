@@ -18,7 +18,7 @@ import torch
 
 from anomaly.bundle import Bundle, load_bundle
 from anomaly.detector import Detector
-from anomaly.device import share_cores
+from anomaly.device import share_cores, usable_cores
 from anomaly.image import decode_image
 from anomaly.preprocess import place
 from anomaly.types import Detection, FloatArray, Placement
@@ -26,7 +26,7 @@ from anomaly.types import Detection, FloatArray, Placement
 NAMES = ("maskline", "litserve", "ray", "bentoml")
 BATCH = 16
 CORES = share_cores(
-    "cpu", os.cpu_count() or 1, batches=int(os.environ.get("MASKLINE_PARALLEL_BATCHES", 0)) or None
+    "cpu", usable_cores(), batches=int(os.environ.get("MASKLINE_PARALLEL_BATCHES", 0)) or None
 )
 _MODEL, _FREE = "MASKLINE_BENCH_MODEL", "MASKLINE_BENCH_FREE"
 

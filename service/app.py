@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -12,7 +11,7 @@ from typing import Any
 import cv2
 from fastapi import FastAPI
 
-from anomaly.device import give_back_memory
+from anomaly.device import give_back_memory, usable_cores
 from anomaly.errors import AnomalyError
 from service import errors
 from service.access import SCHEMES
@@ -96,8 +95,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         cv2.utils.logging.setLogLevel(
             cv2.utils.logging.LOG_LEVEL_SILENT
         )  # a damaged image is an answer, not lines in the log
-        cores = os.cpu_count() or 1
-        decoders = settings.decode_threads or min(16, max(2, cores // 2))
+        decoders = settings.decode_threads or min(16, max(2, usable_cores() // 2))
         try:
             recording = _recording(settings, metrics)
             engine = Engine(settings, metrics, audit_of(settings))

@@ -1,7 +1,6 @@
 """The models of this process and the threads that run them. Knows no HTTP."""
 
 import asyncio
-import os
 import time
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ import torch
 
 from anomaly.bundle import Bundle
 from anomaly.detector import Detector
-from anomaly.device import choose_device, memory_of, share_cores
+from anomaly.device import choose_device, memory_of, share_cores, usable_cores
 from anomaly.types import Detection, FloatArray, Placement
 from record.audit import Audit
 from service.batching import (
@@ -50,7 +49,7 @@ class Engine:
         self.device = choose_device(settings.device)
         self._cores = share_cores(
             self.device.type,
-            os.cpu_count() or 1,
+            usable_cores(),
             batches=settings.parallel_batches,
             threads=settings.torch_threads,
         )

@@ -1,6 +1,5 @@
 """What this machine has, what would be used, what is missing."""
 
-import os
 import platform
 import shutil
 import socket
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from anomaly.bundle import load_bundle, model_folders
-from anomaly.device import choose_device
+from anomaly.device import choose_device, usable_cores
 from anomaly.errors import AnomalyError
 from anomaly.targets import TargetConfig, load_backbone
 
@@ -43,7 +42,7 @@ def examine(models: Path | None, port: int) -> list[Finding]:
     findings = [
         Finding("maskline", f"{version('maskline')} on Python {platform.python_version()}"),
         Finding("libraries", ", ".join(f"{name} {version(name)}" for name in _PACKAGES)),
-        Finding("processor", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()}"),
+        Finding("processor", f"{usable_cores()} cores, torch uses {torch.get_num_threads()}"),
         _device(),
         Finding("disk", f"{free_gb:.1f} GB free here", is_problem=free_gb < 1),
         _weights(),

@@ -4,7 +4,6 @@ torch's DataLoader does the work; this module says which images and what becomes
 """
 
 import logging
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from anomaly.device import usable_cores
 from anomaly.errors import ImageError
 from anomaly.image import decode_image
 from anomaly.preprocess import place
@@ -124,7 +124,7 @@ def reading(
 
 def workers(config: TrainConfig) -> dict[str, Any]:
     """Return what a DataLoader is told about its processes: no more than there are cores."""
-    count = min(config.run.workers, os.cpu_count() or 1)
+    count = min(config.run.workers, usable_cores())
     if count == 0:
         return {"num_workers": 0}
     return {"num_workers": count, "worker_init_fn": _one_thread, "prefetch_factor": 4}

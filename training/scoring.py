@@ -1,7 +1,6 @@
 """Files to scores, one record each; a file that cannot be read is a record, not the end."""
 
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +14,7 @@ import torch
 
 from anomaly.bundle import load_bundle
 from anomaly.detector import Detector
-from anomaly.device import choose_device, share_cores
+from anomaly.device import choose_device, share_cores, usable_cores
 from anomaly.errors import ImageError
 from anomaly.heatmap import encode_jpeg, overlay
 from anomaly.image import EXTENSIONS, decode_image
@@ -41,7 +40,7 @@ def score_files(
     few images are in memory at a time, however many there are; of the rest only the names. Nobody waits
     for one image, so every core of a CPU scores images of its own: torch has one thread from here on.
     """
-    where, cores = choose_device(device), os.cpu_count() or 1
+    where, cores = choose_device(device), usable_cores()
     share = share_cores(where.type, cores, batches=cores)
     torch.set_num_threads(share.threads)
     detector = load_bundle(model).detector(where)

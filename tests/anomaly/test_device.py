@@ -1,7 +1,9 @@
+import os
+
 import pytest
 import torch
 
-from anomaly.device import choose_device, give_back_memory, memory_of, share_cores
+from anomaly.device import choose_device, give_back_memory, memory_of, share_cores, usable_cores
 from anomaly.errors import ConfigError
 
 
@@ -63,3 +65,14 @@ def test_a_batch_knows_whether_it_is_alone(monkeypatch: pytest.MonkeyPatch) -> N
         assert cores.are_shared  # it was a moment ago
         now += cores.settle_s
         assert not cores.are_shared
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_cores_that_this_process_may_not_use_do_not_count() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert 1 <= usable_cores() <= len(allowed)

@@ -2,10 +2,10 @@
 
 import bentoml
 
-from bench.servers import BATCH, CORES, Scorer, from_base64
+from bench.servers import BATCH, LANES, Scorer, from_base64
 
 
-@bentoml.service(workers=CORES.lanes, traffic={"timeout": 120, "max_concurrency": 256})
+@bentoml.service(workers=LANES, traffic={"timeout": 120, "max_concurrency": 256})
 class Scoring:
     """Scores base64 images, one or more a request, batched across requests."""
 

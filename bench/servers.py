@@ -25,9 +25,10 @@ from anomaly.types import Detection, FloatArray, Placement
 
 NAMES = ("maskline", "litserve", "ray", "bentoml")
 BATCH = 16
-CORES = share_cores(
+_CORES = share_cores(
     "cpu", usable_cores(), batches=int(os.environ.get("MASKLINE_PARALLEL_BATCHES", 0)) or None
 )
+LANES, THREADS = _CORES.lanes, _CORES.threads  # numbers, as Ray pickles what its classes use
 _MODEL, _FREE = "MASKLINE_BENCH_MODEL", "MASKLINE_BENCH_FREE"
 
 
@@ -35,7 +36,7 @@ class Scorer:
     """Decodes and scores, as a peer's worker does."""
 
     def __init__(self, bundle: Bundle | None = None) -> None:
-        torch.set_num_threads(CORES.threads)
+        torch.set_num_threads(THREADS)
         self._bundle = bundle or load_bundle(Path(os.environ[_MODEL]), check_golden=False)
         self._detector = self._bundle.detector()
         if os.environ.get(_FREE) == "1":
@@ -115,7 +116,7 @@ def _litserve(model: Path, port: int, free: bool) -> None:
     from bench.lit import Api
 
     api = Api(max_batch_size=BATCH, batch_timeout=0.0)
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=CORES.lanes)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=LANES)
     server.run(port=port, host="127.0.0.1", generate_client_file=False, log_level="warning")
 
 
@@ -124,7 +125,7 @@ def _ray(model: Path, port: int, free: bool) -> None:
     from ray import serve as replicas
 
     @replicas.deployment(
-        num_replicas=CORES.lanes, max_ongoing_requests=256, ray_actor_options={"num_cpus": 1}
+        num_replicas=LANES, max_ongoing_requests=256, ray_actor_options={"num_cpus": 1}
     )
     class App:
         def __init__(self) -> None:

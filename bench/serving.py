@@ -29,7 +29,7 @@ from PIL import Image
 from anomaly.bundle import load_bundle
 from bench.load import Load, Target, closed, leave, metric, opened
 from bench.local import free_port
-from bench.servers import BATCH, CORES, NAMES, Scorer, make_free
+from bench.servers import BATCH, LANES, NAMES, THREADS, Scorer, make_free
 
 _PATHS = {
     "maskline": ("/score?heatmap=none", "multipart"),
@@ -70,7 +70,7 @@ def main() -> None:
         for server in options.servers:
             measured += _round(server, options, images, raw)
     print(
-        f"raw: {CORES.lanes} loop(s) at once of {CORES.threads} thread(s), batches of {BATCH}: "
+        f"raw: {LANES} loop(s) at once of {THREADS} thread(s), batches of {BATCH}: "
         f"{statistics.median(raws):.1f} images/s\n"
     )
     print(table(measured))
@@ -88,7 +88,7 @@ def raw_rate(model: Path, images: Sequence[bytes], seconds: float, *, free: bool
     arguments += ["--seconds", str(seconds), *(["--free"] if free else [])]
     loops = [
         subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(CORES.lanes)
+        for _ in range(LANES)
     ]
     for loop in loops:
         assert loop.stdout is not None

@@ -58,7 +58,12 @@ class Engine:
         self._audit = audit
         self._most_items = settings.max_batch_items or _MOST_ITEMS[self.device.type]
         self._stall_after_s = settings.stall_after_s
-        config = RegistryConfig(settings.models_dir, settings.default_model, settings.max_models_mb)
+        config = RegistryConfig(
+            settings.models_dir,
+            settings.default_model,
+            settings.max_models_mb,
+            sessions=min(2, self._cores.lanes) if self.device.type == "cpu" else 0,
+        )
         self.registry = Registry(config, self._prepare, self._publish, self._note)
         self.registry.load_all()
         self.batcher: Batcher[Work, Detection] = Batcher(

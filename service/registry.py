@@ -38,6 +38,7 @@ class ServedModel:
     name: str
     bundle: Bundle
     detector: Detector
+    megabytes: float
     digests: Mapping[str | None, str] = field(default_factory=dict)  # of calibrations, by camera
 
     def judged_by(self, camera: str | None) -> str:
@@ -57,14 +58,6 @@ class ServedModel:
     def cost(self) -> int:
         """Work items of one image: windows × masks."""
         return cost_of(self.bundle)
-
-    @property
-    def megabytes(self) -> float:
-        """Memory of the weights, on the device or in ONNX Runtime."""
-        state = self.bundle.model.state_dict().values()
-        graph = 0 if self.bundle.graph is None else len(self.bundle.graph)
-        weights: int = sum(t.numel() * t.element_size() for t in state)
-        return (weights + graph) / 1e6
 
 
 class Note(Protocol):
@@ -102,11 +95,15 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class RegistryConfig:
-    """Where models lie, which one serves unnamed requests, how much memory they may take."""
+    """Where models lie, which one serves unnamed requests, how much memory they may take.
+
+    `sessions` is how often ONNX Runtime loads each graph; 0 where torch computes, on a GPU.
+    """
 
     models_dir: Path
     default_model: str | None = None
     max_models_mb: float = float("inf")
+    sessions: int = 1
 
 
 class Registry:
@@ -163,7 +160,7 @@ class Registry:
         Called once, before requests come. Raises what loading raises.
         """
         for slot in self.slots.values():
-            if self._megabytes() + _on_disk(slot.folder) > self._config.max_models_mb:
+            if self._megabytes() + self._needs(slot) > self._config.max_models_mb:
                 _log.info("model %s is loaded when it is asked for: memory is full", slot.name)
                 continue
             slot.active = self._read_chosen(slot)
@@ -191,7 +188,7 @@ class Registry:
             return slot.active
         async with slot.loading:
             if slot.active is None:
-                self._make_room(slot, _on_disk(slot.folder))
+                self._make_room(slot, self._needs(slot))
                 slot.active = await asyncio.to_thread(self._read_chosen, slot)
                 self._make_room(slot, 0)
                 self._changed()
@@ -203,7 +200,7 @@ class Registry:
             self._find_folders()
         slot = self.find(name)
         async with slot.loading:
-            self._make_room(slot, _on_disk(slot.folder))
+            self._make_room(slot, self._needs(slot))
             slot.staged = await asyncio.to_thread(self._read, slot, slot.folder)
         return slot
 
@@ -320,7 +317,7 @@ class Registry:
         detector = self._prepare(bundle)
         digests: dict[str | None, str] = {None: digest_of(detector.calibration)}
         digests |= {camera: digest_of(one) for camera, one in bundle.cameras.items()}
-        model = ServedModel(slot.name, bundle, detector, digests)
+        model = ServedModel(slot.name, bundle, detector, self._needs(slot), digests)
         self._archive.keep(folder, slot.name, bundle.version)
         give_back_memory()  # reading and warming up leave more than twice what a model holds
         seconds = time.monotonic() - started
@@ -329,6 +326,15 @@ class Registry:
 
     def _megabytes(self) -> float:
         return sum(slot.megabytes for slot in self.slots.values())
+
+    def _needs(self, slot: Slot) -> float:
+        """Estimate the megabytes of a model from its files.
+
+        The weights are held once. A graph is held as it is, and twice its size in each session: its weights
+        packed anew, and what the largest tensors take (docs/LOG.md).
+        """
+        weights, graph = (_size(slot.folder / name) for name in ("model.safetensors", "model.onnx"))
+        return (weights + (1 + 2 * self._config.sessions) * graph) / 1e6
 
     def _make_room(self, wanted: Slot, megabytes: float) -> None:
         """Evict the models used longest ago until there is room; never the wanted or default one."""
@@ -347,8 +353,12 @@ def cost_of(bundle: Bundle) -> int:
     return len(bundle.model.places) * masking.repeats * masking.parts
 
 
-def _on_disk(folder: Path) -> float:
-    return sum(file.stat().st_size for file in folder.glob("model.*")) / 1e6
+def _size(file: Path) -> int:
+    """Return a file's bytes; 0 where there is none."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _stamp(folder: Path) -> str:

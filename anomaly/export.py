@@ -103,8 +103,12 @@ class OnnxModel:
 
 
 def _session(graph: bytes, threads: int, *, spins: bool) -> Any:
-    """Load a graph; its threads wait for work at full speed (sooner done), or leave their core to others."""
+    """Load a graph; within an image its threads wait for work at full speed, or sleep at once.
+
+    After an image all leave their core: whoever prepares the next one would wait for it (docs/LOG.md).
+    """
     options: Any = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

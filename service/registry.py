@@ -160,7 +160,7 @@ class Registry:
         Called once, before requests come. Raises what loading raises.
         """
         for slot in self.slots.values():
-            if self._megabytes() + self._needs(slot) > self._config.max_models_mb:
+            if self._megabytes() + self._needs(slot.folder) > self._config.max_models_mb:
                 _log.info("model %s is loaded when it is asked for: memory is full", slot.name)
                 continue
             slot.active = self._read_chosen(slot)
@@ -188,7 +188,7 @@ class Registry:
             return slot.active
         async with slot.loading:
             if slot.active is None:
-                self._make_room(slot, self._needs(slot))
+                self._make_room(slot, self._needs(slot.folder))
                 slot.active = await asyncio.to_thread(self._read_chosen, slot)
                 self._make_room(slot, 0)
                 self._changed()
@@ -200,7 +200,7 @@ class Registry:
             self._find_folders()
         slot = self.find(name)
         async with slot.loading:
-            self._make_room(slot, self._needs(slot))
+            self._make_room(slot, self._needs(slot.folder))
             slot.staged = await asyncio.to_thread(self._read, slot, slot.folder)
         return slot
 
@@ -317,7 +317,7 @@ class Registry:
         detector = self._prepare(bundle)
         digests: dict[str | None, str] = {None: digest_of(detector.calibration)}
         digests |= {camera: digest_of(one) for camera, one in bundle.cameras.items()}
-        model = ServedModel(slot.name, bundle, detector, self._needs(slot), digests)
+        model = ServedModel(slot.name, bundle, detector, self._needs(folder), digests)
         self._archive.keep(folder, slot.name, bundle.version)
         give_back_memory()  # reading and warming up leave more than twice what a model holds
         seconds = time.monotonic() - started
@@ -327,13 +327,13 @@ class Registry:
     def _megabytes(self) -> float:
         return sum(slot.megabytes for slot in self.slots.values())
 
-    def _needs(self, slot: Slot) -> float:
+    def _needs(self, folder: Path) -> float:
         """Estimate the megabytes of a model from its files.
 
         The weights are held once. A graph is held as it is, and twice its size in each session: its weights
         packed anew, and what the largest tensors take (docs/LOG.md).
         """
-        weights, graph = (_size(slot.folder / name) for name in ("model.safetensors", "model.onnx"))
+        weights, graph = (_size(folder / name) for name in ("model.safetensors", "model.onnx"))
         return (weights + (1 + 2 * self._config.sessions) * graph) / 1e6
 
     def _make_room(self, wanted: Slot, megabytes: float) -> None:

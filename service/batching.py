@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Generic, TypeVar
 
-from service.limits import CostLimit, CrashGuard
+from service.limits import CostLimit, CrashGuard, Overload
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
 _LOW_TURN = 4  # while both wait, every fourth batch is led by a request of low priority
+_OVERLOADED_SHARE, _OVERLOADED_LEAST = 4, 16  # of the queue's room, while more comes than goes
 
 
 class QueueFull(Exception):
@@ -120,6 +121,7 @@ class Batcher(Generic[Request, Result]):
         self._events = events or Events()
         self._limit = CostLimit(config.max_batch_cost)
         self._crashes = CrashGuard()
+        self._overload = Overload()
         self._queues: tuple[deque[_Item[Request, Result]], ...] = tuple(deque() for _ in Priority)
         self._turn = 0
         self._changed = threading.Condition()
@@ -137,6 +139,14 @@ class Batcher(Generic[Request, Result]):
     def depth(self) -> int:
         """Requests waiting now."""
         return sum(len(queue) for queue in self._queues)
+
+    @property
+    def room(self) -> int:
+        """How many requests of one priority may wait now: a quarter under overload, but 16."""
+        most = self._config.max_queue_size
+        if not self._overload.is_on:
+            return most
+        return min(most, max(most // _OVERLOADED_SHARE, _OVERLOADED_LEAST))
 
     @property
     def is_alive(self) -> bool:
@@ -169,6 +179,7 @@ class Batcher(Generic[Request, Result]):
         """
         with self._changed:
             self._admit(priority, deadline)
+            self._overload.offered()
             item: _Item[Request, Result] = _Item(key, request, cost, deadline)
             self._queues[priority].append(item)
             self._changed.notify()
@@ -186,7 +197,8 @@ class Batcher(Generic[Request, Result]):
         most = self._config.max_queue_wait_s
         if deadline is not None:
             most = min(most, deadline - time.monotonic())
-        if len(self._queues[priority]) >= self._config.max_queue_size or 0 < most < wait:
+        if len(self._queues[priority]) >= self.room or 0 < most < wait:
+            self._overload.offered()
             raise QueueFull(wait)
 
     def _cost_before(self, priority: Priority) -> int:
@@ -227,6 +239,7 @@ class Batcher(Generic[Request, Result]):
         with self._changed:
             while True:
                 while not self.depth and not self._closed:
+                    self._overload.over()
                     self._changed.wait()
                 self._wait_for_company()
                 batch = self._take()
@@ -307,6 +320,8 @@ class Batcher(Generic[Request, Result]):
         live = [item for item in batch if item.future.set_running_or_notify_cancel()]
         if live:
             self._compute(live)
+            with self._changed:
+                self._overload.done(len(live))
 
     def _compute(self, live: list[_Item[Request, Result]]) -> None:
         """Run a batch, or part of one that failed as a whole, until each request has ended."""

@@ -16,7 +16,12 @@ from anomaly.errors import ConfigError
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device; auto takes the GPU where there is one."""
+    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device; auto takes the GPU where there is one.
+
+    On the way torch is held to the cores that this process may use: by itself it knows nothing of a
+    container's quota, and sixteen threads with the time of two only stop each other.
+    """
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -10,7 +10,6 @@ is where it is looked up whether they should be.
 """
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from types import MethodType
 import torch
 import torch.nn.functional as F
 
+from anomaly.device import usable_cores
 from anomaly.mae import MaeConfig, MaskedAutoencoder, take
 from anomaly.types import Grid
 from training.config import load_recipe
@@ -40,8 +40,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="override of the recipe")
     parser.add_argument("--out", type=Path, default=Path("runs/attention"))
     options = parser.parse_args()
-    torch.set_num_threads(os.cpu_count() or 1)
-    print(f"{os.cpu_count()} cores, torch {torch.__version__}, medians of {_ROUNDS}\n")
+    torch.set_num_threads(usable_cores())
+    print(f"{usable_cores()} cores, torch {torch.__version__}, medians of {_ROUNDS}\n")
     print(
         "| autoencoder, tokens | full, ms an image | attention's share | linear | 8 merged a block | "
         "windows of 14 × 14 |\n|---|---|---|---|---|---|"

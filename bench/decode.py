@@ -6,7 +6,6 @@ levels of 255, and how far the same image saved again at quality 80 does, for co
 
 import argparse
 import io
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from anomaly.device import usable_cores
 from anomaly.image import decode_image
 from anomaly.preprocess import PreprocessConfig, place
 from anomaly.types import RgbImage
@@ -28,7 +28,7 @@ def main() -> None:
     options = _options()
     cv2.setNumThreads(1)
     config = PreprocessConfig(canvas=options.canvas)
-    print(f"{os.cpu_count()} cores, one used, {options.rounds} rounds, medians")
+    print(f"{usable_cores()} cores, one used, {options.rounds} rounds, medians")
     for size in SIZES:
         image = picture(size)
         data, worse = jpeg(image, 92), jpeg(image, 80)

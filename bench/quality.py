@@ -9,7 +9,6 @@ thresholds from the same held-out images. Seconds are this machine's, one method
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import torch
 
 from anomaly.config import from_dict
 from anomaly.detector import Detector
+from anomaly.device import usable_cores
 from bench.figures import RATES, Outcome, bootstrap, figures
 from bench.peers import PEERS, outcome
 from bench.record import Record
@@ -52,9 +52,9 @@ _COLUMNS = {
 def main() -> None:
     """Run the benchmark and print a table for each set."""
     options = _options()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(usable_cores())
     print(
-        f"recipe {options.recipe}, {os.cpu_count()} cores, torch {torch.__version__}, {_device()}"
+        f"recipe {options.recipe}, {usable_cores()} cores, torch {torch.__version__}, {_device()}"
     )
     for data in options.data:
         _set(with_tiles(open_dataset(data)), options.out / data.name, options)

@@ -27,6 +27,7 @@ import numpy as np
 from PIL import Image
 
 from anomaly.bundle import load_bundle
+from anomaly.device import usable_cores
 from bench.load import Load, Target, closed, leave, metric, opened
 from bench.local import free_port
 from bench.servers import BATCH, LANES, NAMES, THREADS, Scorer, make_free
@@ -61,7 +62,7 @@ def main() -> None:
     """Run the benchmark and print its tables."""
     options = _options()
     images = pictures(32)
-    print(f"{os.cpu_count()} cores, {options.rounds} rounds of {options.seconds:g} s, medians\n")
+    print(f"{usable_cores()} cores, {options.rounds} rounds of {options.seconds:g} s, medians\n")
     measured: list[Measured] = []
     raws = []
     for _ in range(options.rounds):

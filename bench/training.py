@@ -8,7 +8,6 @@ the backbone at every step. A profile of the cached steps says what takes their 
 """
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
+from anomaly.device import usable_cores
 from training.config import TrainConfig, load_recipe
 from training.data import Sample, open_dataset
 from training.images import Wanted, reading
@@ -59,11 +59,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="of each way to train")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(usable_cores())
     config = load_recipe(options.recipe, options.set)
     samples = open_dataset(options.data).normal("train")[: options.images]
     device = new_model(config).target.mean.device
-    print(f"recipe {options.recipe}, {os.cpu_count()} cores, torch {torch.__version__}, {device}\n")
+    print(f"recipe {options.recipe}, {usable_cores()} cores, torch {torch.__version__}, {device}\n")
     peak = largest_rate(device, config)
     decoding(samples, config)
     for fresh in (False, True):
@@ -89,7 +89,7 @@ def decoding(samples: list[Sample], config: TrainConfig) -> None:
         for step in range(-(-2 * len(samples) // batch))
     ]
     found = []
-    for workers in [w for w in _WORKERS if w <= (os.cpu_count() or 1)]:
+    for workers in [w for w in _WORKERS if w <= usable_cores()]:
         told = replace(config, run=replace(config.run, workers=workers))
         loaded = reading(samples, told, steps, pin=False)
         next(loaded)  # the processes have started

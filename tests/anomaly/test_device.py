@@ -73,6 +73,10 @@ def test_cores_that_this_process_may_not_use_do_not_count() -> None:
     try:
         os.sched_setaffinity(0, {min(allowed)})
         assert usable_cores() == 1
+        torch.set_num_threads(2)
+        choose_device()
+        assert torch.get_num_threads() == 1
     finally:
         os.sched_setaffinity(0, allowed)
+        torch.set_num_threads(1)
     assert 1 <= usable_cores() <= len(allowed)

@@ -151,7 +151,7 @@ class Batcher(Generic[Request, Result]):
     @property
     def is_alive(self) -> bool:
         """Whether requests are still being worked on."""
-        return not self._closed and all(thread.is_alive() for thread in self._threads)
+        return not self._closed
 
     @property
     def busy_s(self) -> float:
@@ -220,19 +220,24 @@ class Batcher(Generic[Request, Result]):
             self._changed.notify_all()
 
     def _work(self, lane: int) -> None:
-        while batch := self._next_batch():
-            self._busy_since[lane] = time.monotonic()
-            try:
-                self._process(batch)
-            except BaseException as fatal:  # noqa: BLE001 - a thread must not end while requests wait
-                _log.critical("the inference thread broke off", exc_info=fatal)
-                _fail(batch, InferenceCrashed("inference broke off; send the image again"))
-                if self._crashes.is_hopeless():
-                    _log.critical("it broke off too often; this process takes no more requests")
-                    self._stop_taking()
-                    self._fail_waiting(BatcherClosed("inference has stopped; restart the service"))
-            finally:
+        try:
+            while batch := self._next_batch():
+                self._busy_since[lane] = time.monotonic()
+                self._process_or_fail(batch)
                 self._busy_since[lane] = None
+        finally:
+            self._stop_taking()  # a thread has ended, for whatever reason: nobody is to wait for it
+
+    def _process_or_fail(self, batch: list[_Item[Request, Result]]) -> None:
+        try:
+            self._process(batch)
+        except BaseException as fatal:  # noqa: BLE001 - a thread must not end while requests wait
+            _log.critical("the inference thread broke off", exc_info=fatal)
+            _fail(batch, InferenceCrashed("inference broke off; send the image again"))
+            if self._crashes.is_hopeless():
+                _log.critical("it broke off too often; this process takes no more requests")
+                self._stop_taking()
+                self._fail_waiting(BatcherClosed("inference has stopped; restart the service"))
 
     def _next_batch(self) -> list[_Item[Request, Result]]:
         """Wait for requests and take those that share the leading one's key; empty when closed."""

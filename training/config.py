@@ -150,6 +150,9 @@ class RunConfig:
     are replaced by others, counted and named in the log. A stream of shards is shuffled within a buffer of
     `shuffle` images. `mlflow` is where an MLflow server or folder is, empty for none.
 
+    Tokens of images are kept where they take no more than `cache_limit_gb`; where they do not fit or images
+    vary at every step, decoded images are kept on the disk up to `decoded_limit_gb`.
+
     `export` adds an ONNX graph to a calibrated model: `auto` where this machine has no GPU and the graph
     is faster than torch.
     """
@@ -165,6 +168,7 @@ class RunConfig:
     checkpoint_every: int = 200
     log_every: int = 20
     cache_limit_gb: float = 4.0
+    decoded_limit_gb: float = 20.0
     tensorboard: bool = True
     mlflow: str = ""
     export: Literal["auto", "always", "never"] = "auto"

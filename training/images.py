@@ -6,6 +6,7 @@ torch's DataLoader does the work; this module says which images and what becomes
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -17,10 +18,11 @@ from anomaly.device import usable_cores
 from anomaly.errors import ImageError
 from anomaly.image import decode_image
 from anomaly.preprocess import place
-from anomaly.types import RgbImage
+from anomaly.types import FloatArray, RgbImage
 from training.augment import Seed, crop
 from training.config import TrainConfig
 from training.data import Sample
+from training.decoded import Decoded
 from training.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -73,21 +75,36 @@ class Damage:
 class PlacedImages(Dataset[Placed]):
     """Images by `Wanted`, read in a worker; what is damaged is replaced by the next that is not."""
 
-    def __init__(self, samples: Sequence[Sample], config: TrainConfig) -> None:
-        self._samples, self._config = samples, config
+    def __init__(
+        self, samples: Sequence[Sample], config: TrainConfig, decoded: Decoded | None = None
+    ) -> None:
+        self._samples, self._config, self._decoded = samples, config, decoded
 
     def __getitem__(self, wanted: Wanted) -> Placed:
         """Decode, crop and place."""
         unreadable: list[str] = []
-        for index in range(wanted.index, wanted.index + _TRIES):
-            path = self._samples[index % len(self._samples)].path
+        for number in range(wanted.index, wanted.index + _TRIES):
+            index = number % len(self._samples)
+            path = self._samples[index].path
             try:
-                canvas = placed(path.read_bytes(), self._config, wanted.seed)
+                canvas = self._canvas(index, path, wanted.seed)
             except (ImageError, OSError) as error:
                 unreadable.append(f"{path}: {error}")
             else:
                 return Placed(canvas, tuple(unreadable))
         raise DataError(f"{_TRIES} images in a row cannot be read, the first is {unreadable[0]}")
+
+    def _canvas(self, index: int, path: Path, seed: Seed | None) -> torch.Tensor:
+        kept = self._decoded
+        if kept is None:
+            return placed(path.read_bytes(), self._config, seed)
+        canvas = kept.get(index)
+        if canvas is None:
+            image = decode_image(path.read_bytes(), canvas=self._config.model.preprocess.canvas)
+            canvas, _ = place(image, self._config.model.preprocess)
+            if image.pixels.dtype == np.uint8:
+                kept.put(index, canvas)
+        return channels_first(canvas)
 
 
 def placed(data: bytes, config: TrainConfig, seed: Seed | None) -> torch.Tensor:
@@ -99,6 +116,11 @@ def placed(data: bytes, config: TrainConfig, seed: Seed | None) -> torch.Tensor:
     if config.augment.crops and seed is not None:
         image = crop(image, config.augment, seed)
     canvas, _ = place(image, preprocess)
+    return channels_first(canvas)
+
+
+def channels_first(canvas: FloatArray) -> torch.Tensor:
+    """Turn (S, S, 3) into a tensor (3, S, S)."""
     return torch.from_numpy(canvas).permute(2, 0, 1).contiguous()
 
 
@@ -109,11 +131,16 @@ def stack(batch: Sequence[Placed]) -> tuple[torch.Tensor, tuple[str, ...]]:
 
 
 def reading(
-    samples: Sequence[Sample], config: TrainConfig, steps: Iterable[list[Wanted]], *, pin: bool
+    samples: Sequence[Sample],
+    config: TrainConfig,
+    steps: Iterable[list[Wanted]],
+    *,
+    pin: bool,
+    decoded: Decoded | None = None,
 ) -> Iterator[tuple[torch.Tensor, tuple[str, ...]]]:
     """Read one batch after the other, a few ahead: (B, 3, S, S) and what could not be read."""
     loader = DataLoader(
-        PlacedImages(samples, config),
+        PlacedImages(samples, config, decoded),
         batch_sampler=steps,
         collate_fn=stack,
         pin_memory=pin,

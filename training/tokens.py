@@ -24,6 +24,7 @@ from anomaly.windows import random_places
 from training.augment import Seed, vary
 from training.config import TrainConfig
 from training.data import Sample, read_images
+from training.decoded import decoded_once
 from training.images import Damage, Wanted, reading
 from training.schedule import batch_indices
 from training.world import ALONE, World
@@ -52,6 +53,17 @@ class ImageTokens(TokenSource, Protocol):
     def whole(self, rows: Sequence[int]) -> torch.Tensor:
         """Return all standardised tokens (N, L, C) of images by index, unvaried."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where tokens are made: the model's target and window, the run's folder and processes."""
+
+    target: Target
+    window: Grid
+    folder: Path
+    world: World
+    fitted: bool = False  # the standardisation came with the weights to start from
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,22 +159,25 @@ class CachedTokens:
 class FreshTokens:
     """Decodes, varies and runs the backbone at every step."""
 
-    def __init__(self, canvases: Canvases, target: Target, window: Grid) -> None:
-        self._canvases, self._target, self._window = canvases, target, window
+    def __init__(self, canvases: Canvases, place: Place) -> None:
+        self._canvases, self._target, self._window = canvases, place.target, place.window
+        self._folder = place.folder
 
     def steps(self, first: int) -> Iterator[torch.Tensor]:
         """Compute batches; every step draws new variations. Raises `DataError` for damaged images."""
         canvases, target = self._canvases, self._target
         config, device = canvases.config, target.mean.device
-        damage = Damage(config.run.unreadable)
-        batches = reading(canvases.samples, config, self._wanted(first), pin=device.type == "cuda")
-        for step, (pixels, unreadable) in enumerate(batches, start=first):
-            damage.note(len(pixels), unreadable)
-            own = canvases.own(step).tolist()
-            variations = [self._variation(step)] * len(own)
-            varied = canvases.vary(to_device(pixels, device), own, variations)
-            raw = raw_tokens(target, varied).clone()
-            yield target.standardise(canvases.cut(raw, step, target.grid, self._window))
+        damage, pin = Damage(config.run.unreadable), device.type == "cuda"
+        with decoded_once(len(canvases), config, self._folder, canvases.world) as decoded:
+            wanted = self._wanted(first)
+            batches = reading(canvases.samples, config, wanted, pin=pin, decoded=decoded)
+            for step, (pixels, unreadable) in enumerate(batches, start=first):
+                damage.note(len(pixels), unreadable)
+                own = canvases.own(step).tolist()
+                variations = [self._variation(step)] * len(own)
+                varied = canvases.vary(to_device(pixels, device), own, variations)
+                raw = raw_tokens(target, varied).clone()
+                yield target.standardise(canvases.cut(raw, step, target.grid, self._window))
 
     def whole(self, rows: Sequence[int]) -> torch.Tensor:
         """Decode and run the backbone."""
@@ -182,17 +197,6 @@ class FreshTokens:
     def _variation(self, step: int) -> int:
         augment = self._canvases.config.augment
         return step + 1 if augment.fresh or augment.copies else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where tokens are made: the model's target and window, the run's folder and processes."""
-
-    target: Target
-    window: Grid
-    folder: Path
-    world: World
-    fitted: bool = False  # the standardisation came with the weights to start from
 
 
 def prepare_tokens(
@@ -222,7 +226,7 @@ def fresh_tokens(samples: Sequence[Sample], config: TrainConfig, place: Place) -
     canvases = Canvases(samples, config, place.world)
     if not place.fitted:
         _fit_statistics(canvases, place.target)
-    return FreshTokens(canvases, place.target, place.window)
+    return FreshTokens(canvases, place)
 
 
 def _fill(

@@ -24,6 +24,7 @@ from training.config import TrainConfig
 from training.data import Sample
 from training.decoded import Decoded
 from training.errors import DataError
+from training.world import ALONE, World
 
 _log = logging.getLogger(__name__)
 _TRIES = 16  # damaged images in a row before reading gives up
@@ -95,13 +96,13 @@ class PlacedImages(Dataset[Placed]):
         raise DataError(f"{_TRIES} images in a row cannot be read, the first is {unreadable[0]}")
 
     def _canvas(self, index: int, path: Path, seed: Seed | None) -> torch.Tensor:
-        kept = self._decoded
+        config, kept = self._config, self._decoded
         if kept is None:
-            return placed(path.read_bytes(), self._config, seed)
+            return placed(path.read_bytes(), config, seed)
         canvas = kept.get(index)
         if canvas is None:
-            image = decode_image(path.read_bytes(), canvas=self._config.model.preprocess.canvas)
-            canvas, _ = place(image, self._config.model.preprocess)
+            image = cut(path.read_bytes(), config, seed)
+            canvas, _ = place(image, config.model.preprocess)
             if image.pixels.dtype == np.uint8:
                 kept.put(index, canvas)
         return channels_first(canvas)
@@ -109,14 +110,18 @@ class PlacedImages(Dataset[Placed]):
 
 def placed(data: bytes, config: TrainConfig, seed: Seed | None) -> torch.Tensor:
     """Decode an image, cut a crop where the recipe wants one, and place it: (3, S, S) float32."""
-    preprocess = config.model.preprocess
+    canvas, _ = place(cut(data, config, seed), config.model.preprocess)
+    return channels_first(canvas)
+
+
+def cut(data: bytes, config: TrainConfig, seed: Seed | None) -> RgbImage:
+    """Decode an image no larger than is needed, and cut a crop where the recipe wants one."""
     # A crop of a tenth of the area needs the whole at three times the canvas.
-    side = round(preprocess.canvas / np.sqrt(config.augment.crop[0]))
+    side = round(config.model.preprocess.canvas / np.sqrt(config.augment.crop[0]))
     image: RgbImage = decode_image(data, canvas=side)
     if config.augment.crops and seed is not None:
-        image = crop(image, config.augment, seed)
-    canvas, _ = place(image, preprocess)
-    return channels_first(canvas)
+        return crop(image, config.augment, seed)
+    return image
 
 
 def channels_first(canvas: FloatArray) -> torch.Tensor:
@@ -137,6 +142,7 @@ def reading(
     *,
     pin: bool,
     decoded: Decoded | None = None,
+    world: World = ALONE,
 ) -> Iterator[tuple[torch.Tensor, tuple[str, ...]]]:
     """Read one batch after the other, a few ahead: (B, 3, S, S) and what could not be read."""
     loader = DataLoader(
@@ -144,14 +150,14 @@ def reading(
         batch_sampler=steps,
         collate_fn=stack,
         pin_memory=pin,
-        **workers(config),
+        **workers(config, world),
     )
     return iter(loader)
 
 
-def workers(config: TrainConfig) -> dict[str, Any]:
-    """Return what a DataLoader is told about its processes: no more than there are cores."""
-    count = min(config.run.workers, usable_cores())
+def workers(config: TrainConfig, world: World) -> dict[str, Any]:
+    """Return what a DataLoader is told about its processes: no more than its share of the cores."""
+    count = min(config.run.workers, max(1, usable_cores() // world.local_size))
     if count == 0:
         return {"num_workers": 0}
     return {"num_workers": count, "worker_init_fn": _one_thread, "prefetch_factor": 4}

@@ -191,7 +191,7 @@ class StreamTokens:
                 "(maskline pack --per-shard)"
             )
         own = world.share(config.optimiser.batch_size)
-        told = workers(config) if ahead else {"num_workers": 0}
+        told = workers(config, world) if ahead else {"num_workers": 0}
         if readers < told["num_workers"]:
             _log.warning("%d reading processes only: there are no more shards", readers)
         told["num_workers"] = min(readers, told["num_workers"])

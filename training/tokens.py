@@ -170,7 +170,9 @@ class FreshTokens:
         damage, pin = Damage(config.run.unreadable), device.type == "cuda"
         with decoded_once(len(canvases), config, self._folder, canvases.world) as decoded:
             wanted = self._wanted(first)
-            batches = reading(canvases.samples, config, wanted, pin=pin, decoded=decoded)
+            batches = reading(
+                canvases.samples, config, wanted, pin=pin, decoded=decoded, world=canvases.world
+            )
             for step, (pixels, unreadable) in enumerate(batches, start=first):
                 damage.note(len(pixels), unreadable)
                 own = canvases.own(step).tolist()
@@ -309,7 +311,9 @@ def _fit_statistics(canvases: Canvases, target: Target) -> None:
     wanted = [[Wanted(index, None) for index in chunk.tolist()] for chunk in chunks]
     damage = Damage(canvases.config.run.unreadable)
     raw = []
-    for pixels, unreadable in reading(canvases.samples, canvases.config, wanted, pin=False):
+    for pixels, unreadable in reading(
+        canvases.samples, canvases.config, wanted, pin=False, world=world
+    ):
         damage.note(len(pixels), unreadable)
         raw.append(raw_tokens(target, to_device(pixels, device)).cpu())
     found = torch.cat(raw) if raw else torch.empty(0, target.grid.length, target.token_dim)

@@ -12,9 +12,9 @@ from training import images as images_module
 from training.config import TrainConfig, load_recipe
 from training.data import Sample
 from training.decoded import Decoded, decoded_once
-from training.images import PlacedImages, Wanted, reading
+from training.images import PlacedImages, Wanted, reading, workers
 from training.loop import train
-from training.world import ALONE
+from training.world import ALONE, World
 
 
 def fresh(*changes: str) -> TrainConfig:
@@ -84,6 +84,15 @@ def test_sixteen_bits_are_not_cut_to_eight(tmp_path: Path, monkeypatch: pytest.M
     assert len(seen) == 2
     assert torch.equal(first, second)
     assert len(first.unique()) > 256
+
+
+def test_processes_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images_module, "usable_cores", lambda: 8)
+    many = fresh("run.workers=16")
+    assert workers(many, ALONE)["num_workers"] == 8
+    assert workers(many, World(size=8, local_size=4))["num_workers"] == 2
+    assert workers(many, World(size=16, local_size=16))["num_workers"] == 1
+    assert workers(fresh(), ALONE)["num_workers"] == 0
 
 
 @pytest.mark.parametrize(

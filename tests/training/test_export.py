@@ -64,6 +64,31 @@ def test_a_graph_that_cannot_be_run_is_a_damaged_model(exported: Bundle, tmp_pat
     assert isinstance(load_bundle(tmp_path / "tiny").detector().network, OnnxModel)
 
 
+def test_torch_and_the_graph_are_timed_with_the_threads_of_a_service_s_batch(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def timed(network: export_module.Network, pixels: torch.Tensor) -> float:
+        threads = (
+            network._beside.get_session_options().intra_op_num_threads
+            if isinstance(network, OnnxModel)
+            else torch.get_num_threads()
+        )
+        seen.append((type(network).__name__, threads))
+        return 1.0
+
+    monkeypatch.setattr(export_module, "_ms", timed)
+    monkeypatch.setattr(export_module, "usable_cores", lambda: 4)
+    torch.set_num_threads(4)
+    try:
+        export_model(tiny_bundle.model)
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(1)
+    assert set(seen) == {("AnomalyModel", 2), ("OnnxModel", 2)}
+
+
 def test_windows_are_exported_as_well() -> None:
     from anomaly.model import AnomalyModel, ModelConfig
     from anomaly.preprocess import PreprocessConfig

@@ -142,7 +142,7 @@ class Batcher(Generic[Request, Result]):
 
     @property
     def room(self) -> int:
-        """How many requests of one priority may wait now: a quarter under overload, but 16."""
+        """How many requests of one priority may wait now: under overload a quarter, at least 16."""
         most = self._config.max_queue_size
         if not self._overload.is_on:
             return most

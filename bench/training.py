@@ -23,7 +23,7 @@ from tqdm import tqdm
 from anomaly.device import usable_cores
 from training.config import TrainConfig, load_recipe
 from training.data import Sample, open_dataset
-from training.decoded import decoded_once
+from training.decoded import Decoded, decoded_once
 from training.images import Wanted, reading
 from training.loop import Trainer, new_model, new_trainer, precision_of, take_step
 from training.meter import Meter, feature_flops, finish, matrix_rate, training_flops
@@ -86,31 +86,32 @@ def largest_rate(device: torch.device, config: TrainConfig) -> float:
 def decoding(samples: list[Sample], config: TrainConfig) -> None:
     """Print images a second decoded and placed, by number of worker processes; and read once more."""
     batch = config.optimiser.batch_size
-    count = -(-2 * len(samples) // batch)
     steps = [
         [Wanted((step * batch + i) % len(samples), None) for i in range(batch)]
-        for step in range(count)
+        for step in range(-(-2 * len(samples) // batch))
     ]
-    found: dict[str, list[str]] = {"decoding": [], "decoded before": []}
     with (
         tempfile.TemporaryDirectory() as folder,
         decoded_once(len(samples), config, Path(folder), ALONE) as kept,
     ):
-        for _ in reading(samples, config, steps, pin=False, decoded=kept):
-            pass  # now they are there
-        for workers in [w for w in _WORKERS if w <= usable_cores()]:
-            told = replace(config, run=replace(config.run, workers=workers))
-            for name, decoded in (("decoding", None), ("decoded before", kept)):
+        ways: dict[str, Decoded | None] = {"decoding": None}
+        if kept is not None:
+            ways["decoded before"] = kept
+            for _ in reading(samples, config, steps, pin=False, decoded=kept):
+                pass  # now they are there
+        for name, decoded in ways.items():
+            found = []
+            for workers in [w for w in _WORKERS if w <= usable_cores()]:
+                told = replace(config, run=replace(config.run, workers=workers))
                 loaded = reading(samples, told, steps, pin=False, decoded=decoded)
                 next(loaded)  # the processes have started
                 started = time.perf_counter()
                 for _ in loaded:
                     pass
-                rate = batch * (count - 1) / (time.perf_counter() - started)
-                found[name].append(f"{workers} workers: {rate:.0f}")
-    side = config.model.preprocess.canvas
-    for name, rates in found.items():
-        print(f"{name}, to {side} px, images/s: {', '.join(rates)}")
+                rate = batch * (len(steps) - 1) / (time.perf_counter() - started)
+                found.append(f"{workers} workers: {rate:.0f}")
+            side = config.model.preprocess.canvas
+            print(f"{name}, to {side} px, images/s: {', '.join(found)}")
     print()
 
 

@@ -14,22 +14,23 @@ import numpy as np
 
 from anomaly.types import FloatArray
 from training.config import TrainConfig
-from training.world import World
+from training.world import World, shared_file
 
 _log = logging.getLogger(__name__)
 _SPARE = 0.5  # of the disk's free space it may take
 
 
 class Decoded:
-    """Canvases by image, (N, S, S, 3) uint8 in a file, and which of them are there."""
+    """Canvases by image in one file: (N,) bytes that tell which are there, (N, S, S, 3) uint8."""
 
     def __init__(self, path: Path, count: int, side: int) -> None:
         self._path, self._count, self._side = path, count, side
-        self._canvases = np.memmap(path, np.uint8, "r", shape=(count, side, side, 3))
-        self._there = np.memmap(_list_of(path), np.uint8, "r", shape=(count,))
+        self._there = np.memmap(path, np.uint8, "r", shape=(count,))
+        shape = (count, side, side, 3)
+        self._canvases = np.memmap(path, np.uint8, "r", offset=count, shape=shape)
 
     def __reduce__(self) -> tuple[type["Decoded"], tuple[Path, int, int]]:
-        """Let a worker process map the files by itself."""
+        """Let a worker process map the file by itself."""
         return Decoded, (self._path, self._count, self._side)
 
     def get(self, index: int) -> FloatArray | None:
@@ -43,8 +44,13 @@ class Decoded:
         """Keep the canvas of an 8-bit image; not if the disk is full."""
         pixels = np.rint(canvas * np.float32(255)).astype(np.uint8)
         with contextlib.suppress(OSError):
-            _write(self._path, index * pixels.nbytes, pixels.tobytes())
-            _write(_list_of(self._path), index, b"\1")  # last: who reads this finds the whole
+            self._write(self._count + index * pixels.nbytes, pixels.tobytes())
+            self._write(index, b"\1")  # last: who reads this finds the whole
+
+    def _write(self, offset: int, data: bytes) -> None:
+        with self._path.open("r+b", buffering=0) as file:
+            file.seek(offset)
+            file.write(data)
 
 
 @contextlib.contextmanager
@@ -57,44 +63,16 @@ def decoded_once(
     `run.decoded_limit_gb` or for half of the disk's free space.
     """
     side, run = config.model.preprocess.canvas, config.run
-    size = count * side * side * 3
+    size = count * (1 + side * side * 3)
     again = config.optimiser.steps * config.optimiser.batch_size > count
     if config.augment.crops or not again or size > 1e9 * run.decoded_limit_gb:
         yield None
         return
-    path = folder / f"decoded.{world.machine}.bin"
-    if world.local_rank == 0:
-        path.unlink(missing_ok=True)  # of a run that was killed
+    with shared_file(folder / f"decoded.{world.machine}.bin", size, world) as path:
         if size < _SPARE * shutil.disk_usage(folder).free:
-            _make(path, size)
-            _make(_list_of(path), count)
+            yield Decoded(path, count, side)
         else:
             _log.warning(
                 "too little room in %s to keep decoded images: %.1f GB", folder, size / 1e9
             )
-    world.wait()
-    if not path.exists():
-        yield None
-        return
-    try:
-        yield Decoded(path, count, side)
-    finally:
-        if world.local_rank == 0:
-            path.unlink(missing_ok=True)  # those who map it keep it until they end
-            _list_of(path).unlink(missing_ok=True)
-
-
-def _list_of(path: Path) -> Path:
-    return path.with_suffix(".list")
-
-
-def _make(path: Path, size: int) -> None:
-    """Make a file of zeros that takes no room before it is written to."""
-    with path.open("wb") as file:
-        file.truncate(size)
-
-
-def _write(path: Path, offset: int, data: bytes) -> None:
-    with path.open("r+b", buffering=0) as file:
-        file.seek(offset)
-        file.write(data)
+            yield None

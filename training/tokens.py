@@ -27,7 +27,7 @@ from training.data import Sample, read_images
 from training.decoded import decoded_once
 from training.images import Damage, Wanted, reading
 from training.schedule import batch_indices
-from training.world import ALONE, World
+from training.world import ALONE, World, shared_file
 
 _log = logging.getLogger(__name__)
 STATISTICS_IMAGES = 512
@@ -255,17 +255,11 @@ def cache(shape: tuple[int, ...], place: Place) -> Iterator[torch.Tensor]:
     if world.local_size == 1:
         yield torch.empty(shape, dtype=torch.float16)
         return
-    path = place.folder / f"tokens.{world.machine}.bin"
     count = int(np.prod(shape))
-    if world.local_rank == 0:
-        with path.open("wb") as file:
-            file.truncate(2 * count)
-    world.wait()
-    flat = torch.from_file(str(path), shared=True, size=count, dtype=torch.float16)
-    yield flat.view(shape)
-    world.wait()
-    if world.local_rank == 0:
-        path.unlink()  # the mapping holds it until the last process ends
+    with shared_file(place.folder / f"tokens.{world.machine}.bin", 2 * count, world) as path:
+        flat = torch.from_file(str(path), shared=True, size=count, dtype=torch.float16)
+        yield flat.view(shape)
+        world.wait()
 
 
 def nearer(tokens: torch.Tensor, device: torch.device) -> torch.Tensor:

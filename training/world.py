@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -78,6 +79,23 @@ def device_of(name: str, world: World) -> torch.device:
     if device.type == "cuda" and world.local_size > 1:
         return torch.device("cuda", world.local_rank)
     return device
+
+
+@contextmanager
+def shared_file(path: Path, size: int, world: World) -> Iterator[Path]:
+    """Give the processes of one machine a file of zeros while the block runs; it takes no room at first.
+
+    Once the first process leaves the block it has no name; whoever has mapped it keeps it.
+    """
+    if world.local_rank == 0:
+        with path.open("wb") as file:
+            file.truncate(size)
+    world.wait()
+    try:
+        yield path
+    finally:
+        if world.local_rank == 0:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -121,10 +121,10 @@ def test_a_disk_without_room_is_left_alone(
 def test_a_disk_that_fills_up_costs_only_time(
     normals: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, offset: int, data: bytes) -> None:
+    def full(self: Decoded, offset: int, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "no space left on device")
 
-    monkeypatch.setattr(module, "_write", full)
+    monkeypatch.setattr(Decoded, "_write", full)
     with decoded_once(len(normals), fresh(), tmp_path, ALONE) as kept:
         assert isinstance(kept, Decoded)
         canvas = PlacedImages(normals, fresh(), kept)[Wanted(0, None)].canvas

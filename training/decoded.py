@@ -48,7 +48,7 @@ class Decoded:
             self._write(index, b"\1")  # last: who reads this finds the whole
 
     def _write(self, offset: int, data: bytes) -> None:
-        with self._path.open("r+b", buffering=0) as file:
+        with self._path.open("r+b") as file:
             file.seek(offset)
             file.write(data)
 

@@ -130,3 +130,22 @@ def test_a_disk_that_fills_up_costs_only_time(
         canvas = PlacedImages(normals, fresh(), kept)[Wanted(0, None)].canvas
         assert kept.get(0) is None
     assert canvas.shape[0] == 3
+
+
+def test_a_canvas_that_the_disk_took_half_of_is_not_there(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    side = fresh().model.preprocess.canvas
+    canvas = np.ones((side, side, 3), np.float32)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with decoded_once(2, fresh(), tmp_path, ALONE) as kept:
+        assert kept is not None
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2 + side * side * 3 + 100, before[1]))
+        try:
+            kept.put(0, canvas)
+            kept.put(1, canvas)  # a hundred bytes of it are taken
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        first = kept.get(0)
+        assert first is not None
+        assert np.array_equal(first, canvas)
+        assert kept.get(1) is None

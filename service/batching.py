@@ -19,14 +19,13 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Generic, TypeVar
 
-from service.limits import CostLimit, CrashGuard, Overload
+from service.limits import CostLimit, CrashGuard
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
 _LOW_TURN = 4  # while both wait, every fourth batch is led by a request of low priority
-_OVERLOADED_SHARE, _OVERLOADED_LEAST = 4, 16  # of the queue's room, while more comes than goes
 
 
 class QueueFull(Exception):
@@ -121,7 +120,6 @@ class Batcher(Generic[Request, Result]):
         self._events = events or Events()
         self._limit = CostLimit(config.max_batch_cost)
         self._crashes = CrashGuard()
-        self._overload = Overload()
         self._queues: tuple[deque[_Item[Request, Result]], ...] = tuple(deque() for _ in Priority)
         self._turn = 0
         self._changed = threading.Condition()
@@ -141,17 +139,9 @@ class Batcher(Generic[Request, Result]):
         return sum(len(queue) for queue in self._queues)
 
     @property
-    def room(self) -> int:
-        """How many requests of one priority may wait now: under overload a quarter, at least 16."""
-        most = self._config.max_queue_size
-        if not self._overload.is_on:
-            return most
-        return min(most, max(most // _OVERLOADED_SHARE, _OVERLOADED_LEAST))
-
-    @property
     def is_alive(self) -> bool:
         """Whether requests are still being worked on."""
-        return not self._closed
+        return not self._closed and all(thread.is_alive() for thread in self._threads)
 
     @property
     def busy_s(self) -> float:
@@ -179,7 +169,6 @@ class Batcher(Generic[Request, Result]):
         """
         with self._changed:
             self._admit(priority, deadline)
-            self._overload.offered()
             item: _Item[Request, Result] = _Item(key, request, cost, deadline)
             self._queues[priority].append(item)
             self._changed.notify()
@@ -197,8 +186,7 @@ class Batcher(Generic[Request, Result]):
         most = self._config.max_queue_wait_s
         if deadline is not None:
             most = min(most, deadline - time.monotonic())
-        if len(self._queues[priority]) >= self.room or 0 < most < wait:
-            self._overload.offered()
+        if len(self._queues[priority]) >= self._config.max_queue_size or 0 < most < wait:
             raise QueueFull(wait)
 
     def _cost_before(self, priority: Priority) -> int:
@@ -220,31 +208,25 @@ class Batcher(Generic[Request, Result]):
             self._changed.notify_all()
 
     def _work(self, lane: int) -> None:
-        try:
-            while batch := self._next_batch():
-                self._busy_since[lane] = time.monotonic()
-                self._process_or_fail(batch)
+        while batch := self._next_batch():
+            self._busy_since[lane] = time.monotonic()
+            try:
+                self._process(batch)
+            except BaseException as fatal:  # noqa: BLE001 - a thread must not end while requests wait
+                _log.critical("the inference thread broke off", exc_info=fatal)
+                _fail(batch, InferenceCrashed("inference broke off; send the image again"))
+                if self._crashes.is_hopeless():
+                    _log.critical("it broke off too often; this process takes no more requests")
+                    self._stop_taking()
+                    self._fail_waiting(BatcherClosed("inference has stopped; restart the service"))
+            finally:
                 self._busy_since[lane] = None
-        finally:
-            self._stop_taking()  # a thread has ended, for whatever reason: nobody is to wait for it
-
-    def _process_or_fail(self, batch: list[_Item[Request, Result]]) -> None:
-        try:
-            self._process(batch)
-        except BaseException as fatal:  # noqa: BLE001 - a thread must not end while requests wait
-            _log.critical("the inference thread broke off", exc_info=fatal)
-            _fail(batch, InferenceCrashed("inference broke off; send the image again"))
-            if self._crashes.is_hopeless():
-                _log.critical("it broke off too often; this process takes no more requests")
-                self._stop_taking()
-                self._fail_waiting(BatcherClosed("inference has stopped; restart the service"))
 
     def _next_batch(self) -> list[_Item[Request, Result]]:
         """Wait for requests and take those that share the leading one's key; empty when closed."""
         with self._changed:
             while True:
                 while not self.depth and not self._closed:
-                    self._overload.over()
                     self._changed.wait()
                 self._wait_for_company()
                 batch = self._take()
@@ -325,8 +307,6 @@ class Batcher(Generic[Request, Result]):
         live = [item for item in batch if item.future.set_running_or_notify_cancel()]
         if live:
             self._compute(live)
-            with self._changed:
-                self._overload.done(len(live))
 
     def _compute(self, live: list[_Item[Request, Result]]) -> None:
         """Run a batch, or part of one that failed as a whole, until each request has ended."""

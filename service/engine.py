@@ -80,7 +80,7 @@ class Engine:
         metrics.batch_limit.set(self._most_items)
         for kind, read in memory_of(self.device).items():
             metrics.device_memory.labels(kind).set_function(read)
-        metrics.watch_queue(lambda: self.batcher.depth, lambda: self.batcher.room)
+        metrics.watch_queue(lambda: self.batcher.depth, settings.max_queue_size)
 
     @property
     def is_ready(self) -> bool:

@@ -69,7 +69,7 @@ class Metrics:
             "model_load_seconds", "Warm-up of the version loaded last.", "model"
         )
         self.model_ready = self._gauge("model_ready", "1 when ready to answer.", "model")
-        self.queue_limit = self._gauge("queue_limit", "Most requests that may wait now.")
+        self.queue_limit = self._gauge("queue_limit", "Most requests the queue holds.")
         self.queue_depth = self._gauge("queue_depth", "Requests in the queue.")
         self.in_flight = self._gauge("in_flight_requests", "Requests past the door.")
         self.out_of_memory = self._counter("oom", "Batches that did not fit the device.", "model")
@@ -100,10 +100,10 @@ class Metrics:
         self.trace_stage: Callable[[str, float, float], None] | None = None
         self._cameras: set[str] = set()
 
-    def watch_queue(self, depth: Callable[[], float], limit: Callable[[], float]) -> None:
-        """Read the queue's depth and room whenever the metrics are read."""
+    def watch_queue(self, depth: Callable[[], float], limit: int) -> None:
+        """Read the queue's depth whenever the metrics are read."""
         self.queue_depth.set_function(depth)
-        self.queue_limit.set_function(limit)
+        self.queue_limit.set(limit)
 
     @contextmanager
     def timed(self, stage: str, timings: dict[str, float]) -> Iterator[None]:

@@ -121,35 +121,6 @@ def test_a_full_queue_says_so_at_once_and_when_to_come_back() -> None:
     batcher.close()
 
 
-def test_fewer_may_wait_while_more_comes_than_can_be_done() -> None:
-    steps = threading.Semaphore(0)
-
-    def run(key: Hashable, requests: Sequence[int]) -> list[int]:
-        steps.acquire()
-        return list(requests)
-
-    batcher = Batcher(run, BatchingConfig(max_batch_cost=1, max_queue_size=80))
-    futures = [batcher.submit("a", 0)]
-    most = 80
-    for done in range(48):  # two come for each that is done
-        futures += [batcher.submit("a", 2 * done), batcher.submit("a", 2 * done + 1)]
-        assert batcher.room == most
-        steps.release()
-        futures[done].result(10)
-    while batcher.room == most:
-        time.sleep(0.001)
-    assert batcher.room == 20
-    with pytest.raises(QueueFull):
-        batcher.admit(Priority.NORMAL)
-    assert batcher.depth > 40  # what was let in stays
-    for _ in futures[48:]:
-        steps.release()
-    assert not wait(futures, timeout=10).not_done
-    while batcher.room < most:  # the queue was empty: the overload is over
-        time.sleep(0.001)
-    batcher.close()
-
-
 def test_what_would_come_too_late_is_refused_at_once() -> None:
     run = Recorder()
     batcher = Batcher(run, BatchingConfig(max_queue_size=50, max_queue_wait_s=0.3))

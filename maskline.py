@@ -543,7 +543,9 @@ def curl_line(image: Path, port: int) -> str:
 
 def main() -> None:
     """Run a command; every error of ours is one line that says what to do."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    from service.logs import TEXT
+
+    logging.basicConfig(level=logging.INFO, format=TEXT)
     # Alembic tells of every plug-in it finds, when it is imported.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:

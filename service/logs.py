@@ -1,16 +1,25 @@
 """Logs as JSON lines, one object each, with the id of the request they belong to.
 
 Never logged: bodies, headers, query strings. What a caller may choose freely (a path, a request id) is
-bounded before it gets here.
+bounded before it gets here. No request ever waits for a line to be written.
 """
 
+import contextlib
 import json
 import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from queue import SimpleQueue
+from typing import Literal
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 ACTOR: ContextVar[str] = ContextVar("actor", default="service")  # the key's name, in a request
+TEXT = "%(levelname)s %(name)s: %(message)s"
+_STDERR = 2
 # What every record has; the rest was given with `extra`.
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
@@ -34,8 +43,67 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def log_as_json(level: str) -> None:
-    """Send every log of this process, uvicorn's too, to standard error as JSON lines."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+class LineWriter(logging.Handler):
+    """Writes lines to a file descriptor in a thread of its own.
+
+    Whoever reads the log may stop (a pipe that nobody empties, a terminal on hold): a write blocks then, but
+    nothing that logs does. Lines beyond `most` are lost, and their number is the next line.
+    """
+
+    def __init__(self, descriptor: int, *, most: int = 10_000, last_s: float = 2.0) -> None:
+        super().__init__()
+        self._lines: SimpleQueue[str] = SimpleQueue()
+        self._descriptor = descriptor
+        self._most = most
+        self._last_s = last_s
+        self._given = self._written = self._lost = 0
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand a line over, or count it as lost."""
+        if self._given - self._written >= self._most:
+            self._lost += 1
+            return
+        if self._lost:
+            lost = {"name": __name__, "levelname": "WARNING", "levelno": logging.WARNING}
+            said = f"{self._lost} lines of this log are lost: nobody read it"
+            self._lost = 0
+            self._hand_over(logging.makeLogRecord({**lost, "msg": said}))
+        self._hand_over(record)
+
+    def flush(self) -> None:
+        """Wait for what was handed over, but not for a reader that has stopped."""
+        until = time.monotonic() + self._last_s
+        while self._written < self._given and time.monotonic() < until:
+            time.sleep(0.01)
+
+    def _hand_over(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001 - as logging's own handlers do
+            self.handleError(record)
+            return
+        self._given += 1
+        self._lines.put(line)
+
+    def _write(self) -> None:
+        while True:
+            left = self._lines.get().encode(errors="backslashreplace") + b"\n"
+            with contextlib.suppress(
+                OSError
+            ):  # the reader has ended; so it is with every line then
+                while left:
+                    left = left[os.write(self._descriptor, left) :]
+            self._written += 1
+
+
+@contextlib.contextmanager
+def log_to_stderr(style: Literal["json", "text"], level: str) -> Iterator[None]:
+    """Send every log of this process, uvicorn's too, to standard error; what waits is written at the end."""
+    writer = LineWriter(_STDERR)
+    writer.setFormatter(JsonLines() if style == "json" else logging.Formatter(TEXT))
+    logging.basicConfig(level=level.upper(), handlers=[writer], force=True)
+    try:
+        yield
+    finally:
+        writer.flush()

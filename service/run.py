@@ -16,7 +16,7 @@ from starlette.datastructures import State
 from service.app import create_app
 from service.errors import StartError
 from service.keys import read_keys
-from service.logs import log_as_json
+from service.logs import log_to_stderr
 from service.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -29,10 +29,11 @@ def serve(**given: Any) -> None:
     loading models raises.
     """
     settings = read_settings(**given)
-    if settings.log_format == "json":
-        log_as_json(settings.log_level)
-    else:
-        logging.getLogger().setLevel(settings.log_level.upper())
+    with log_to_stderr(settings.log_format, settings.log_level):
+        _serve(settings)
+
+
+def _serve(settings: Settings) -> None:
     _check_keys(settings)
     _check_tls(settings)
     listener = free_port(settings.host, settings.port)

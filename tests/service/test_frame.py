@@ -1,10 +1,12 @@
 import json
 import logging
+import os
+import threading
 
 import pytest
 from fastapi.testclient import TestClient
 
-from service.logs import REQUEST_ID, JsonLines
+from service.logs import REQUEST_ID, JsonLines, LineWriter
 from tests.conftest import normal_pixels, png
 
 GOOD = png(normal_pixels(6000))
@@ -67,6 +69,34 @@ def test_a_line_is_json_with_request_id_extras_and_exception() -> None:
     assert line["request_id"] == "r-1"
     assert line["seconds"] == 0.25
     assert "ValueError: why" in line["exception"]
+
+
+def test_a_log_that_nobody_reads_blocks_nothing_and_says_what_it_lost() -> None:
+    reading, writing = os.pipe()
+    writer = LineWriter(writing, most=10, last_s=0.1)
+
+    def log(text: str) -> None:
+        writer.handle(logging.makeLogRecord({"msg": text}))
+
+    for number in range(200):  # of a kilobyte each; the pipe holds 64
+        log(f"{number:03d}" + "." * 1021)
+    writer.flush()  # gives up after a tenth of a second
+    found = bytearray()
+
+    def read() -> None:
+        while b"read again" not in found:
+            found.extend(os.read(reading, 65536))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(100):
+        writer.flush()
+    log("read again")
+    reader.join(timeout=10)
+    *kept, told, last = found.decode().splitlines()
+    assert [line[:3] for line in kept] == [f"{number:03d}" for number in range(len(kept))]
+    assert told == f"{200 - len(kept)} lines of this log are lost: nobody read it"
+    assert last == "read again"
 
 
 def test_answers_close_their_connection_while_draining(client: TestClient) -> None:

@@ -101,6 +101,18 @@ def test_a_stopping_server_fails_readiness_first_and_loses_no_request(tiny_folde
 
 
 @pytest.mark.slow
+def test_a_log_that_nobody_reads_holds_up_no_request(tiny_folder: Path) -> None:
+    server = RealServer(tiny_folder)  # its log goes into a pipe of 64 KB that is read at the end
+    image = png(normal_pixels(1))
+    with httpx2.Client(timeout=10, headers={"X-Request-ID": "a" * 64}) as client:
+        codes = {client.post(f"{server.url}/score", content=image).status_code for _ in range(300)}
+    server.process.send_signal(signal.SIGTERM)
+    server.process.wait(timeout=30)
+    exit_code, log = server.stop()
+    assert (codes, exit_code) == ({200}, 0), log
+
+
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(tiny_folder: Path) -> None:
     server = RealServer(tiny_folder)
     server.process.send_signal(signal.SIGTERM)

@@ -13,8 +13,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Generic, TypeVar
@@ -100,6 +101,14 @@ class _Item(Generic[Request, Result]):
     arrived: float = field(default_factory=time.monotonic)
 
 
+@dataclass(eq=False, slots=True)
+class Place:
+    """Room in the queue that is kept for a request while it is made ready."""
+
+    priority: Priority
+    cost: int
+
+
 class Batcher(Generic[Request, Result]):
     """Gathers requests of one key into batches for `run`, which as many threads call as it has lanes.
 
@@ -121,6 +130,7 @@ class Batcher(Generic[Request, Result]):
         self._limit = CostLimit(config.max_batch_cost)
         self._crashes = CrashGuard()
         self._queues: tuple[deque[_Item[Request, Result]], ...] = tuple(deque() for _ in Priority)
+        self._kept: set[Place] = set()
         self._turn = 0
         self._changed = threading.Condition()
         self._closed = False
@@ -161,14 +171,21 @@ class Batcher(Generic[Request, Result]):
         cost: int = 1,
         priority: Priority = Priority.NORMAL,
         deadline: float | None = None,
+        place: Place | None = None,
     ) -> "Future[Outcome[Result]]":
         """Queue a request; raises `QueueFull` or `BatcherClosed` at once rather than wait.
 
         `deadline` is on the clock of `time.monotonic`. A request whose turn would come after it, or after
-        `max_queue_wait_s`, is refused now: told at once, its sender can still do something else.
+        `max_queue_wait_s`, is refused now: told at once, its sender can still do something else. One that has
+        a `place` is not refused any more.
         """
         with self._changed:
-            self._admit(priority, deadline)
+            if place is None:
+                self._admit(priority, deadline)
+            elif not self.is_alive:
+                raise BatcherClosed("the service is shutting down")
+            else:
+                self._kept.discard(place)
             item: _Item[Request, Result] = _Item(key, request, cost, deadline)
             self._queues[priority].append(item)
             self._changed.notify()
@@ -179,6 +196,24 @@ class Batcher(Generic[Request, Result]):
         with self._changed:
             self._admit(priority, deadline)
 
+    @contextmanager
+    def place(
+        self, priority: Priority, *, cost: int = 1, deadline: float | None = None
+    ) -> Iterator[Place]:
+        """Keep room for a request until it is submitted, or the block ends; raises as `submit` does.
+
+        Whoever is refused is so before it costs anything, however many ask for the last room at once.
+        """
+        place = Place(priority, cost)
+        with self._changed:
+            self._admit(priority, deadline)
+            self._kept.add(place)
+        try:
+            yield place
+        finally:
+            with self._changed:
+                self._kept.discard(place)
+
     def _admit(self, priority: Priority, deadline: float | None) -> None:
         if not self.is_alive:
             raise BatcherClosed("the service is shutting down")
@@ -186,13 +221,15 @@ class Batcher(Generic[Request, Result]):
         most = self._config.max_queue_wait_s
         if deadline is not None:
             most = min(most, deadline - time.monotonic())
-        if len(self._queues[priority]) >= self._config.max_queue_size or 0 < most < wait:
+        taken = len(self._queues[priority]) + sum(one.priority is priority for one in self._kept)
+        if taken >= self._config.max_queue_size or 0 < most < wait:
             raise QueueFull(wait)
 
     def _cost_before(self, priority: Priority) -> int:
         """Work items that have their turn before a new request of this priority."""
-        before = self._queues if priority is Priority.LOW else self._queues[:1]
-        return sum(item.cost for queue in before for item in queue)
+        waiting = self._queues if priority is Priority.LOW else self._queues[:1]
+        kept = sum(one.cost for one in self._kept if one.priority <= priority)
+        return kept + sum(item.cost for queue in waiting for item in queue)
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Take no more requests, finish those that wait, and stop the threads."""

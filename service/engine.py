@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from service.batching import (
     BatchingConfig,
     Events,
     Outcome,
+    Place,
     Priority,
     TooMuchAtOnce,
 )
@@ -96,12 +98,24 @@ class Engine:
         """Raise `QueueFull` where one more image would be refused now."""
         self.batcher.admit(priority, deadline)
 
+    def place(
+        self, model: ServedModel, priority: Priority, deadline: float
+    ) -> AbstractContextManager[Place]:
+        """Keep room in the queue for an image while it is decoded; raises `QueueFull`."""
+        return self.batcher.place(priority, cost=model.cost, deadline=deadline)
+
     async def detect(
-        self, model: ServedModel, work: Work, *, priority: Priority, deadline: float
+        self,
+        model: ServedModel,
+        work: Work,
+        *,
+        priority: Priority,
+        deadline: float,
+        place: Place | None = None,
     ) -> Outcome[Detection]:
         """Queue one image and wait for its detection; leaving the wait cancels queued work."""
         future = self.batcher.submit(
-            model, work, cost=model.cost, priority=priority, deadline=deadline
+            model, work, cost=model.cost, priority=priority, deadline=deadline, place=place
         )
         return await asyncio.wrap_future(future)
 

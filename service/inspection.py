@@ -107,13 +107,15 @@ class Inspector:
     ) -> Inspection:
         """Decode, queue and infer one image, and judge it as this request wants."""
         model = await self.engine.registry.acquire(query.model)
-        with self.metrics.timed("decode", timings):
-            work, inputs, sha256 = await self._in_pool(
-                lambda: self._work(source, model, query.camera)
+        priority = Priority[query.priority.upper()]
+        with self.engine.place(model, priority, deadline) as place:
+            with self.metrics.timed("decode", timings):
+                work, inputs, sha256 = await self._in_pool(
+                    lambda: self._work(source, model, query.camera)
+                )
+            outcome = await self.engine.detect(
+                model, work, priority=priority, deadline=deadline, place=place
             )
-        outcome = await self.engine.detect(
-            model, work, priority=Priority[query.priority.upper()], deadline=deadline
-        )
         self.metrics.observe_stage(
             "queue", outcome.queue_s, timings, ended_s_ago=outcome.inference_s
         )

@@ -75,9 +75,9 @@ def placement_of(size: tuple[int, int], config: PreprocessConfig) -> Placement:
 
 def to_unit(pixels: np.ndarray, white_level: int) -> FloatArray:
     """Scale uint8 or uint16 pixels to float32 in [0, 1]; values above white are clipped."""
-    white = 255 if pixels.dtype == np.uint8 else white_level
-    unit: FloatArray = np.minimum(pixels.astype(np.float32) / np.float32(white), np.float32(1))
-    return unit
+    eight_bit = pixels.dtype == np.uint8
+    unit: FloatArray = np.divide(pixels, np.float32(255 if eight_bit else white_level), dtype=np.float32)
+    return unit if eight_bit else np.minimum(unit, np.float32(1), out=unit)
 
 
 def content_seed(canvas: torch.Tensor) -> int:

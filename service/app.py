@@ -15,6 +15,7 @@ from anomaly.device import give_back_memory, usable_cores
 from anomaly.errors import AnomalyError
 from service import errors
 from service.access import SCHEMES
+from service.batching import QueueFull
 from service.calibrating import Calibrator
 from service.door import Door
 from service.drift import Drifts
@@ -133,7 +134,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         inspector: Inspector | None = getattr(app.state, "inspector", None)
         return 1.0 if inspector is None else inspector.engine.seconds_for(requests)
 
-    app.add_middleware(Door, limit=settings.max_in_flight, seconds_for=seconds_for, metrics=metrics)
+    def full() -> QueueFull | None:
+        inspector: Inspector | None = getattr(app.state, "inspector", None)
+        return None if inspector is None else inspector.engine.batcher.full()
+
+    app.add_middleware(
+        Door, limit=settings.max_in_flight, full=full, seconds_for=seconds_for, metrics=metrics
+    )
     app.openapi = _documented(app)  # type: ignore[method-assign]
     app.add_middleware(
         Frame, is_draining=lambda: app.state.draining, observe=metrics.observe_request

@@ -196,6 +196,16 @@ class Batcher(Generic[Request, Result]):
         with self._changed:
             self._admit(priority, deadline)
 
+    def full(self) -> QueueFull | None:
+        """What a request of normal priority would be refused with now; None where it would not be."""
+        try:
+            self.admit(Priority.NORMAL)
+        except QueueFull as full:
+            return full
+        except BatcherClosed:  # another answer, which is not for here
+            return None
+        return None
+
     @contextmanager
     def place(
         self, priority: Priority, *, cost: int = 1, deadline: float | None = None

@@ -1,39 +1,56 @@
-"""Bounds the inspections in flight before their bodies are read. Pure ASGI: it costs microseconds."""
+"""Refuses before anything is read: more requests than may be inside, or a full queue. Pure ASGI: cheap.
 
+Clients that ask again at once, whatever `Retry-After` says, would have the processor to themselves: FastAPI's
+way to the same answer costs four times as much. So refusals are paced too.
+"""
+
+import asyncio
+import time
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import problem, retry_after
+from service.batching import QueueFull
+from service.errors import RULES, problem, retry_after
 from service.metrics import Metrics
+
+_SCORING = ("/score", "/v1/score")
+_ASIDE = (b"priority", b"idempotency")  # has another queue, or may need none
+_A_SECOND, _LONGEST_S = 100, 0.03
 
 
 class Door:
-    """Lets at most `limit` POST requests in at once; the rest get 429 with `Retry-After`.
+    """Lets at most `limit` POST requests in at once, and none to score while `full()` says why not.
 
-    `seconds_for(n)` tells how long that many take by what was measured lately.
+    The rest get 429 with `Retry-After`; `seconds_for(n)` tells how long that many take by what was measured
+    lately. Beyond a hundred refusals a second each is held for up to 30 ms.
     """
 
     def __init__(
-        self, app: ASGIApp, *, limit: int, seconds_for: Callable[[int], float], metrics: Metrics
+        self,
+        app: ASGIApp,
+        *,
+        limit: int,
+        full: Callable[[], QueueFull | None],
+        seconds_for: Callable[[int], float],
+        metrics: Metrics,
     ) -> None:
         self._app = app
         self._limit = limit
+        self._full = full
         self._seconds_for = seconds_for
         self._metrics = metrics
         self._inside = 0
+        self._next = 0.0  # when the next refusal may leave
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it without reading its body."""
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        if self._inside >= self._limit:
-            self._metrics.rejected.labels("too_many_requests").inc()
-            detail = f"{self._limit} requests are already in flight; try again shortly"
-            # The body is not read, so the connection cannot be used again.
-            headers = retry_after(self._seconds_for(self._inside)) | {"Connection": "close"}
-            refusal = problem(429, "too_many_requests", detail, headers)
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            await self._pace()
             await refusal(scope, receive, send)
             return
         self._inside += 1
@@ -43,3 +60,31 @@ class Door:
         finally:
             self._inside -= 1
             self._metrics.in_flight.set(self._inside)
+
+    def _refusal(self, scope: Scope) -> ASGIApp | None:
+        if self._inside >= self._limit:
+            detail = f"{self._limit} requests are already in flight; try again shortly"
+            # The body is not read, so the connection cannot be used again.
+            headers = retry_after(self._seconds_for(self._inside)) | {"Connection": "close"}
+            return self._refused("too_many_requests", detail, headers)
+        if scope["path"] in _SCORING and not _goes_aside(scope) and (full := self._full()):
+            return self._refused(
+                RULES[QueueFull].reason, str(full), retry_after(full.retry_after_s)
+            )
+        return None
+
+    def _refused(self, code: str, detail: str, headers: dict[str, str]) -> ASGIApp:
+        self._metrics.rejected.labels(code).inc()
+        return problem(429, code, detail, headers)
+
+    async def _pace(self) -> None:
+        now = time.monotonic()
+        wait = min(max(0.0, self._next - now), _LONGEST_S)
+        self._next = now + wait + 1 / _A_SECOND
+        if wait:
+            await asyncio.sleep(wait)
+
+
+def _goes_aside(scope: Scope) -> bool:
+    given = (scope["query_string"], *(name for name, _ in scope["headers"]))
+    return any(word in text for word in _ASIDE for text in given)

@@ -250,6 +250,32 @@ def test_each_priority_has_its_own_room() -> None:
     batcher.close()
 
 
+def test_a_place_is_room_in_the_queue_until_it_is_used_or_given_up() -> None:
+    run = Recorder()
+    batcher = Batcher(run, BatchingConfig(max_queue_size=1))
+    first = busy(batcher, run)
+    with batcher.place(Priority.NORMAL) as place:
+        for ask in (batcher.submit, lambda *_: batcher.place(Priority.NORMAL).__enter__()):
+            with pytest.raises(QueueFull):
+                ask("a", 3)
+        assert batcher.full() is not None
+        with batcher.place(Priority.LOW):  # has room of its own
+            pass
+        kept = batcher.submit("a", 1, place=place)
+        assert batcher.full() is not None  # it waits
+    kept.cancel()
+    run.gate.set()
+    assert first.result(10).result == 0
+    with pytest.raises(ZeroDivisionError), batcher.place(Priority.NORMAL):
+        raise ZeroDivisionError
+    assert batcher.full() is None
+    assert batcher.submit("a", 4).result(10).result == 8
+    batcher.close()
+    with pytest.raises(BatcherClosed), batcher.place(Priority.NORMAL):
+        pass
+    assert batcher.full() is None
+
+
 def test_work_past_its_deadline_is_dropped_before_it_is_run() -> None:
     run, dropped = Recorder(), []
     batcher = Batcher(run, BatchingConfig(), events=Events(dropped=dropped.append))

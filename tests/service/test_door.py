@@ -1,0 +1,109 @@
+import asyncio
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from fastapi.testclient import TestClient
+
+from service.app import create_app
+from service.batching import QueueFull
+from service.door import Door
+from service.metrics import Metrics
+from tests.conftest import normal_pixels, png
+from tests.service.conftest import settings
+from tests.service.test_faults import Held
+
+GOOD = png(normal_pixels(6000))
+
+
+def scope(path: str, query: bytes = b"", *headers: tuple[bytes, bytes]) -> dict[str, Any]:
+    asked = {"type": "http", "method": "POST", "path": path, "query_string": query}
+    return asked | {"headers": [(b"host", b"line"), *headers]}
+
+
+class Behind:
+    """An application that lets everyone in, behind a door with a full queue."""
+
+    def __init__(self) -> None:
+        self.let_in = 0
+        self.door = Door(
+            self.app, limit=100, full=lambda: QueueFull(2.5), seconds_for=float, metrics=Metrics()
+        )
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        self.let_in += 1
+
+    async def ask(self, asked: dict[str, Any]) -> float:
+        """Return the seconds that a refusal took."""
+        started = time.monotonic()
+
+        async def receive() -> dict[str, Any]:
+            raise AssertionError("the body of a refused request was read")
+
+        async def send(message: Any) -> None:
+            assert message.get("status", 429) == 429
+
+        await self.door(asked, receive, send)
+        return time.monotonic() - started
+
+
+def test_a_full_queue_refuses_at_the_door_only_those_whom_it_concerns() -> None:
+    behind = Behind()
+
+    async def run() -> None:
+        for path in ("/score", "/v1/score"):
+            await behind.ask(scope(path, b"part_id=a"))
+        assert behind.let_in == 0
+        await behind.ask(scope("/score", b"priority=low"))
+        await behind.ask(scope("/score", b"", (b"x-maskline-priority", b"low")))
+        await behind.ask(scope("/score", b"", (b"x-maskline-idempotency-key", b"7")))
+        await behind.ask(scope("/v1/models/part:rollback"))
+        assert behind.let_in == 4
+
+    asyncio.run(run())
+
+
+def test_single_refusals_leave_at_once_and_a_storm_is_paced() -> None:
+    behind = Behind()
+
+    async def run() -> tuple[float, list[float]]:
+        calm = await behind.ask(scope("/score"))
+        await asyncio.sleep(0.05)
+        return calm, await asyncio.gather(*(behind.ask(scope("/score")) for _ in range(50)))
+
+    calm, storm = asyncio.run(run())
+    assert calm < 0.025
+    assert sorted(storm)[25] >= 0.025
+    assert behind.let_in == 0
+
+
+def test_a_refused_image_costs_no_decoding(tiny_folder: Path) -> None:
+    app = create_app(settings(tiny_folder, parallel_batches=1, max_queue_size=1))
+    with TestClient(app) as client:
+        held = Held(app)
+        held.gate.clear()
+        decoded = app.state.inspector.metrics.stage.labels("decode")
+        askers = [threading.Thread(target=client.post, args=("/score",), kwargs={"content": GOOD})]
+        askers[0].start()
+        held.wait_until_busy()
+        askers.append(
+            threading.Thread(target=client.post, args=("/score",), kwargs={"content": GOOD})
+        )
+        askers[1].start()
+        while not app.state.inspector.engine.batcher.depth:
+            time.sleep(0.005)
+        before = decoded._sum.get()
+        low = threading.Thread(
+            target=client.post, args=("/score?priority=low",), kwargs={"content": GOOD}
+        )
+        refused = [client.post("/score", content=GOOD) for _ in range(5)]
+        assert decoded._sum.get() == before
+        low.start()  # has room of its own
+        while app.state.inspector.engine.batcher.depth < 2:
+            time.sleep(0.005)
+        held.gate.set()
+        for asker in (*askers, low):
+            asker.join()
+    assert {(one.status_code, one.json()["code"]) for one in refused} == {(429, "queue_full")}
+    assert all(int(one.headers["Retry-After"]) >= 1 for one in refused)

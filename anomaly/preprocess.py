@@ -76,7 +76,9 @@ def placement_of(size: tuple[int, int], config: PreprocessConfig) -> Placement:
 def to_unit(pixels: np.ndarray, white_level: int) -> FloatArray:
     """Scale uint8 or uint16 pixels to float32 in [0, 1]; values above white are clipped."""
     eight_bit = pixels.dtype == np.uint8
-    unit: FloatArray = np.divide(pixels, np.float32(255 if eight_bit else white_level), dtype=np.float32)
+    unit: FloatArray = np.divide(
+        pixels, np.float32(255 if eight_bit else white_level), dtype=np.float32
+    )
     return unit if eight_bit else np.minimum(unit, np.float32(1), out=unit)
 
 

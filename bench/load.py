@@ -57,11 +57,20 @@ async def closed(
 
 
 async def opened(
-    target: Target, images: Sequence[bytes], *, rate: float, seconds: float, seed: int = 0
+    target: Target,
+    images: Sequence[bytes],
+    *,
+    rate: float,
+    seconds: float,
+    lead: float = 0.0,
+    seed: int = 0,
 ) -> Load:
-    """Ask at random moments, so many times a second on average, whether or not answers come."""
-    load, generator = Load(), np.random.default_rng(seed)
-    gaps = generator.exponential(1 / rate, round(rate * seconds))
+    """Ask at random moments, so many times a second on average, whether or not answers come.
+
+    What is asked in the first `lead` seconds is not counted: how a load begins and how it goes on differ.
+    """
+    load, uncounted, generator = Load(), Load(), np.random.default_rng(seed)
+    gaps = generator.exponential(1 / rate, round(rate * (lead + seconds)))
     async with _session(0) as session:
         started, due = time.perf_counter(), 0.0
         tasks = []
@@ -69,9 +78,10 @@ async def opened(
             due += gap
             await asyncio.sleep(max(0.0, started + due - time.perf_counter()))
             image = images[index % len(images)]
-            tasks.append(asyncio.create_task(_ask(session, target, image, load)))
+            counted = load if due >= lead else uncounted
+            tasks.append(asyncio.create_task(_ask(session, target, image, counted)))
         await asyncio.gather(*tasks)
-        load.seconds = time.perf_counter() - started
+        load.seconds = time.perf_counter() - started - lead
     return load
 
 

@@ -186,7 +186,13 @@ def _open_loop(options: argparse.Namespace, images: Sequence[bytes]) -> str:
         for share in options.open:
             before = memory_mb(process.pid)
             load = asyncio.run(
-                opened(target, images, rate=share * full, seconds=options.open_seconds)
+                opened(
+                    target,
+                    images,
+                    rate=share * full,
+                    seconds=options.open_seconds,
+                    lead=options.open_lead,
+                )
             )
             refusal = np.quantile(load.refusals, 0.99) * 1000 if load.refusals else float("nan")
             refused = ", ".join(f"{n} × {k}" for k, n in load.statuses.items()) or "0"
@@ -313,6 +319,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--open", type=_shares, default=[], help="shares of capacity: 0.5,0.9,1.5")
     parser.add_argument("--open-seconds", type=float, default=60.0)
+    parser.add_argument(
+        "--open-lead", type=float, default=0.0, help="seconds of the same load before it is counted"
+    )
     parser.add_argument("--free", action="store_true", help="around a model that costs nothing")
     parser.add_argument("--raw-only", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

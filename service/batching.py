@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Generic, TypeVar
 
-from service.limits import CostLimit, CrashGuard
+from service.limits import CostLimit, CrashGuard, Room
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
@@ -127,6 +127,7 @@ class Batcher(Generic[Request, Result]):
         self._run = run
         self._config = config
         self._events = events or Events()
+        self._room = Room(config.max_queue_size)
         self._limit = CostLimit(config.max_batch_cost)
         self._crashes = CrashGuard()
         self._queues: tuple[deque[_Item[Request, Result]], ...] = tuple(deque() for _ in Priority)
@@ -232,8 +233,13 @@ class Batcher(Generic[Request, Result]):
         if deadline is not None:
             most = min(most, deadline - time.monotonic())
         taken = len(self._queues[priority]) + sum(one.priority is priority for one in self._kept)
-        if taken >= self._config.max_queue_size or 0 < most < wait:
+        if 0 < most < wait or not self._has_room(priority, taken):
             raise QueueFull(wait)
+
+    def _has_room(self, priority: Priority, taken: int) -> bool:
+        if priority is Priority.NORMAL:
+            return self._room.has_room(taken)
+        return taken < self._config.max_queue_size  # an archive is patient
 
     def _cost_before(self, priority: Priority) -> int:
         """Work items that have their turn before a new request of this priority."""

@@ -1,10 +1,32 @@
-"""Two small rules of the batcher: how much fits in one batch, and how often it may break off."""
+"""Small rules of the batcher: how many may wait, how much fits in a batch, how often it may break off."""
 
 import time
 from collections import deque
 
 _RECOVER_AFTER = 64  # good batches in a row before a lowered limit rises by an eighth
 _CRASHES, _WITHIN_S = 3, 60.0
+_LEAST_ROOM, _CALM_S = 16, 5.0
+
+
+class Room:
+    """How many may wait: all of a queue for a burst, a quarter (16 at the least) once it has been full.
+
+    A queue that stays full holds no burst any more, it makes everybody late (Nichols and Jacobson 2012,
+    "Controlling queue delay"). Its room is whole again when nobody was refused for five seconds.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._least = max(min(most, _LEAST_ROOM), most // 4)
+        self._short_until = 0.0
+
+    def has_room(self, taken: int) -> bool:
+        """Whether one more may wait beside so many; False counts as a refusal."""
+        now = time.monotonic()
+        if taken < (self._least if now < self._short_until else self._most):
+            return True
+        self._short_until = now + _CALM_S
+        return False
 
 
 class CostLimit:

@@ -19,6 +19,7 @@ from service.batching import (
     QueueFull,
     TooMuchAtOnce,
 )
+from service.limits import Room
 
 
 class Recorder:
@@ -247,6 +248,46 @@ def test_each_priority_has_its_own_room() -> None:
     normal = batcher.submit("a", 4)
     run.gate.set()
     assert results([first, *low, normal]) == [0, 2, 4, 8]
+    batcher.close()
+
+
+def test_a_queue_that_was_full_is_short_until_nobody_was_refused_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("service.limits.time.monotonic", lambda: now)
+    room = Room(64)
+    assert room.has_room(63)
+    assert not room.has_room(64)
+    assert room.has_room(15)
+    now += 4
+    assert not room.has_room(16)  # which counts as well
+    now += 4.9
+    assert not room.has_room(30)
+    now += 5.1
+    assert room.has_room(63)
+    assert not Room(4).has_room(4)
+    assert Room(4).has_room(3)
+
+
+def test_only_the_normal_queue_gets_short() -> None:
+    run = Recorder()
+    batcher = Batcher(run, BatchingConfig(max_queue_size=20))
+    first = busy(batcher, run)
+    waiting = [batcher.submit("a", 0) for _ in range(20)]
+    low = [batcher.submit("a", 0, priority=Priority.LOW) for _ in range(20)]
+    for priority in Priority:
+        with pytest.raises(QueueFull):
+            batcher.submit("a", 0, priority=priority)
+    for one in (*waiting[16:], *low[16:]):
+        one.cancel()
+    batcher._drop_lost(batcher._queues[Priority.NORMAL])
+    batcher._drop_lost(batcher._queues[Priority.LOW])
+    with pytest.raises(QueueFull):
+        batcher.submit("a", 0)
+    low.append(batcher.submit("a", 0, priority=Priority.LOW))
+    run.gate.set()
+    results([first, *waiting[:16], *low[:16], low[-1]])
     batcher.close()
 
 

@@ -16,14 +16,14 @@ from service.metrics import Metrics
 
 _SCORING = ("/score", "/v1/score")
 _ASIDE = (b"priority", b"idempotency")  # has another queue, or may need none
-_A_SECOND, _LONGEST_S = 100, 0.03
+_A_SECOND, _AT_ONCE, _HOLD_S = 100, 20, 0.03
 
 
 class Door:
     """Lets at most `limit` POST requests in at once, and none to score while `full()` says why not.
 
     The rest get 429 with `Retry-After`; `seconds_for(n)` tells how long that many take by what was measured
-    lately. Beyond a hundred refusals a second each is held for up to 30 ms.
+    lately. Beyond a hundred refusals a second, or twenty at once, each is held for 30 ms.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Door:
         self._seconds_for = seconds_for
         self._metrics = metrics
         self._inside = 0
-        self._next = 0.0  # when the next refusal may leave
+        self._due = 0.0  # when the refusals so far would have left, one after the other
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it without reading its body."""
@@ -79,10 +79,10 @@ class Door:
 
     async def _pace(self) -> None:
         now = time.monotonic()
-        wait = min(max(0.0, self._next - now), _LONGEST_S)
-        self._next = now + wait + 1 / _A_SECOND
-        if wait:
-            await asyncio.sleep(wait)
+        ahead_s = max(0.0, self._due - now)  # of a hundred a second
+        self._due = now + min(ahead_s + 1 / _A_SECOND, _AT_ONCE / _A_SECOND)
+        if ahead_s + 1 / _A_SECOND > _AT_ONCE / _A_SECOND:
+            await asyncio.sleep(_HOLD_S)
 
 
 def _goes_aside(scope: Scope) -> bool:

@@ -16,14 +16,14 @@ from service.metrics import Metrics
 
 _SCORING = ("/score", "/v1/score")
 _ASIDE = (b"priority", b"idempotency")  # has another queue, or may need none
-_A_SECOND, _AT_ONCE, _HOLD_S = 100, 20, 0.03
+_EACH_S, _AHEAD_S, _HOLD_S = 0.01, 0.2, 0.03  # a hundred refusals a second, twenty ahead of that
 
 
 class Door:
     """Lets at most `limit` POST requests in at once, and none to score while `full()` says why not.
 
     The rest get 429 with `Retry-After`; `seconds_for(n)` tells how long that many take by what was measured
-    lately. Beyond a hundred refusals a second, or twenty at once, each is held for 30 ms.
+    lately. Beyond a hundred refusals a second, and twenty at once, each is held for 30 ms.
     """
 
     def __init__(
@@ -79,9 +79,9 @@ class Door:
 
     async def _pace(self) -> None:
         now = time.monotonic()
-        ahead_s = max(0.0, self._due - now)  # of a hundred a second
-        self._due = now + min(ahead_s + 1 / _A_SECOND, _AT_ONCE / _A_SECOND)
-        if ahead_s + 1 / _A_SECOND > _AT_ONCE / _A_SECOND:
+        ahead_s = max(self._due - now, 0.0) + _EACH_S
+        self._due = now + min(ahead_s, _AHEAD_S)
+        if ahead_s > _AHEAD_S:
             await asyncio.sleep(_HOLD_S)
 
 

@@ -108,13 +108,13 @@ class Inspector:
         """Decode, queue and infer one image, and judge it as this request wants."""
         model = await self.engine.registry.acquire(query.model)
         priority = Priority[query.priority.upper()]
-        with self.engine.place(model, priority, deadline) as place:
+        with self.engine.place(model, priority, deadline) as kept:
             with self.metrics.timed("decode", timings):
                 work, inputs, sha256 = await self._in_pool(
                     lambda: self._work(source, model, query.camera)
                 )
             outcome = await self.engine.detect(
-                model, work, priority=priority, deadline=deadline, place=place
+                model, work, priority=priority, deadline=deadline, place=kept
             )
         self.metrics.observe_stage(
             "queue", outcome.queue_s, timings, ended_s_ago=outcome.inference_s

@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,6 @@ from typing import Literal
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 ACTOR: ContextVar[str] = ContextVar("actor", default="service")  # the key's name, in a request
 TEXT = "%(levelname)s %(name)s: %(message)s"
-_STDERR = 2
 # What every record has; the rest was given with `extra`.
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
@@ -100,7 +100,8 @@ class LineWriter(logging.Handler):
 @contextlib.contextmanager
 def log_to_stderr(style: Literal["json", "text"], level: str) -> Iterator[None]:
     """Send every log of this process, uvicorn's too, to standard error; what waits is written at the end."""
-    writer = LineWriter(_STDERR)
+    # Started without one (2>&-), the number may be a database's by now: -1 writes nowhere.
+    writer = LineWriter(-1 if sys.__stderr__ is None else sys.__stderr__.fileno())
     writer.setFormatter(JsonLines() if style == "json" else logging.Formatter(TEXT))
     logging.basicConfig(level=level.upper(), handlers=[writer], force=True)
     try:

@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import pytest
 import trustme
 
 from anomaly.bundle import Bundle, save_bundle
+from anomaly.errors import ModelNotFound
 from bench.local import free_port as unused_port
 from service.errors import StartError
 from service.run import free_port, read_settings, serve
@@ -172,6 +174,14 @@ def test_tls_without_a_proxy(tiny_folder: Path, tmp_path: Path) -> None:
     server.process.send_signal(signal.SIGTERM)
     assert answer.status_code == 200
     assert server.stop()[0] == 0
+
+
+def test_what_was_imported_is_never_collected_again(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound):
+        serve(models_dir=tmp_path, auth="off", record="off", port=0)
+    frozen = gc.get_freeze_count()
+    gc.unfreeze()
+    assert frozen > 100_000
 
 
 def test_a_certificate_without_its_key_is_a_clear_error(tiny_folder: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Refuses before anything is read: more requests than may be inside, or a full queue. Pure ASGI: cheap.
 
-Clients that ask again at once, whatever `Retry-After` says, would have the processor to themselves: FastAPI's
-way to the same answer costs four times as much. So refusals are paced too.
+Clients that ask again at once, whatever `Retry-After` says, would have the processor to themselves. FastAPI's
+way to the same answer costs two and a half times as much, and refusals beyond what is sensible are held.
 """
 
 import asyncio

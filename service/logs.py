@@ -89,9 +89,7 @@ class LineWriter(logging.Handler):
     def _write(self) -> None:
         while True:
             left = self._lines.get().encode(errors="backslashreplace") + b"\n"
-            with contextlib.suppress(
-                OSError
-            ):  # the reader has ended; so it is with every line then
+            with contextlib.suppress(OSError):  # whoever read it has ended
                 while left:
                     left = left[os.write(self._descriptor, left) :]
             self._written += 1

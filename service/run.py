@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import time
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from starlette.datastructures import State
 
 from service.app import create_app
+from service.connection import BoundedConnection
 from service.errors import StartError
 from service.keys import read_keys
 from service.logs import log_to_stderr
@@ -45,6 +47,7 @@ def _serve(settings: Settings) -> None:
     gc.freeze()
     config = uvicorn.Config(
         app,
+        http=partial(BoundedConnection, head_s=settings.read_timeout_s),  # type: ignore[arg-type]
         log_config=None,
         access_log=False,
         ssl_certfile=settings.tls_cert_file,

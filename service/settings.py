@@ -72,7 +72,7 @@ class Settings(BaseSettings):
         float("inf"), gt=0, description="Whose turn would come later is refused at once."
     )
     max_wait_ms: float = Field(30_000, gt=0, description="Longest a request may take, once read.")
-    read_timeout_s: float = Field(15, gt=0, description="Longest a body may take to arrive.")
+    read_timeout_s: float = Field(15, gt=0, description="Longest a head or a body may take.")
     stall_after_s: float = Field(60, gt=0, description="A batch that runs longer fails readiness.")
     drain_delay_s: float = Field(1, ge=0, description="From failing readiness to not listening.")
     drain_limit_s: float = Field(30, ge=0, description="Longest that requests are finished for.")

@@ -1,3 +1,4 @@
+import contextlib
 import gc
 import os
 import signal
@@ -112,6 +113,37 @@ def test_a_log_that_nobody_reads_holds_up_no_request(tiny_folder: Path) -> None:
     server.process.wait(timeout=30)
     exit_code, log = server.stop()
     assert (codes, exit_code) == ({200}, 0), log
+
+
+@pytest.mark.slow
+def test_connections_that_bring_no_request_are_closed(tiny_folder: Path) -> None:
+    server = RealServer(tiny_folder, MASKLINE_READ_TIMEOUT_S="1")
+    address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    image, half = png(normal_pixels(1)), b"POST /score HTTP/1.1\r\nHost: line\r\n"
+    with httpx2.Client(timeout=10) as client, contextlib.ExitStack() as open_now:
+
+        def connect() -> socket.socket:
+            return open_now.enter_context(socket.create_connection(address, timeout=5))
+
+        kept = client.post(f"{server.url}/score", content=image)
+        silent, halfway, trickling = connect(), connect(), connect()
+        halfway.sendall(half)
+        trickling.sendall(half)
+        for _ in range(8):
+            time.sleep(0.2)
+            with contextlib.suppress(OSError):  # closed on the way
+                trickling.sendall(b"X-A: 1\r\n")
+        for one in (silent, halfway, trickling):
+            with contextlib.suppress(ConnectionResetError):
+                assert one.recv(1000) == b""
+        endless = connect()
+        with contextlib.suppress(OSError):
+            endless.sendall(half + b"X-Long: " + b"a" * 200_000)
+        assert endless.recv(1000).startswith(b"HTTP/1.1 400 ")
+        again = client.post(f"{server.url}/score", content=image)
+    server.process.send_signal(signal.SIGTERM)
+    exit_code, log = server.stop()
+    assert (kept.status_code, again.status_code, exit_code) == (200, 200, 0), log
 
 
 @pytest.mark.slow

@@ -1,0 +1,73 @@
+"""Connections that bring no request are closed: uvicorn waits for a request's head for ever, of any length.
+
+A camera PC that opens a connection for each part and closes none would otherwise use up the files that the
+process may open, and nobody would be let in any more.
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_MOST_BYTES = 65_536  # of a head
+
+
+class BoundedConnection(HttpToolsProtocol):
+    """Closes a connection on which no head of a request is complete `head_s` seconds after it could begin.
+
+    What was left unread of the request before has the same time. A head of more than 64 KB is answered 400.
+    """
+
+    def __init__(self, *, head_s: float, **given: Any) -> None:
+        super().__init__(**given)
+        self._head_s = head_s
+        self._head_bytes = 0
+        self._in_body = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, and count what is still a head."""
+        super().data_received(data)
+        if self._timer is None or self._in_body or self.transport.is_closing():
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > _MOST_BYTES:
+            self.send_400_response("The head of the request is too long.")
+
+    def on_headers_complete(self) -> None:
+        """The head is there: what follows has limits of its own."""
+        self._stop_waiting()
+        self._in_body = True
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """What follows is the head of another request."""
+        self._in_body = False
+        self._head_bytes = 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        is_next_here = bool(self.pipeline)  # sent before this was answered
+        super().on_response_complete()
+        if not is_next_here and not self.transport.is_closing():
+            self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._stop_waiting()
+        self._timer = self.loop.call_later(self._head_s, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -45,6 +45,7 @@ def _serve(settings: Settings) -> None:
     # nobody would be answered. Models come later, so that theirs go when they do.
     gc.collect()
     gc.freeze()
+    gc.collect()  # nothing is old now: what is left to collect is not held back by what was
     config = uvicorn.Config(
         app,
         http=partial(BoundedConnection, head_s=settings.read_timeout_s),  # type: ignore[arg-type]

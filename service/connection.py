@@ -15,7 +15,8 @@ _MOST_BYTES = 65_536  # of a head
 class BoundedConnection(HttpToolsProtocol):
     """Closes a connection on which no head of a request is complete `head_s` seconds after it could begin.
 
-    What was left unread of the request before has the same time. A head of more than 64 KB is answered 400.
+    What was left unread of the request before has the same time. A head that is not complete after 64 KB is
+    answered 400.
     """
 
     def __init__(self, *, head_s: float, **given: Any) -> None:
@@ -32,8 +33,9 @@ class BoundedConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and count what is still a head."""
+        was_in_body = self._in_body  # of a request that was answered unread
         super().data_received(data)
-        if self._timer is None or self._in_body or self.transport.is_closing():
+        if was_in_body or self._in_body or self._timer is None or self.transport.is_closing():
             return
         self._head_bytes += len(data)
         if self._head_bytes > _MOST_BYTES:

@@ -140,6 +140,14 @@ def test_connections_that_bring_no_request_are_closed(tiny_folder: Path) -> None
         with contextlib.suppress(OSError):
             endless.sendall(half + b"X-Long: " + b"a" * 200_000)
         assert endless.recv(1000).startswith(b"HTTP/1.1 400 ")
+        unread = connect()
+        unread.sendall(b"POST /nowhere HTTP/1.1\r\nHost: line\r\nContent-Length: 200000\r\n\r\n")
+        answers = unread.recv(4000)
+        unread.sendall(b"a" * 200_000)  # is no head, however long
+        unread.sendall(b"GET /health/live HTTP/1.1\r\nHost: line\r\n\r\n")
+        while b'"live"' not in answers and (more := unread.recv(4000)):
+            answers += more
+        assert [one[:3] for one in answers.split(b"HTTP/1.1 ")] == [b"", b"404", b"200"]
         again = client.post(f"{server.url}/score", content=image)
     server.process.send_signal(signal.SIGTERM)
     exit_code, log = server.stop()

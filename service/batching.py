@@ -261,19 +261,28 @@ class Batcher(Generic[Request, Result]):
             self._changed.notify_all()
 
     def _work(self, lane: int) -> None:
-        while batch := self._next_batch():
-            self._busy_since[lane] = time.monotonic()
-            try:
-                self._process(batch)
-            except BaseException as fatal:  # noqa: BLE001 - a thread must not end while requests wait
-                _log.critical("the inference thread broke off", exc_info=fatal)
-                _fail(batch, InferenceCrashed("inference broke off; send the image again"))
-                if self._crashes.is_hopeless():
-                    _log.critical("it broke off too often; this process takes no more requests")
-                    self._stop_taking()
-                    self._fail_waiting(BatcherClosed("inference has stopped; restart the service"))
-            finally:
-                self._busy_since[lane] = None
+        """Run batches until closed."""
+        while self._work_once(lane):
+            pass  # no batch is held here: while nothing comes, its model would not be freed
+
+    def _work_once(self, lane: int) -> bool:
+        """Wait for a batch and run it; False when closed."""
+        batch = self._next_batch()
+        if not batch:
+            return False
+        self._busy_since[lane] = time.monotonic()
+        try:
+            self._process(batch)
+        except BaseException as fatal:  # noqa: BLE001 - a thread must not end while requests wait
+            _log.critical("the inference thread broke off", exc_info=fatal)
+            _fail(batch, InferenceCrashed("inference broke off; send the image again"))
+            if self._crashes.is_hopeless():
+                _log.critical("it broke off too often; this process takes no more requests")
+                self._stop_taking()
+                self._fail_waiting(BatcherClosed("inference has stopped; restart the service"))
+        finally:
+            self._busy_since[lane] = None
+        return True
 
     def _next_batch(self) -> list[_Item[Request, Result]]:
         """Wait for requests and take those that share the leading one's key; empty when closed."""

@@ -1,5 +1,6 @@
 import threading
 import time
+import weakref
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, wait
 
@@ -49,6 +50,23 @@ def busy(batcher: "Batcher[int, int]", run: Recorder) -> "Future[Outcome[int]]":
     while not run.batches:
         time.sleep(0.001)
     return first
+
+
+class Version:
+    """A key that is large, as a model is, and has to go once nobody needs it."""
+
+
+def test_a_lane_that_waits_holds_nothing_of_its_last_batch() -> None:
+    batcher = Batcher[int, int](lambda _, numbers: list(numbers), BatchingConfig(lanes=2))
+    version = Version()
+    gone = weakref.ref(version)
+    assert results([batcher.submit(version, i) for i in range(4)]) == [0, 1, 2, 3]
+    del version
+    until = time.monotonic() + 5  # a result is set a moment before its batch ends
+    while gone() is not None and time.monotonic() < until:
+        time.sleep(0.001)
+    assert gone() is None
+    batcher.close()
 
 
 def test_an_idle_worker_starts_at_once_and_a_busy_one_gathers() -> None:

@@ -213,25 +213,30 @@ class Keeper:
         self._thread.join(10.0)
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closing, _TIDY_S)
-                if not self._waiting and self._closing:
-                    return
-                self._writing = one = self._waiting.popleft() if self._waiting else None
-            try:
-                if one is None:
-                    self.store.tidy(datetime.now(UTC))
-                elif not self.store.put(one.make()):
-                    self._lost()
-            except OSError as error:
-                _log.warning("cannot keep an image: %s", error)
+        while self._work_once():
+            pass  # nothing is held here: what `make` holds may be large, and it may be long to the next
+
+    def _work_once(self) -> bool:
+        """Wait for something to write, or for the time to tidy; False when closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closing, _TIDY_S)
+            if not self._waiting and self._closing:
+                return False
+            self._writing = one = self._waiting.popleft() if self._waiting else None
+        try:
+            if one is None:
+                self.store.tidy(datetime.now(UTC))
+            elif not self.store.put(one.make()):
                 self._lost()
-            finally:
-                with self._changed:
-                    self._waiting_bytes -= 0 if one is None else one.size
-                    self._writing = None
-                    self._changed.notify_all()
+        except OSError as error:
+            _log.warning("cannot keep an image: %s", error)
+            self._lost()
+        finally:
+            with self._changed:
+                self._waiting_bytes -= 0 if one is None else one.size
+                self._writing = None
+                self._changed.notify_all()
+        return True
 
 
 def _folder(moment: datetime) -> str:

@@ -1,4 +1,6 @@
 import threading
+import time
+import weakref
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -110,6 +112,24 @@ def test_a_keeper_never_waits_and_counts_what_it_cannot_take(tmp_path: Path) -> 
     keeper.close()
     assert not keeper.keep("5", lambda: kept(5), 1)
     assert {p.stem for p in tmp_path.rglob("*.image")} == {kept(n).result_id for n in (1, 2, 4)}
+
+
+def test_a_keeper_that_waits_holds_nothing_of_what_it_wrote(tmp_path: Path) -> None:
+    keeper = Keeper(store(tmp_path), lambda: None)
+    large = threading.Event()  # what `make` holds, as an inspection does its model
+    gone = weakref.ref(large)
+
+    def make(held: threading.Event = large) -> Kept:
+        return kept(int(held.is_set()))
+
+    keeper.keep("0", make, 1000)
+    del make, large
+    keeper.flush()
+    until = time.monotonic() + 5
+    while gone() is not None and time.monotonic() < until:
+        time.sleep(0.001)
+    assert gone() is None
+    keeper.close()
 
 
 def test_a_place_that_fails_costs_pictures_only(

@@ -1,0 +1,126 @@
+"""Bytes fed by hand: over a socket it is the kernel that decides where one piece ends."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+import uvicorn
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from service.connection import BoundedConnection
+
+HEAD = b"POST /score HTTP/1.1\r\nHost: line\r\n"
+
+
+class Wire(asyncio.Transport):
+    """What a socket would have sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = b""
+        self.end = asyncio.Event()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.is_closing()
+        self.sent += data
+
+    def close(self) -> None:
+        self.end.set()
+
+    def is_closing(self) -> bool:
+        return self.end.is_set()
+
+    def pause_reading(self) -> None:
+        """Nothing is read here."""
+
+    def resume_reading(self) -> None:
+        """Nothing is read here."""
+
+    def answers(self) -> list[int]:
+        return [int(one[:3]) for one in self.sent.split(b"HTTP/1.1 ")[1:]]
+
+
+async def _unread(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer without a look at the body."""
+    await PlainTextResponse("no", 404)(scope, receive, send)
+
+
+def _with_connection(check: Callable[[BoundedConnection, Wire], Awaitable[None]]) -> None:
+    async def run() -> None:
+        config = uvicorn.Config(_unread, log_config=None, lifespan="off")
+        one = BoundedConnection(
+            head_s=1.0, config=config, server_state=ServerState(), app_state={}, _loop=None
+        )
+        wire = Wire()
+        one.connection_made(wire)
+        try:
+            await check(one, wire)
+        finally:
+            one.connection_lost(None)
+
+    asyncio.run(run())
+
+
+async def _answered(wire: Wire, answers: list[int]) -> None:
+    for _ in range(1000):
+        if len(wire.answers()) >= len(answers):
+            break
+        await asyncio.sleep(0.001)
+    assert wire.answers() == answers
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 7])
+def test_the_end_of_an_unread_body_is_no_head(pieces: int) -> None:
+    async def check(one: BoundedConnection, wire: Wire) -> None:
+        size = 100_000 * pieces
+        one.data_received(HEAD + b"Content-Length: %d\r\n\r\n" % size)
+        await _answered(wire, [404])
+        for _ in range(pieces):
+            one.data_received(b"a" * 100_000)
+        assert not wire.is_closing()
+        one.data_received(HEAD + b"Content-Length: 0\r\n\r\n")
+        await _answered(wire, [404, 404])
+        assert not wire.is_closing()
+
+    _with_connection(check)
+
+
+@pytest.mark.parametrize("piece", [1_000, 100_000])
+def test_a_head_without_end_is_refused(piece: int) -> None:
+    async def check(one: BoundedConnection, wire: Wire) -> None:
+        one.data_received(HEAD + b"X-Long: ")
+        fed = 0
+        while not wire.is_closing() and fed < 200_000:
+            one.data_received(b"a" * piece)
+            fed += piece
+        assert wire.answers() == [400]
+        assert wire.is_closing()
+        assert fed < 65_536 + piece
+
+    _with_connection(check)
+
+
+def test_heads_on_one_connection_are_counted_one_by_one() -> None:
+    async def check(one: BoundedConnection, wire: Wire) -> None:
+        long = HEAD + b"X-Long: " + b"a" * 40_000
+        for number in range(1, 4):
+            one.data_received(long)
+            one.data_received(b"\r\nContent-Length: 0\r\n\r\n")
+            await _answered(wire, [404] * number)
+        assert not wire.is_closing()
+
+    _with_connection(check)
+
+
+def test_time_begins_anew_with_each_answer() -> None:
+    async def check(one: BoundedConnection, wire: Wire) -> None:
+        for number in range(1, 4):
+            await asyncio.sleep(0.5)
+            one.data_received(HEAD + b"Content-Length: 0\r\n\r\n")
+            await _answered(wire, [404] * number)
+        assert not wire.is_closing()
+        await asyncio.wait_for(wire.end.wait(), 10)
+
+    _with_connection(check)

@@ -15,6 +15,7 @@ import uvicorn
 from pydantic import ValidationError
 from starlette.datastructures import State
 
+from anomaly.device import share_arenas
 from service.app import create_app
 from service.connection import BoundedConnection
 from service.errors import StartError
@@ -32,6 +33,7 @@ def serve(**given: Any) -> None:
     loading models raises.
     """
     settings = read_settings(**given)
+    share_arenas()
     with log_to_stderr(settings.log_format, settings.log_level):
         _serve(settings)
 

@@ -1,4 +1,7 @@
 import os
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -24,6 +27,33 @@ def test_memory_is_counted_and_given_back() -> None:
     del held
     assert give_back_memory()
     assert read() < before + 100e6
+
+
+_SIXTEEN_THREADS = """
+import ctypes, os, sys, threading
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from anomaly.device import share_arenas
+print(share_arenas())
+together = threading.Barrier(16)
+def hold():
+    held = bytearray(50_000)
+    together.wait(10)
+threads = [threading.Thread(target=hold) for _ in range(16)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+ctypes.CDLL(None).malloc_stats()
+"""
+
+
+@pytest.mark.parametrize("chosen", [None, "7"])
+def test_threads_share_arenas_unless_a_user_chose(chosen: str | None) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "MALLOC_ARENA_MAX"}
+    if chosen:
+        environment["MALLOC_ARENA_MAX"] = chosen
+    command = [sys.executable, "-c", _SIXTEEN_THREADS]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    arenas = len(re.findall(r"^Arena \d+:", ran.stderr, re.MULTILINE))
+    assert (ran.stdout.strip(), arenas) == (("False", 7) if chosen else ("True", 2))
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,7 @@ class Place:
 
     priority: Priority
     cost: int
+    deadline: float | None
 
 
 class Batcher(Generic[Request, Result]):
@@ -164,36 +165,22 @@ class Batcher(Generic[Request, Result]):
         """How long this many work items take, by what was measured lately."""
         return cost * self._cost_seconds / self._config.lanes
 
-    def submit(
-        self,
-        key: Hashable,
-        request: Request,
-        *,
-        cost: int = 1,
-        priority: Priority = Priority.NORMAL,
-        deadline: float | None = None,
-        place: Place | None = None,
-    ) -> "Future[Outcome[Result]]":
-        """Queue a request; raises `QueueFull` or `BatcherClosed` at once rather than wait.
+    def submit(self, key: Hashable, request: Request, place: Place) -> "Future[Outcome[Result]]":
+        """Queue a request in the place that was kept for it; raises `BatcherClosed`.
 
-        `deadline` is on the clock of `time.monotonic`. A request whose turn would come after it, or after
-        `max_queue_wait_s`, is refused now: told at once, its sender can still do something else. One that has
-        a `place` is not refused any more.
+        It is not refused any more, but dropped where its turn comes after the place's deadline.
         """
+        item: _Item[Request, Result] = _Item(key, request, place.cost, place.deadline)
         with self._changed:
-            if place is None:
-                self._admit(priority, deadline)
-            elif not self.is_alive:
+            if not self.is_alive:
                 raise BatcherClosed("the service is shutting down")
-            else:
-                self._kept.discard(place)
-            item: _Item[Request, Result] = _Item(key, request, cost, deadline)
-            self._queues[priority].append(item)
+            self._kept.discard(place)
+            self._queues[place.priority].append(item)
             self._changed.notify()
-            return item.future
+        return item.future
 
     def admit(self, priority: Priority, deadline: float | None = None) -> None:
-        """Raise what `submit` would raise now: ask before a request costs anything."""
+        """Raise what `place` would raise now: ask before a request costs anything."""
         with self._changed:
             self._admit(priority, deadline)
 
@@ -211,11 +198,14 @@ class Batcher(Generic[Request, Result]):
     def place(
         self, priority: Priority, *, cost: int = 1, deadline: float | None = None
     ) -> Iterator[Place]:
-        """Keep room for a request until it is submitted, or the block ends; raises as `submit` does.
+        """Keep room for a request until it is submitted, or the block ends.
 
-        Whoever is refused is so before it costs anything, however many ask for the last room at once.
+        Raises `QueueFull` or `BatcherClosed` at once rather than wait: whoever is refused is so before it
+        costs anything, however many ask for the last room. `deadline` is on the clock of `time.monotonic`; a
+        request whose turn would come after it, or after `max_queue_wait_s`, is refused now, while its sender
+        can still do something else.
         """
-        place = Place(priority, cost)
+        place = Place(priority, cost, deadline)
         with self._changed:
             self._admit(priority, deadline)
             self._kept.add(place)

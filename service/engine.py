@@ -104,20 +104,9 @@ class Engine:
         """Keep room in the queue for an image while it is decoded; raises `QueueFull`."""
         return self.batcher.place(priority, cost=model.cost, deadline=deadline)
 
-    async def detect(
-        self,
-        model: ServedModel,
-        work: Work,
-        *,
-        priority: Priority,
-        deadline: float,
-        place: Place | None = None,
-    ) -> Outcome[Detection]:
+    async def detect(self, model: ServedModel, work: Work, place: Place) -> Outcome[Detection]:
         """Queue one image and wait for its detection; leaving the wait cancels queued work."""
-        future = self.batcher.submit(
-            model, work, cost=model.cost, priority=priority, deadline=deadline, place=place
-        )
-        return await asyncio.wrap_future(future)
+        return await asyncio.wrap_future(self.batcher.submit(model, work, place))
 
     async def watch(self, every_s: float) -> None:
         """Take over what is new in the models' folder, for as long as the service runs."""

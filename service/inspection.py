@@ -113,9 +113,7 @@ class Inspector:
                 work, inputs, sha256 = await self._in_pool(
                     lambda: self._work(source, model, query.camera)
                 )
-            outcome = await self.engine.detect(
-                model, work, priority=priority, deadline=deadline, place=kept
-            )
+            outcome = await self.engine.detect(model, work, kept)
         self.metrics.observe_stage(
             "queue", outcome.queue_s, timings, ended_s_ago=outcome.inference_s
         )
@@ -130,9 +128,10 @@ class Inspector:
 
     async def look(self, source: Source, model: ServedModel, camera: str | None) -> Inspection:
         """Inspect one image for our own purposes: at low priority, neither recorded nor counted."""
-        work, inputs, _ = await self._in_pool(lambda: self._work(source, model, camera))
         deadline = time.monotonic() + _OWN_DEADLINE_S
-        outcome = await self.engine.detect(model, work, priority=Priority.LOW, deadline=deadline)
+        with self.engine.place(model, Priority.LOW, deadline) as kept:
+            work, inputs, _ = await self._in_pool(lambda: self._work(source, model, camera))
+            outcome = await self.engine.detect(model, work, kept)
         return Inspection(model, source, outcome.result, "", inputs)
 
     def deadline_of(self, query: ScoreQuery) -> float:

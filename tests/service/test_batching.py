@@ -43,10 +43,24 @@ def results(futures: Sequence["Future[Outcome[int]]"]) -> list[int]:
     return [future.result(10).result for future in futures]
 
 
+def ask(
+    batcher: "Batcher[int, int]",
+    key: Hashable,
+    request: int,
+    *,
+    cost: int = 1,
+    priority: Priority = Priority.NORMAL,
+    deadline: float | None = None,
+) -> "Future[Outcome[int]]":
+    """Queue a request at once."""
+    with batcher.place(priority, cost=cost, deadline=deadline) as place:
+        return batcher.submit(key, request, place)
+
+
 def busy(batcher: "Batcher[int, int]", run: Recorder) -> "Future[Outcome[int]]":
     """Occupy the worker until the gate opens."""
     run.gate.clear()
-    first = batcher.submit("a", 0)
+    first = ask(batcher, "a", 0)
     while not run.batches:
         time.sleep(0.001)
     return first
@@ -60,7 +74,7 @@ def test_a_lane_that_waits_holds_nothing_of_its_last_batch() -> None:
     batcher = Batcher[int, int](lambda _, numbers: list(numbers), BatchingConfig(lanes=2))
     version = Version()
     gone = weakref.ref(version)
-    assert results([batcher.submit(version, i) for i in range(4)]) == [0, 1, 2, 3]
+    assert results([ask(batcher, version, i) for i in range(4)]) == [0, 1, 2, 3]
     del version
     until = time.monotonic() + 5  # a result is set a moment before its batch ends
     while gone() is not None and time.monotonic() < until:
@@ -73,7 +87,7 @@ def test_an_idle_worker_starts_at_once_and_a_busy_one_gathers() -> None:
     run = Recorder()
     batcher = Batcher(run, BatchingConfig(max_batch_cost=8))
     first = busy(batcher, run)
-    rest = [batcher.submit("a", i) for i in range(1, 6)]
+    rest = [ask(batcher, "a", i) for i in range(1, 6)]
     run.gate.set()
     assert results([first, *rest]) == [0, 2, 4, 6, 8, 10]
     assert run.batches == [("a", [0]), ("a", [1, 2, 3, 4, 5])]
@@ -85,7 +99,7 @@ def test_batches_hold_one_key_and_no_more_than_the_limit() -> None:
     batcher = Batcher(run, BatchingConfig(max_batch_cost=3))
     first = busy(batcher, run)
     keys = ["a", "b", "a", "a", "b", "a"]
-    rest = [batcher.submit(key, i + 1) for i, key in enumerate(keys)]
+    rest = [ask(batcher, key, i + 1) for i, key in enumerate(keys)]
     run.gate.set()
     assert results([first, *rest]) == [0, 2, 4, 6, 8, 10, 12]
     assert run.batches[1:] == [("a", [1, 3, 4]), ("b", [2, 5]), ("a", [6])]
@@ -102,7 +116,7 @@ def test_every_request_ends_with_its_own_result_or_error(
     requests: list[tuple[str, int]], size: int, lanes: int
 ) -> None:
     batcher = Batcher(Recorder(), BatchingConfig(lanes, size, max_queue_size=100))
-    futures = [batcher.submit(key, value) for key, value in requests]
+    futures = [ask(batcher, key, value) for key, value in requests]
     assert not wait(futures, timeout=10).not_done
     for (_, value), future in zip(requests, futures, strict=True):
         if value < 0:
@@ -116,7 +130,7 @@ def test_a_bad_request_does_not_harm_its_batch_mates() -> None:
     run = Recorder()
     batcher = Batcher(run, BatchingConfig())
     first = busy(batcher, run)
-    mates = [batcher.submit("a", value) for value in (1, -1, 2)]
+    mates = [ask(batcher, "a", value) for value in (1, -1, 2)]
     run.gate.set()
     assert first.result(10).result == 0
     assert mates[0].result(10).result == 2
@@ -130,10 +144,10 @@ def test_a_full_queue_says_so_at_once_and_when_to_come_back() -> None:
     run = Recorder()
     batcher = Batcher(run, BatchingConfig(max_queue_size=2))
     first = busy(batcher, run)
-    waiting = [batcher.submit("a", 1), batcher.submit("a", 2)]
+    waiting = [ask(batcher, "a", 1), ask(batcher, "a", 2)]
     assert batcher.depth == 2
     with pytest.raises(QueueFull) as caught:
-        batcher.submit("a", 3)
+        ask(batcher, "a", 3)
     assert caught.value.retry_after_s > 0
     run.gate.set()
     assert results([first, *waiting]) == [0, 2, 4]
@@ -146,13 +160,13 @@ def test_what_would_come_too_late_is_refused_at_once() -> None:
     first = busy(batcher, run)
     each = batcher.seconds_for(10)
     assert each == pytest.approx(0.1)  # not measured yet
-    waiting = [batcher.submit("a", i, cost=10) for i in (1, 2)]
+    waiting = [ask(batcher, "a", i, cost=10) for i in (1, 2)]
     with pytest.raises(QueueFull, match=r"0\.2 s"):
-        batcher.submit("a", 3, cost=10, deadline=time.monotonic() + 0.1)
-    waiting.append(batcher.submit("a", 3, cost=10, deadline=time.monotonic() + 5))
-    waiting.append(batcher.submit("a", 4, cost=10))
+        ask(batcher, "a", 3, cost=10, deadline=time.monotonic() + 0.1)
+    waiting.append(ask(batcher, "a", 3, cost=10, deadline=time.monotonic() + 5))
+    waiting.append(ask(batcher, "a", 4, cost=10))
     with pytest.raises(QueueFull):  # forty work items would have their turn before
-        batcher.submit("a", 5, cost=10)
+        ask(batcher, "a", 5, cost=10)
     run.gate.set()
     assert results([first, *waiting]) == [0, 2, 4, 6, 8]
     batcher.close()
@@ -162,7 +176,7 @@ def test_a_cancelled_request_is_never_run() -> None:
     run = Recorder()
     batcher = Batcher(run, BatchingConfig())
     first = busy(batcher, run)
-    gone, stays = batcher.submit("a", 7), batcher.submit("a", 8)
+    gone, stays = ask(batcher, "a", 7), ask(batcher, "a", 8)
     assert gone.cancel()
     run.gate.set()
     assert results([first, stays]) == [0, 16]
@@ -175,9 +189,9 @@ def test_a_delay_waits_for_company_but_not_for_ever() -> None:
     run = Recorder()
     batcher = Batcher(run, BatchingConfig(max_batch_cost=2, max_queue_delay_s=0.2))
     started = time.monotonic()
-    assert batcher.submit("a", 1).result(10).result == 2
+    assert ask(batcher, "a", 1).result(10).result == 2
     assert time.monotonic() - started >= 0.15
-    pair = [batcher.submit("a", 2), batcher.submit("a", 3)]
+    pair = [ask(batcher, "a", 2), ask(batcher, "a", 3)]
     assert results(pair) == [4, 6]
     assert run.batches[-1] == ("a", [2, 3])
     batcher.close()
@@ -187,20 +201,20 @@ def test_closing_finishes_what_waits_and_refuses_more() -> None:
     run = Recorder()
     batcher = Batcher(run, BatchingConfig())
     first = busy(batcher, run)
-    waiting = batcher.submit("a", 4)
+    waiting = ask(batcher, "a", 4)
     run.gate.set()
     batcher.close()
     assert results([first, waiting]) == [0, 8]
     assert not batcher.is_alive
     with pytest.raises(BatcherClosed):
-        batcher.submit("a", 1)
+        ask(batcher, "a", 1)
 
 
 def test_outcomes_tell_how_long_and_with_how_many() -> None:
     run = Recorder()
     batcher = Batcher(run, BatchingConfig())
     first = busy(batcher, run)
-    mates = [batcher.submit("a", i) for i in (1, 2)]
+    mates = [ask(batcher, "a", i) for i in (1, 2)]
     time.sleep(0.05)
     run.gate.set()
     assert first.result(10).batch_size == 1
@@ -216,7 +230,7 @@ def test_a_wrong_number_of_results_is_an_error_not_a_mix_up() -> None:
         return []
 
     batcher: Batcher[int, int] = Batcher(short, BatchingConfig())
-    assert isinstance(batcher.submit("a", 1).exception(10), RuntimeError)
+    assert isinstance(ask(batcher, "a", 1).exception(10), RuntimeError)
     batcher.close()
 
 
@@ -224,7 +238,7 @@ def test_a_batch_is_bounded_by_cost_and_a_request_over_it_runs_alone() -> None:
     run = Recorder()
     batcher = Batcher(run, BatchingConfig(max_batch_cost=10))
     first = busy(batcher, run)
-    rest = [batcher.submit("a", i, cost=cost) for i, cost in enumerate((4, 6, 1, 25, 3), 1)]
+    rest = [ask(batcher, "a", i, cost=cost) for i, cost in enumerate((4, 6, 1, 25, 3), 1)]
     run.gate.set()
     results([first, *rest])
     assert [batch for _, batch in run.batches[1:]] == [[1, 2], [3], [4], [5]]
@@ -235,8 +249,8 @@ def test_low_priority_waits_but_gets_every_fourth_turn() -> None:
     run = Recorder()
     batcher = Batcher(run, BatchingConfig(max_batch_cost=1))
     first = busy(batcher, run)
-    low = [batcher.submit("a", 100 + i, priority=Priority.LOW) for i in range(2)]
-    normal = [batcher.submit("a", i) for i in range(1, 9)]
+    low = [ask(batcher, "a", 100 + i, priority=Priority.LOW) for i in range(2)]
+    normal = [ask(batcher, "a", i) for i in range(1, 9)]
     run.gate.set()
     results([first, *low, *normal])
     order = [batch[0] for _, batch in run.batches[1:]]
@@ -248,8 +262,8 @@ def test_normal_requests_ride_along_with_a_low_one_but_not_the_other_way() -> No
     run = Recorder()
     batcher = Batcher(run, BatchingConfig(max_batch_cost=3))
     first = busy(batcher, run)
-    low = [batcher.submit("a", 100, priority=Priority.LOW)]
-    normal = [batcher.submit("a", i) for i in (1, 2)]
+    low = [ask(batcher, "a", 100, priority=Priority.LOW)]
+    normal = [ask(batcher, "a", i) for i in (1, 2)]
     run.gate.set()
     results([first, *low, *normal])
     assert [batch for _, batch in run.batches[1:]] == [[1, 2], [100]]
@@ -260,10 +274,10 @@ def test_each_priority_has_its_own_room() -> None:
     run = Recorder()
     batcher = Batcher(run, BatchingConfig(max_queue_size=2))
     first = busy(batcher, run)
-    low = [batcher.submit("a", i, priority=Priority.LOW) for i in (1, 2)]
+    low = [ask(batcher, "a", i, priority=Priority.LOW) for i in (1, 2)]
     with pytest.raises(QueueFull):
-        batcher.submit("a", 3, priority=Priority.LOW)
-    normal = batcher.submit("a", 4)
+        ask(batcher, "a", 3, priority=Priority.LOW)
+    normal = ask(batcher, "a", 4)
     run.gate.set()
     assert results([first, *low, normal]) == [0, 2, 4, 8]
     batcher.close()
@@ -292,18 +306,18 @@ def test_only_the_normal_queue_gets_short() -> None:
     run = Recorder()
     batcher = Batcher(run, BatchingConfig(max_queue_size=20))
     first = busy(batcher, run)
-    waiting = [batcher.submit("a", 0) for _ in range(20)]
-    low = [batcher.submit("a", 0, priority=Priority.LOW) for _ in range(20)]
+    waiting = [ask(batcher, "a", 0) for _ in range(20)]
+    low = [ask(batcher, "a", 0, priority=Priority.LOW) for _ in range(20)]
     for priority in Priority:
         with pytest.raises(QueueFull):
-            batcher.submit("a", 0, priority=priority)
+            ask(batcher, "a", 0, priority=priority)
     for one in (*waiting[16:], *low[16:]):
         one.cancel()
     batcher._drop_lost(batcher._queues[Priority.NORMAL])
     batcher._drop_lost(batcher._queues[Priority.LOW])
     with pytest.raises(QueueFull):
-        batcher.submit("a", 0)
-    low.append(batcher.submit("a", 0, priority=Priority.LOW))
+        ask(batcher, "a", 0)
+    low.append(ask(batcher, "a", 0, priority=Priority.LOW))
     run.gate.set()
     results([first, *waiting[:16], *low[:16], low[-1]])
     batcher.close()
@@ -314,13 +328,12 @@ def test_a_place_is_room_in_the_queue_until_it_is_used_or_given_up() -> None:
     batcher = Batcher(run, BatchingConfig(max_queue_size=1))
     first = busy(batcher, run)
     with batcher.place(Priority.NORMAL) as place:
-        for ask in (batcher.submit, lambda *_: batcher.place(Priority.NORMAL).__enter__()):
-            with pytest.raises(QueueFull):
-                ask("a", 3)
+        with pytest.raises(QueueFull), batcher.place(Priority.NORMAL):
+            pass
         assert batcher.full() is not None
         with batcher.place(Priority.LOW):  # has room of its own
             pass
-        kept = batcher.submit("a", 1, place=place)
+        kept = batcher.submit("a", 1, place)
         assert batcher.full() is not None  # it waits
     kept.cancel()
     run.gate.set()
@@ -328,7 +341,7 @@ def test_a_place_is_room_in_the_queue_until_it_is_used_or_given_up() -> None:
     with pytest.raises(ZeroDivisionError), batcher.place(Priority.NORMAL):
         raise ZeroDivisionError
     assert batcher.full() is None
-    assert batcher.submit("a", 4).result(10).result == 8
+    assert ask(batcher, "a", 4).result(10).result == 8
     batcher.close()
     with pytest.raises(BatcherClosed), batcher.place(Priority.NORMAL):
         pass
@@ -339,9 +352,9 @@ def test_work_past_its_deadline_is_dropped_before_it_is_run() -> None:
     run, dropped = Recorder(), []
     batcher = Batcher(run, BatchingConfig(), events=Events(dropped=dropped.append))
     first = busy(batcher, run)
-    late = batcher.submit("a", 7, deadline=time.monotonic() + 0.02)
-    timely = batcher.submit("a", 8, deadline=time.monotonic() + 60)
-    gone = batcher.submit("a", 9)
+    late = ask(batcher, "a", 7, deadline=time.monotonic() + 0.02)
+    timely = ask(batcher, "a", 8, deadline=time.monotonic() + 60)
+    gone = ask(batcher, "a", 9)
     gone.cancel()
     time.sleep(0.05)
     run.gate.set()
@@ -356,7 +369,7 @@ def test_a_jump_of_the_wall_clock_changes_nothing(monkeypatch: pytest.MonkeyPatc
     run = Recorder()
     batcher = Batcher(run, BatchingConfig())
     first = busy(batcher, run)
-    waiting = batcher.submit("a", 1, deadline=time.monotonic() + 30)
+    waiting = ask(batcher, "a", 1, deadline=time.monotonic() + 30)
     monkeypatch.setattr(time, "time", lambda: 4e9)
     run.gate.set()
     outcome = waiting.result(10)
@@ -385,16 +398,16 @@ def test_a_batch_too_large_for_the_device_is_run_in_parts_and_the_limit_recovers
         return run(key, requests)
 
     batcher = Batcher(gated, BatchingConfig(max_batch_cost=8), events=Events(limit=limits.append))
-    first = batcher.submit("a", 0)
+    first = ask(batcher, "a", 0)
     assert started.wait(10)
-    rest = [batcher.submit("a", i) for i in range(1, 9)]
+    rest = [ask(batcher, "a", i) for i in range(1, 9)]
     gate.set()
     assert results([first, *rest]) == [2 * i for i in range(9)]
     assert batches == [1, 8, 4, 2, 2, 2, 2]
     assert limits[:2] == [4, 2]
     capacity = 100
     for _ in range(700):
-        results([batcher.submit("a", 1, cost=8)])
+        results([ask(batcher, "a", 1, cost=8)])
     assert limits[-1] == 8  # it came back, step by step
     assert limits[2:] == sorted(limits[2:])
     batcher.close()
@@ -407,7 +420,7 @@ def test_a_request_that_never_fits_fails_alone() -> None:
         return [2 * r for r in requests]
 
     batcher = Batcher(run, BatchingConfig())
-    good, bad = batcher.submit("a", 1), batcher.submit("a", 13)
+    good, bad = ask(batcher, "a", 1), ask(batcher, "a", 13)
     assert isinstance(bad.exception(10), TooMuchAtOnce)
     assert good.result(10).result == 2
     batcher.close()
@@ -421,8 +434,8 @@ def fatal(key: Hashable, requests: Sequence[int]) -> list[int]:
 
 def test_inference_that_breaks_off_fails_its_batch_at_once_and_goes_on() -> None:
     batcher = Batcher(fatal, BatchingConfig())
-    assert isinstance(batcher.submit("a", 666).exception(10), InferenceCrashed)
-    assert batcher.submit("a", 4).result(10).result == 8
+    assert isinstance(ask(batcher, "a", 666).exception(10), InferenceCrashed)
+    assert ask(batcher, "a", 4).result(10).result == 8
     assert batcher.is_alive
     batcher.close()
 
@@ -431,10 +444,10 @@ def test_lanes_compute_at_once_and_share_what_waits() -> None:
     run = Recorder()
     batcher = Batcher(run, BatchingConfig(lanes=2))
     first = busy(batcher, run)
-    second = batcher.submit("a", 1)
+    second = ask(batcher, "a", 1)
     while len(run.batches) < 2:  # the other lane takes it although the first is held up
         time.sleep(0.001)
-    rest = [batcher.submit("a", i) for i in range(2, 9)]
+    rest = [ask(batcher, "a", i) for i in range(2, 9)]
     run.gate.set()
     assert results([first, second, *rest]) == [2 * i for i in range(9)]
     assert run.batches[:3] == [("a", [0]), ("a", [1]), ("a", [2, 3, 4, 5])]
@@ -450,11 +463,11 @@ def test_a_lane_that_hangs_is_seen_while_the_other_works() -> None:
         return [2 * r for r in requests]
 
     batcher = Batcher(run, BatchingConfig(lanes=2))
-    hanging = batcher.submit("a", 0)
+    hanging = ask(batcher, "a", 0)
     while not batcher.busy_s:
         time.sleep(0.001)
     for i in range(1, 6):
-        assert batcher.submit("a", i).result(10).result == 2 * i
+        assert ask(batcher, "a", i).result(10).result == 2 * i
     time.sleep(0.02)
     assert batcher.busy_s >= 0.02
     gate.set()
@@ -472,12 +485,12 @@ def kinds_of_breaking_off(lanes: int) -> list[type]:
         return fatal(key, requests)
 
     batcher = Batcher(gated, BatchingConfig(lanes, max_batch_cost=1))
-    futures = [batcher.submit("a", 666) for _ in range(6)]
+    futures = [ask(batcher, "a", 666) for _ in range(6)]
     gate.set()
     kinds = [type(future.exception(10)) for future in futures]
     assert not batcher.is_alive
     with pytest.raises(BatcherClosed):
-        batcher.submit("a", 1)
+        ask(batcher, "a", 1)
     batcher.close()
     return kinds
 
@@ -527,7 +540,7 @@ def test_whatever_is_asked_every_request_ends(
     batcher = Batcher(run, BatchingConfig(lanes, max_batch_cost=9, max_queue_size=100))
     futures = []
     for value, cost, priority, leaves in requests:
-        futures.append(batcher.submit("a", value, cost=cost, priority=priority))
+        futures.append(ask(batcher, "a", value, cost=cost, priority=priority))
         if leaves:
             futures[-1].cancel()
     assert not wait(futures, timeout=10).not_done

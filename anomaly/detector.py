@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -38,7 +39,8 @@ class Detector:
         self.model = model.eval().to(self.device)
         self.calibration = calibration
         self.cameras = cameras or {}
-        self.network = network or self._by_model
+        # No method of its own: a detector in a circle would wait for the collector to be freed.
+        self.network = network or partial(_by_model, self.model, self.device)
 
     def calibration_of(self, camera: str | None) -> Calibration:
         """Return the calibration that judges a camera's parts: its own, or the one for all others."""
@@ -71,9 +73,12 @@ class Detector:
             for i, (judge_, placement) in enumerate(zip(judges, placements, strict=True))
         ]
 
-    def _by_model(self, pixels: torch.Tensor, seeds: Sequence[int]) -> PatchErrors:
-        errors: PatchErrors = self.model(pixels.to(self.device), seeds)
-        return errors.cpu()
+
+def _by_model(
+    model: AnomalyModel, device: torch.device, pixels: torch.Tensor, seeds: Sequence[int]
+) -> PatchErrors:
+    errors: PatchErrors = model(pixels.to(device), seeds)
+    return errors.cpu()
 
 
 def detection_of(

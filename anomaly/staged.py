@@ -7,6 +7,7 @@ the next size and copied through pinned memory into buffers that stay where they
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -79,7 +80,7 @@ class _Stage:
         on_gpu = device.type == "cuda"
         self._host = [one.pin_memory() if on_gpu else one.clone() for one in example]
         self._here = [one.to(device) for one in self._host]  # on a CPU the same tensors
-        self._compute = _captured(path, self._here) if on_gpu else lambda: path(*self._here)
+        self._compute = _captured(path, self._here) if on_gpu else partial(path, *self._here)
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Evidence (n, R, E, L) on the CPU of n images, up to the stage's size."""

@@ -2,6 +2,8 @@
 
 import shutil
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +78,33 @@ def test_what_a_switch_leaves_is_given_back(
     assert given_back == 1
     client.post("/v1/models/left:activate")
     assert given_back == 2
+
+
+def test_a_version_is_freed_at_the_second_switch(
+    tiny_bundle: Bundle, models: Path, tmp_path: Path
+) -> None:
+    own = settings(
+        models,
+        default_model="left",
+        record="on",
+        record_dir=tmp_path / "record",
+        keep="all",
+    )
+    app = create_app(own)
+    with TestClient(app) as client:
+        slot = app.state.inspector.engine.registry.slots["left"]
+        first = weakref.ref(slot.active.detector)
+        for _ in range(8):  # both lanes, the decoders and the keeper have had it in hand
+            assert serving(client) == "v1"
+        for version, rate in (("v2", 0.2), ("v3", 0.3)):
+            publish(tiny_bundle, models / "left", version, rate)
+            assert client.post("/v1/models/left:load").status_code == 200
+            assert client.post("/v1/models/left:activate").json()["active"] == version
+            assert (version == "v3") or first() is not None  # kept for a rollback
+        until = time.monotonic() + 5  # nobody asks any more, and yet no idle thread holds it
+        while first() is not None and time.monotonic() < until:
+            time.sleep(0.01)
+        assert first() is None
 
 
 def test_a_rollback_outlives_a_restart_until_something_new_comes(

@@ -121,7 +121,7 @@ def _keep_busy(
 ) -> None:
     until = time.monotonic() + seconds
     senders = [
-        threading.Thread(target=traffic.send, args=(seen, until, rate / _SENDERS, i))
+        threading.Thread(target=traffic.send, args=(seen, until, rate / _SENDERS, i), daemon=True)
         for i in range(_SENDERS)
     ]
     for sender in senders:

@@ -13,10 +13,11 @@ _MOST_BYTES = 65_536  # of a head
 
 
 class BoundedConnection(HttpToolsProtocol):
-    """Closes a connection on which no head of a request is complete `head_s` seconds after it could begin.
+    """Closes a connection on which no head of a request is complete `head_s` seconds after it began.
 
-    What was left unread of the request before has the same time. A head that is not complete after 64 KB is
-    answered 400.
+    The first may begin when the connection is there, those after an answer with their first byte: until then
+    uvicorn's `timeout_keep_alive` holds. What was left unread of the request before has the same time. A head
+    that is not complete after 64 KB is answered 400.
     """
 
     def __init__(self, *, head_s: float, **given: Any) -> None:
@@ -27,12 +28,14 @@ class BoundedConnection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a request."""
+        """Begin to wait for the first request."""
         super().connection_made(transport)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and count what is still a head."""
+        if self._timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._wait()
         was_in_body = self._in_body  # of a request that was answered unread
         super().data_received(data)
         if was_in_body or self._in_body or self._timer is None or self.transport.is_closing():
@@ -53,20 +56,12 @@ class BoundedConnection(HttpToolsProtocol):
         self._head_bytes = 0
         super().on_message_complete()
 
-    def on_response_complete(self) -> None:
-        """Wait for the next request."""
-        is_next_here = bool(self.pipeline)  # sent before this was answered
-        super().on_response_complete()
-        if not is_next_here and not self.transport.is_closing():
-            self._wait()
-
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._stop_waiting()
         super().connection_lost(exc)
 
     def _wait(self) -> None:
-        self._stop_waiting()
         self._timer = self.loop.call_later(self._head_s, self.transport.close)
 
     def _stop_waiting(self) -> None:

@@ -53,6 +53,7 @@ def _serve(settings: Settings) -> None:
         http=partial(BoundedConnection, head_s=settings.read_timeout_s),  # type: ignore[arg-type]
         log_config=None,
         access_log=False,
+        timeout_keep_alive=settings.keep_alive_s,
         ssl_certfile=settings.tls_cert_file,
         ssl_keyfile=settings.tls_key_file,
         timeout_graceful_shutdown=math.ceil(settings.drain_limit_s),

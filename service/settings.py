@@ -73,6 +73,7 @@ class Settings(BaseSettings):
     )
     max_wait_ms: float = Field(30_000, gt=0, description="Longest a request may take, once read.")
     read_timeout_s: float = Field(15, gt=0, description="Longest a head or a body may take.")
+    keep_alive_s: int = Field(120, ge=1, description="Longest that a connection may idle.")
     stall_after_s: float = Field(60, gt=0, description="A batch that runs longer fails readiness.")
     drain_delay_s: float = Field(1, ge=0, description="From failing readiness to not listening.")
     drain_limit_s: float = Field(30, ge=0, description="Longest that requests are finished for.")

@@ -47,9 +47,13 @@ async def _unread(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse("no", 404)(scope, receive, send)
 
 
-def _with_connection(check: Callable[[BoundedConnection, Wire], Awaitable[None]]) -> None:
+def _with_connection(
+    check: Callable[[BoundedConnection, Wire], Awaitable[None]], keep_alive_s: int = 60
+) -> None:
     async def run() -> None:
-        config = uvicorn.Config(_unread, log_config=None, lifespan="off")
+        config = uvicorn.Config(
+            _unread, log_config=None, lifespan="off", timeout_keep_alive=keep_alive_s
+        )
         one = BoundedConnection(
             head_s=1.0, config=config, server_state=ServerState(), app_state={}, _loop=None
         )
@@ -114,13 +118,33 @@ def test_heads_on_one_connection_are_counted_one_by_one() -> None:
     _with_connection(check)
 
 
-def test_time_begins_anew_with_each_answer() -> None:
+def test_after_an_answer_a_connection_may_idle_but_not_begin_and_stop() -> None:
     async def check(one: BoundedConnection, wire: Wire) -> None:
-        for number in range(1, 4):
-            await asyncio.sleep(0.5)
+        for number in range(1, 3):
             one.data_received(HEAD + b"Content-Length: 0\r\n\r\n")
             await _answered(wire, [404] * number)
+            await asyncio.sleep(1.5)  # a head may take one second
         assert not wire.is_closing()
+        one.data_received(HEAD)
         await asyncio.wait_for(wire.end.wait(), 10)
 
     _with_connection(check)
+
+
+def test_what_is_left_of_an_unread_body_has_the_time_of_a_head() -> None:
+    async def check(one: BoundedConnection, wire: Wire) -> None:
+        one.data_received(HEAD + b"Content-Length: 1000\r\n\r\n")
+        await _answered(wire, [404])
+        one.data_received(b"a" * 100)
+        await asyncio.wait_for(wire.end.wait(), 10)
+
+    _with_connection(check)
+
+
+def test_an_idle_connection_is_closed_in_the_end() -> None:
+    async def check(one: BoundedConnection, wire: Wire) -> None:
+        one.data_received(HEAD + b"Content-Length: 0\r\n\r\n")
+        await _answered(wire, [404])
+        await asyncio.wait_for(wire.end.wait(), 10)
+
+    _with_connection(check, keep_alive_s=1)

@@ -155,6 +155,20 @@ def test_connections_that_bring_no_request_are_closed(tiny_folder: Path) -> None
 
 
 @pytest.mark.slow
+def test_a_connection_outlives_the_takt(tiny_folder: Path) -> None:
+    server = RealServer(tiny_folder)
+    address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    with socket.create_connection(address, timeout=10) as line:
+        for pause in (0, 6):  # uvicorn by itself closes after five seconds
+            time.sleep(pause)
+            line.sendall(b"GET /health/live HTTP/1.1\r\nHost: line\r\n\r\n")
+            assert line.recv(4000).startswith(b"HTTP/1.1 200 ")
+    server.process.send_signal(signal.SIGTERM)
+    exit_code, log = server.stop()
+    assert exit_code == 0, log
+
+
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(tiny_folder: Path) -> None:
     server = RealServer(tiny_folder)
     server.process.send_signal(signal.SIGTERM)

@@ -63,9 +63,8 @@ def give_back_memory() -> bool:
     Images of many sizes in several threads leave glibc's arenas full of holes: 20,000 of them held 700 MB
     that nothing used (docs/LOG.md).
     """
-    try:
-        trim = ctypes.CDLL("libc.so.6").malloc_trim
-    except (OSError, AttributeError):
+    trim = _from_glibc("malloc_trim")
+    if trim is None:
         return False
     trim(0)
     return True
@@ -78,13 +77,18 @@ def share_arenas() -> bool:
     through stays behind in each: a quarter of a gigabyte after twenty versions of a model (docs/LOG.md).
     Threads that have an arena keep it, so this comes before they start.
     """
-    if "MALLOC_ARENA_MAX" in os.environ:
-        return False
-    try:
-        set_option = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
+    set_option = _from_glibc("mallopt")
+    if set_option is None or "MALLOC_ARENA_MAX" in os.environ:
         return False
     return bool(set_option(_M_ARENA_MAX, max(2, usable_cores())))
+
+
+def _from_glibc(name: str) -> Callable[..., int] | None:
+    try:
+        found: Callable[..., int] = getattr(ctypes.CDLL("libc.so.6"), name)
+    except (OSError, AttributeError):
+        return None
+    return found
 
 
 def usable_cores() -> int:

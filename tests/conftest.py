@@ -1,7 +1,10 @@
 """A tiny real model, built in about a second, serves every test that needs one."""
 
 import os
+import time
+import weakref
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -149,3 +152,11 @@ def generator() -> torch.Generator:
 
 def samples(folder: Path) -> list[Sample]:
     return [Sample(p, "good", "train", p.stem) for p in sorted(folder.iterdir())]
+
+
+def is_freed(held: weakref.ref[Any]) -> bool:
+    """Whether nobody holds it any more, within some seconds: threads may be about to let go."""
+    until = time.monotonic() + 5
+    while held() is not None and time.monotonic() < until:
+        time.sleep(0.001)
+    return held() is None

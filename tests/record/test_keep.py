@@ -1,5 +1,4 @@
 import threading
-import time
 import weakref
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 
 from record.keep import KeepConfig, Keeper, Kept, KeptStore
+from tests.conftest import is_freed
 
 NOW = datetime(2026, 3, 1, 12, 7, tzinfo=UTC)
 
@@ -125,10 +125,7 @@ def test_a_keeper_that_waits_holds_nothing_of_what_it_wrote(tmp_path: Path) -> N
     keeper.keep("0", make, 1000)
     del make, large
     keeper.flush()
-    until = time.monotonic() + 5
-    while gone() is not None and time.monotonic() < until:
-        time.sleep(0.001)
-    assert gone() is None
+    assert is_freed(gone)
     keeper.close()
 
 

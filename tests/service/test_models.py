@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +14,7 @@ from anomaly.bundle import Bundle, save_bundle
 from record.audit import Audit
 from service import registry
 from service.app import create_app
-from tests.conftest import normal_pixels, png
+from tests.conftest import is_freed, normal_pixels, png
 from tests.service.conftest import settings
 
 GOOD = png(normal_pixels(6000))
@@ -101,10 +100,7 @@ def test_a_version_is_freed_at_the_second_switch(
             assert client.post("/v1/models/left:load").status_code == 200
             assert client.post("/v1/models/left:activate").json()["active"] == version
             assert (version == "v3") or first() is not None  # kept for a rollback
-        until = time.monotonic() + 5  # nobody asks any more, and yet no idle thread holds it
-        while first() is not None and time.monotonic() < until:
-            time.sleep(0.01)
-        assert first() is None
+        assert is_freed(first)  # nobody asks any more, and yet no idle thread holds it
 
 
 def test_a_rollback_outlives_a_restart_until_something_new_comes(

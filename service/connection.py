@@ -24,6 +24,7 @@ class BoundedConnection(HttpToolsProtocol):
         super().__init__(**given)
         self._head_s = head_s
         self._head_bytes = 0
+        self._in_head = False
         self._in_body = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -44,9 +45,15 @@ class BoundedConnection(HttpToolsProtocol):
         if self._head_bytes > _MOST_BYTES:
             self.send_400_response("The head of the request is too long.")
 
+    def on_message_begin(self) -> None:
+        """The first byte of a head is there."""
+        self._in_head = True
+        super().on_message_begin()
+
     def on_headers_complete(self) -> None:
         """The head is there: what follows has limits of its own."""
         self._stop_waiting()
+        self._in_head = False
         self._in_body = True
         super().on_headers_complete()
 
@@ -56,12 +63,19 @@ class BoundedConnection(HttpToolsProtocol):
         self._head_bytes = 0
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        """Wait for a head that began before this answer."""
+        super().on_response_complete()
+        if self._in_head and self.cycle.response_complete and not self.transport.is_closing():
+            self._wait()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._stop_waiting()
         super().connection_lost(exc)
 
     def _wait(self) -> None:
+        self._stop_waiting()
         self._timer = self.loop.call_later(self._head_s, self.transport.close)
 
     def _stop_waiting(self) -> None:

@@ -131,6 +131,15 @@ def test_after_an_answer_a_connection_may_idle_but_not_begin_and_stop() -> None:
     _with_connection(check)
 
 
+def test_a_head_that_began_before_the_answer_has_its_time_from_there() -> None:
+    async def check(one: BoundedConnection, wire: Wire) -> None:
+        one.data_received(HEAD + b"Content-Length: 0\r\n\r\n" + HEAD)
+        await _answered(wire, [404])
+        await asyncio.wait_for(wire.end.wait(), 10)
+
+    _with_connection(check)
+
+
 def test_what_is_left_of_an_unread_body_has_the_time_of_a_head() -> None:
     async def check(one: BoundedConnection, wire: Wire) -> None:
         one.data_received(HEAD + b"Content-Length: 1000\r\n\r\n")

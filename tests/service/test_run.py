@@ -1,5 +1,6 @@
 import contextlib
 import gc
+import http.client
 import os
 import signal
 import socket
@@ -157,12 +158,16 @@ def test_connections_that_bring_no_request_are_closed(tiny_folder: Path) -> None
 @pytest.mark.slow
 def test_a_connection_outlives_the_takt(tiny_folder: Path) -> None:
     server = RealServer(tiny_folder)
-    address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
-    with socket.create_connection(address, timeout=10) as line:
-        for pause in (0, 6):  # uvicorn by itself closes after five seconds
-            time.sleep(pause)
-            line.sendall(b"GET /health/live HTTP/1.1\r\nHost: line\r\n\r\n")
-            assert line.recv(4000).startswith(b"HTTP/1.1 200 ")
+    line = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=10)
+    line.connect()
+    connection = line.sock
+    for pause in (0, 6):  # uvicorn by itself closes after five seconds
+        time.sleep(pause)
+        line.request("GET", "/health/live")
+        with line.getresponse() as answer:
+            assert (answer.status, answer.read()) == (200, b'{"status":"live"}')
+        assert line.sock is connection  # neither side closed it
+    line.close()
     server.process.send_signal(signal.SIGTERM)
     exit_code, log = server.stop()
     assert exit_code == 0, log

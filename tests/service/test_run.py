@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx2
@@ -68,7 +69,13 @@ class RealServer:
                     return
             except httpx2.TransportError:
                 time.sleep(0.2)
+        self.end()
         raise AssertionError("the server never became ready")
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
 
     def stop(self) -> tuple[int, str]:
         """Return the exit code and the log."""
@@ -76,9 +83,27 @@ class RealServer:
         return self.process.returncode, log.decode()
 
 
+Start = Callable[..., RealServer]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Make servers, and leave none behind a test that failed."""
+    with contextlib.ExitStack() as ends:
+
+        def make(models: Path, authority: Path | None = None, **variables: str) -> RealServer:
+            server = RealServer(models, authority, **variables)
+            ends.callback(server.end)
+            return server
+
+        yield make
+
+
 @pytest.mark.slow
-def test_a_stopping_server_fails_readiness_first_and_loses_no_request(tiny_folder: Path) -> None:
-    server = RealServer(tiny_folder)
+def test_a_stopping_server_fails_readiness_first_and_loses_no_request(
+    start: Start, tiny_folder: Path
+) -> None:
+    server = start(tiny_folder)
     image, codes, stopped = png(normal_pixels(1)), [], threading.Event()
 
     def ask() -> None:
@@ -105,8 +130,8 @@ def test_a_stopping_server_fails_readiness_first_and_loses_no_request(tiny_folde
 
 
 @pytest.mark.slow
-def test_a_log_that_nobody_reads_holds_up_no_request(tiny_folder: Path) -> None:
-    server = RealServer(tiny_folder)  # its log goes into a pipe of 64 KB that is read at the end
+def test_a_log_that_nobody_reads_holds_up_no_request(start: Start, tiny_folder: Path) -> None:
+    server = start(tiny_folder)  # its log goes into a pipe of 64 KB that is read at the end
     image = png(normal_pixels(1))
     with httpx2.Client(timeout=10, headers={"X-Request-ID": "a" * 64}) as client:
         codes = {client.post(f"{server.url}/score", content=image).status_code for _ in range(300)}
@@ -117,8 +142,8 @@ def test_a_log_that_nobody_reads_holds_up_no_request(tiny_folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_connections_that_bring_no_request_are_closed(tiny_folder: Path) -> None:
-    server = RealServer(tiny_folder, MASKLINE_READ_TIMEOUT_S="1")
+def test_connections_that_bring_no_request_are_closed(start: Start, tiny_folder: Path) -> None:
+    server = start(tiny_folder, MASKLINE_READ_TIMEOUT_S="1")
     address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
     image, half = png(normal_pixels(1)), b"POST /score HTTP/1.1\r\nHost: line\r\n"
     with httpx2.Client(timeout=10) as client, contextlib.ExitStack() as open_now:
@@ -156,8 +181,8 @@ def test_connections_that_bring_no_request_are_closed(tiny_folder: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_connection_outlives_the_takt(tiny_folder: Path) -> None:
-    server = RealServer(tiny_folder)
+def test_a_connection_outlives_the_takt(start: Start, tiny_folder: Path) -> None:
+    server = start(tiny_folder)
     line = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=10)
     line.connect()
     connection = line.sock
@@ -174,8 +199,8 @@ def test_a_connection_outlives_the_takt(tiny_folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_it_at_once(tiny_folder: Path) -> None:
-    server = RealServer(tiny_folder)
+def test_a_second_signal_ends_it_at_once(start: Start, tiny_folder: Path) -> None:
+    server = start(tiny_folder)
     server.process.send_signal(signal.SIGTERM)
     time.sleep(0.2)
     started = time.monotonic()
@@ -186,10 +211,12 @@ def test_a_second_signal_ends_it_at_once(tiny_folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_server_starts_again_with_what_served(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_a_killed_server_starts_again_with_what_served(
+    start: Start, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
     models, image = tmp_path / "models", png(normal_pixels(1))
     save_bundle(tiny_bundle, models / "part", "v1")
-    server = RealServer(models)
+    server = start(models)
     busy = threading.Event()
 
     def publish() -> None:  # versions are written, read and switched to while it is killed
@@ -211,7 +238,7 @@ def test_a_killed_server_starts_again_with_what_served(tiny_bundle: Bundle, tmp_
     server.process.communicate()
     busy.set()
     publisher.join()
-    again = RealServer(models)
+    again = start(models)
     after = httpx2.post(f"{again.url}/score", content=image, timeout=10).json()
     again.process.send_signal(signal.SIGTERM)
     assert again.stop()[0] == 0
@@ -220,12 +247,12 @@ def test_a_killed_server_starts_again_with_what_served(tiny_bundle: Bundle, tmp_
 
 
 @pytest.mark.slow
-def test_tls_without_a_proxy(tiny_folder: Path, tmp_path: Path) -> None:
+def test_tls_without_a_proxy(start: Start, tiny_folder: Path, tmp_path: Path) -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
-    server = RealServer(
+    server = start(
         tiny_folder, tmp_path / "ca.pem", MASKLINE_TLS_CERT_FILE=str(tmp_path / "server.pem")
     )
     image = png(normal_pixels(1))

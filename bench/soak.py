@@ -33,13 +33,10 @@ from bench.local import free_port
 _SENDERS = 3
 _EVERY_S = 5.0
 _START_S = 120.0
-_SWAP_S = (
-    37.0  # freed memory is given back each minute: were it a minute as well, the two would beat
-)
-_GROWTH = (
-    1.03,
-    10.0,
-)  # memory of the second half may be so many times that of the first, or MB more
+# Freed memory is given back each minute: were it a minute as well, the two would beat.
+_SWAP_S = 37.0
+# Memory of the second half may be so many times that of the first, or so many MB more.
+_GROWTH = (1.03, 10.0)
 
 
 @dataclass(frozen=True, slots=True)

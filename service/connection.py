@@ -5,11 +5,19 @@ process may open, and nobody would be let in any more.
 """
 
 import asyncio
+import resource
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _MOST_BYTES = 65_536  # of a head
+_MOST_CONNECTIONS = 1000
+
+
+def room_for_connections() -> int:
+    """Half of the files that this process may open, 1000 at most."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(_MOST_CONNECTIONS, files // 2)
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -17,12 +25,14 @@ class BoundedConnection(HttpToolsProtocol):
 
     The first may begin when the connection is there, those after an answer with their first byte: until then
     uvicorn's `timeout_keep_alive` holds. What was left unread of the request before has the same time. A head
-    that is not complete after 64 KB is answered 400.
+    that is not complete after 64 KB is answered 400. Where there are more than `room` connections, a new one
+    ends the one that has been idle the longest.
     """
 
-    def __init__(self, *, head_s: float, **given: Any) -> None:
+    def __init__(self, *, head_s: float, room: int, **given: Any) -> None:
         super().__init__(**given)
         self._head_s = head_s
+        self._room = room
         self._head_bytes = 0
         self._in_head = False
         self._in_body = False
@@ -32,6 +42,8 @@ class BoundedConnection(HttpToolsProtocol):
         """Begin to wait for the first request."""
         super().connection_made(transport)
         self._wait()
+        if len(self.connections) > self._room:
+            self._end_longest_idle()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and count what is still a head."""
@@ -73,6 +85,18 @@ class BoundedConnection(HttpToolsProtocol):
         """Forget the connection."""
         self._stop_waiting()
         super().connection_lost(exc)
+
+    def _end_longest_idle(self) -> None:
+        idle = {
+            one: one.timeout_keep_alive_task.when()
+            for one in self.connections
+            if isinstance(one, BoundedConnection)
+            and one.timeout_keep_alive_task is not None
+            and one._timer is None  # else the head of its next request has begun
+            and not one.transport.is_closing()
+        }
+        if idle:
+            min(idle, key=idle.__getitem__).transport.close()
 
     def _wait(self) -> None:
         self._stop_waiting()

@@ -17,7 +17,7 @@ from starlette.datastructures import State
 
 from anomaly.device import share_arenas
 from service.app import create_app
-from service.connection import BoundedConnection
+from service.connection import BoundedConnection, room_for_connections
 from service.errors import StartError
 from service.keys import read_keys
 from service.logs import log_to_stderr
@@ -50,7 +50,9 @@ def _serve(settings: Settings) -> None:
     gc.collect()  # nothing is old now: what is left to collect is not held back by what was
     config = uvicorn.Config(
         app,
-        http=partial(BoundedConnection, head_s=settings.read_timeout_s),  # type: ignore[arg-type]
+        http=partial(  # type: ignore[arg-type]
+            BoundedConnection, head_s=settings.read_timeout_s, room=room_for_connections()
+        ),
         log_config=None,
         access_log=False,
         timeout_keep_alive=settings.keep_alive_s,

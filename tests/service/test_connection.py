@@ -51,20 +51,27 @@ def _with_connection(
     check: Callable[[BoundedConnection, Wire], Awaitable[None]], keep_alive_s: int = 60
 ) -> None:
     async def run() -> None:
-        config = uvicorn.Config(
-            _unread, log_config=None, lifespan="off", timeout_keep_alive=keep_alive_s
-        )
-        one = BoundedConnection(
-            head_s=1.0, config=config, server_state=ServerState(), app_state={}, _loop=None
-        )
-        wire = Wire()
-        one.connection_made(wire)
+        one, wire = _connect(ServerState(), keep_alive_s=keep_alive_s)
         try:
             await check(one, wire)
         finally:
             one.connection_lost(None)
 
     asyncio.run(run())
+
+
+def _connect(
+    state: ServerState, *, keep_alive_s: int = 60, room: int = 100
+) -> tuple[BoundedConnection, Wire]:
+    config = uvicorn.Config(
+        _unread, log_config=None, lifespan="off", timeout_keep_alive=keep_alive_s
+    )
+    one = BoundedConnection(
+        head_s=1.0, room=room, config=config, server_state=state, app_state={}, _loop=None
+    )
+    wire = Wire()
+    one.connection_made(wire)
+    return one, wire
 
 
 async def _answered(wire: Wire, answers: list[int]) -> None:
@@ -157,3 +164,23 @@ def test_an_idle_connection_is_closed_in_the_end() -> None:
         await asyncio.wait_for(wire.end.wait(), 10)
 
     _with_connection(check, keep_alive_s=1)
+
+
+def test_a_connection_too_many_ends_the_one_idle_longest() -> None:
+    async def run() -> None:
+        state = ServerState()
+        made = [_connect(state, room=4) for _ in range(4)]
+        for one, wire in (made[2], made[0], made[1], made[3]):
+            one.data_received(HEAD + b"Content-Length: 0\r\n\r\n")
+            await _answered(wire, [404])
+            await asyncio.sleep(0.01)
+        made[2][0].data_received(HEAD)  # idle no more, though nothing of it is answered
+        ended = []
+        for _ in range(4):  # at once: none of those that end is gone yet
+            made.append(_connect(state, room=4))
+            ended.append([number for number, (_, wire) in enumerate(made) if wire.is_closing()])
+        for one, _ in made:
+            one.connection_lost(None)
+        assert ended == [[0], [0, 1], [0, 1, 3], [0, 1, 3]]
+
+    asyncio.run(run())

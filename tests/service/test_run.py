@@ -73,9 +73,8 @@ class RealServer:
         raise AssertionError("the server never became ready")
 
     def end(self) -> None:
-        if self.process.poll() is None:
+        with self.process:  # closes its pipe, too, and waits
             self.process.kill()
-            self.process.communicate()
 
     def stop(self) -> tuple[int, str]:
         """Return the exit code and the log."""

@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _MOST_BYTES = 65_536  # of a head
 _MOST_CONNECTIONS = 1000
+_BRIEF_S = 5.0  # who idles no longer than this may be about to ask
 
 
 def room_for_connections() -> int:
@@ -26,7 +27,7 @@ class BoundedConnection(HttpToolsProtocol):
     The first may begin when the connection is there, those after an answer with their first byte: until then
     uvicorn's `timeout_keep_alive` holds. What was left unread of the request before has the same time. A head
     that is not complete after 64 KB is answered 400. Where there are more than `room` connections, a new one
-    ends the one that has been idle the longest.
+    ends the one that has been idle the longest, five seconds at least.
     """
 
     def __init__(self, *, head_s: float, room: int, **given: Any) -> None:
@@ -87,11 +88,13 @@ class BoundedConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _end_longest_idle(self) -> None:
+        before = self.loop.time() + self.timeout_keep_alive - _BRIEF_S
         idle = {
             one: one.timeout_keep_alive_task.when()
             for one in self.connections
             if isinstance(one, BoundedConnection)
             and one.timeout_keep_alive_task is not None
+            and one.timeout_keep_alive_task.when() <= before
             and one._timer is None  # else the head of its next request has begun
             and not one.transport.is_closing()
         }

@@ -166,7 +166,15 @@ def test_an_idle_connection_is_closed_in_the_end() -> None:
     _with_connection(check, keep_alive_s=1)
 
 
-def test_a_connection_too_many_ends_the_one_idle_longest() -> None:
+@pytest.mark.parametrize(
+    ("brief_s", "wanted"),
+    [(0.0, [[0], [0, 1], [0, 1, 3], [0, 1, 3]]), (5.0, [[], [], [], []])],
+)
+def test_a_connection_too_many_ends_the_one_idle_longest(
+    brief_s: float, wanted: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.connection._BRIEF_S", brief_s)
+
     async def run() -> None:
         state = ServerState()
         made = [_connect(state, room=4) for _ in range(4)]
@@ -181,6 +189,6 @@ def test_a_connection_too_many_ends_the_one_idle_longest() -> None:
             ended.append([number for number, (_, wire) in enumerate(made) if wire.is_closing()])
         for one, _ in made:
             one.connection_lost(None)
-        assert ended == [[0], [0, 1], [0, 1, 3], [0, 1, 3]]
+        assert ended == wanted
 
     asyncio.run(run())

@@ -22,16 +22,19 @@ COPY service service
 COPY training training
 RUN /opt/maskline/bin/pip wheel --no-deps --wheel-dir /wheels . \
   && /opt/maskline/bin/pip install --no-deps /wheels/*.whl
-# What is inside, as CycloneDX: docker run --rm --entrypoint cat maskline /opt/sbom.json
-RUN python -m venv /opt/sbom && /opt/sbom/bin/pip install 'cyclonedx-bom==6.1.2' \
-  && /opt/sbom/bin/cyclonedx-py environment /opt/maskline/bin/python -o /opt/sbom.json
+# What is inside, as CycloneDX, Python's packages and Debian's: `make sbom` reads both out of the image.
+RUN python -m venv /opt/inventory && mkdir /opt/sbom \
+  && /opt/inventory/bin/pip install 'cyclonedx-bom==7.5.0' 'debsbom[cdx]==0.10.2' \
+  && /opt/inventory/bin/cyclonedx-py environment /opt/maskline/bin/python -o /opt/sbom/python.cdx.json \
+  && /opt/inventory/bin/debsbom generate -t cdx --with-licenses --distro-name maskline-image \
+    -o /opt/sbom/debian.cdx.json
 
 FROM ${BASE}
 RUN useradd --uid 1000 --create-home maskline && install -d -o maskline /models /results
 COPY --from=libraries /opt/maskline /opt/maskline
 COPY --from=build /wheels /wheels
 RUN /opt/maskline/bin/pip install --no-cache-dir --no-deps --no-index /wheels/*.whl
-COPY --from=build /opt/sbom.json /opt/sbom.json
+COPY --from=build /opt/sbom /opt/sbom
 USER maskline
 WORKDIR /home/maskline
 ENV PATH=/opt/maskline/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \

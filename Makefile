@@ -11,7 +11,7 @@ N ?= 20000
 MINUTES ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-monitoring monitoring-pictures dashboards check audit format format-check lint types contracts bench bench-quality bench-serving fuzz soak openapi clean
+.PHONY: help install demo test test-monitoring monitoring-pictures dashboards check audit format format-check lint types contracts bench bench-quality bench-serving fuzz soak openapi sbom clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -94,6 +94,9 @@ soak: $(VENV)/.dev ## An hour of mixed traffic and new versions: MODEL=folder MI
 
 openapi: $(VENV)/.dev ## Write docs/openapi.json anew, after a wanted change of the wire contract
 	$(BIN)/python -m service.openapi docs/openapi.json
+
+sbom: $(VENV)/.dev ## Write what the wheel and the image are made of (CycloneDX) to sbom/
+	$(BIN)/python .ci/sbom.py sbom
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

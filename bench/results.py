@@ -77,7 +77,7 @@ def _measure(kind: str, url: str, options: argparse.Namespace) -> None:
         print(f"| {name} | {pages[0]} | {pages[1]} |", flush=True)
     for name, ask in {
         "normals to calibrate on": partial(store.kept_normals, Filter(model="flange"), 500),
-        "cases": partial(store.kept_defects, "flange", 1000),
+        "cases": partial(store.defects, "flange"),
         "latest kept": partial(store.kept_latest, "flange", 1000),
     }.items():
         print(f"| {name} | {_times(ask, options.repeats)} | - |", flush=True)

@@ -1,15 +1,18 @@
 """The results of inspections in a database: SQLite by default, PostgreSQL by URL."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import resources
+from types import MappingProxyType
 from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -20,10 +23,14 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
+    exists,
+    false,
     func,
     insert,
+    literal,
     or_,
     select,
+    update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
@@ -33,10 +40,15 @@ from record.tables import feedback, results
 
 _BUSY_S = 10.0
 _MIGRATING = threading.Lock()  # Alembic keeps its context in a module
+_HEAD = "head"
+_MIGRATION_LOCK = 0x6D61736B  # any number that nobody else locks: "mask"
 
 
 _NEWEST = (results.c.inspected_at.desc(), results.c.id.desc())
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_COLUMNS = tuple(column.name for column in results.columns if column.name != "id")
+_UNKEYED = {"idempotency_key": None, "fingerprint": None}
+NO_THRESHOLDS: Mapping[str, float] = MappingProxyType({})
 _INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
@@ -107,24 +119,29 @@ class Store:
             engine = create_engine(url, pool_pre_ping=True)
             if engine.dialect.name == "sqlite":
                 event.listen(engine, "connect", _as_a_service_wants_it)
-            with _MIGRATING, engine.begin() as connection:
-                _migrate(connection)
+            with _MIGRATING:
+                _migrate(engine)
         except (ArgumentError, SQLAlchemyError, ImportError) as error:
             raise StoreError(f"the database {_shown(url)} cannot be opened: {error}") from error
         return cls(engine)
 
     def add(self, rows: Sequence[dict[str, Any]]) -> int:
-        """Add results; those that are there already (by result or idempotency key) are left alone.
+        """Add results; those that are there already are left alone.
 
-        Returns how many were new. Raises `RowRefused` where one is no result.
+        A result whose idempotency key another result has is stored without it: two processes may answer the
+        same request at once, and what was answered is stored. Returns how many were new. Raises `RowRefused`
+        where one is no result.
         """
         statement = _INSERTS[self._engine.dialect.name](results).on_conflict_do_nothing()
+        whole = [{name: row.get(name) for name in _COLUMNS} for row in rows]
         try:
             with self._engine.begin() as connection:
                 before = _last_id(connection)
-                connection.execute(statement, list(rows))
+                connection.execute(statement, whole)
+                if late := _absent(connection, whole):
+                    connection.execute(statement, [row | _UNKEYED for row in late])
                 return _count_after(connection, before)
-        except (DataError, IntegrityError) as error:
+        except (DataError, IntegrityError, UnicodeError, OverflowError) as error:
             raise RowRefused(f"results are refused: {_first_line(error)}") from error
         except SQLAlchemyError as error:
             if type(error) is StatementError:  # a value that has no place in its column
@@ -140,30 +157,37 @@ class Store:
         more = len(rows) > limit
         return Page(rows[:limit], _cursor(rows[limit - 1]) if more else None)
 
-    def kept_normals(self, wanted: Filter, limit: int) -> list[dict[str, Any]]:
+    def kept_normals(
+        self, wanted: Filter, limit: int, thresholds: Mapping[str, float] = NO_THRESHOLDS
+    ) -> list[dict[str, Any]]:
         """Return the newest kept results that count as normal.
 
         Those that passed and nobody called a missed defect, and those that somebody called good: without the
-        false alarms, what is calibrated on would end where the threshold was.
+        false alarms, what is calibrated on would end where the threshold was. A part has passed where its
+        calibration's own threshold let it, whatever the request asked for. Of rows that do not say, only
+        those of the calibrations in `thresholds` (by digest) count.
         """
         kind = _last_said()
-        passed = results.c.verdict != "NG"
         normal = or_(
-            kind.c.kind.in_(("false_alarm", "confirmed_good")), and_(passed, kind.c.kind.is_(None))
+            kind.c.kind.in_(("false_alarm", "confirmed_good")),
+            and_(_passed(thresholds), kind.c.kind.is_(None)),
         )
         joined = results.outerjoin(kind, kind.c.result_id == results.c.result_id)
         statement = select(results).select_from(joined)
         statement = wanted.on(statement.where(results.c.kept.is_(True), normal))
         return self._rows(statement.order_by(*_NEWEST).limit(limit))
 
-    def kept_defects(self, model: str, limit: int) -> list[dict[str, Any]]:
-        """Return the newest kept results that somebody called a defect, with `kind` being what was said."""
+    def defects(self, model: str) -> list[dict[str, Any]]:
+        """Return all results that somebody called a defect, newest first; `kind` is what was said.
+
+        Also those of which nothing is kept: whoever judges them again must know that they are there.
+        """
         kind = _last_said()
         defect = kind.c.kind.in_(("confirmed_defect", "missed_defect"))
         joined = results.join(kind, kind.c.result_id == results.c.result_id)
         statement = select(results, kind.c.kind).select_from(joined)
-        statement = statement.where(results.c.kept.is_(True), defect, results.c.model == model)
-        return self._rows(statement.order_by(*_NEWEST).limit(limit))
+        statement = statement.where(defect, results.c.model == model)
+        return self._rows(statement.order_by(*_NEWEST))
 
     def kept_latest(self, model: str, limit: int) -> list[dict[str, Any]]:
         """Return the newest kept results."""
@@ -179,11 +203,37 @@ class Store:
         statement = select(results).where(results.c.idempotency_key == idempotency_key)
         return next(iter(self._rows(statement)), None)
 
-    def add_feedback(self, said: dict[str, Any]) -> dict[str, Any]:
-        """Add what somebody said of a result; returns it with its number."""
+    def add_feedback(
+        self, said: dict[str, Any], *, after: int | None = None
+    ) -> dict[str, Any] | None:
+        """Add what somebody said of a result; returns it with its number.
+
+        `after` is the number of what was said of it last, 0 for nothing, as far as the speaker knows. None is
+        returned, and nothing stored, where somebody else spoke since, or the result is gone.
+        """
+        result = results.c.result_id == said["result_id"]
+        values = [literal(value, feedback.c[name].type) for name, value in said.items()]
+        row = select(*values).where(exists().where(result))
+        if after is not None:
+            spoken = feedback.c.result_id == said["result_id"]
+            row = row.where(~exists().where(spoken, feedback.c.id > after))
         with _told("feedback cannot be stored"), self._engine.begin() as connection:
-            found = connection.execute(insert(feedback).values(said).returning(feedback))
-            return dict(found.mappings().one())
+            # PostgreSQL lets whoever speaks of one result wait here; SQLite has one writer anyway.
+            connection.execute(select(results.c.id).where(result).with_for_update()).first()
+            added = insert(feedback).from_select(list(said), row).returning(feedback)
+            stored = connection.execute(added).mappings().first()
+            return None if stored is None else dict(stored)
+
+    def last_feedback(self) -> int:
+        """Return the number of what was said last of any result; 0 before the first."""
+        with _told("feedback cannot be read"), self._engine.connect() as connection:
+            return int(connection.execute(select(func.max(feedback.c.id))).scalar() or 0)
+
+    def nothing_kept(self, result_id: str) -> None:
+        """Note that nothing is kept of a result after all."""
+        statement = update(results).where(results.c.result_id == result_id).values(kept=False)
+        with _told("a result cannot be changed"), self._engine.begin() as connection:
+            connection.execute(statement)
 
     def feedback_on(self, result_id: str) -> list[dict[str, Any]]:
         """Return what was said of a result, the last first."""
@@ -252,6 +302,27 @@ def _last_said() -> Subquery:
     return said.subquery()
 
 
+def _passed(thresholds: Mapping[str, float]) -> ColumnElement[bool]:
+    """Whether neither the answer nor the calibration's own threshold rejected a part."""
+    known = [
+        and_(results.c.calibration == digest, results.c.score <= threshold)
+        for digest, threshold in thresholds.items()
+    ]
+    own = results.c.calibrated_verdict
+    by_score = and_(own.is_(None), or_(false(), *known))
+    return and_(results.c.verdict != "NG", or_(own != "NG", by_score))
+
+
+def _absent(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows that were not stored because another result has their idempotency key."""
+    keyed = {row["result_id"]: row for row in rows if row["idempotency_key"] is not None}
+    if not keyed:
+        return []
+    there = select(results.c.result_id).where(results.c.result_id.in_(keyed))
+    stored = set(connection.execute(there).scalars())
+    return [row for result_id, row in keyed.items() if result_id not in stored]
+
+
 def _last_id(connection: Connection) -> int:
     found = connection.execute(select(results.c.id).order_by(results.c.id.desc()).limit(1))
     return found.scalar() or 0
@@ -262,11 +333,30 @@ def _count_after(connection: Connection, last: int) -> int:
     return int(connection.execute(statement).scalar() or 0)
 
 
-def _migrate(connection: Connection) -> None:
+def _migrate(engine: Engine) -> None:
+    """Bring the tables to this version's form, whole or not at all; another process waits meanwhile."""
+    try:
+        with engine.begin() as connection:
+            _upgrade(connection)
+    except BaseException:
+        engine.dispose()  # whoever tries again every few seconds would gather connections
+        raise
+
+
+def _upgrade(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(resources.files("record") / "migrations"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    revision = MigrationContext.configure(connection).get_current_revision()
+    if revision == ScriptDirectory.from_config(config).get_revision(_HEAD).revision:
+        return
+    if (
+        connection.dialect.name == "sqlite"
+    ):  # whose driver begins no transaction for a table's change
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+    command.upgrade(config, _HEAD)
 
 
 def _as_a_service_wants_it(connection: Any, record: Any) -> None:

@@ -30,8 +30,10 @@ class Moment(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Bring a moment to UTC before it is stored."""
-        return None if value is None else value.astimezone(UTC)
+        """Bring a moment to UTC before it is stored; one without a zone is UTC, whatever the machine's is."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         """Give a stored moment its zone."""
@@ -43,15 +45,23 @@ class Moment(TypeDecorator[datetime]):
 
 metadata = MetaData()
 
+
+def _wide(length: int, before: int) -> String:
+    """A text that grew by a migration: SQLite never looked at the length, and is left as it was."""
+    return String(before).with_variant(String(length), "postgresql")
+
+
 results = Table(
     "results",
     metadata,
     Column("id", _Id, primary_key=True),  # in the order of arrival
     Column("result_id", String(32), nullable=False, unique=True),
-    Column("idempotency_key", String(128), unique=True),
+    # The caller, the camera and their key as one text (`service.repeats`), so that it is unique among all.
+    Column("idempotency_key", _wide(512, 128), unique=True),
+    Column("fingerprint", String(64)),  # of the request, where it had a key
     Column("inspected_at", Moment, nullable=False),
     Column("triggered_at", Moment),
-    Column("model", String(128), nullable=False),
+    Column("model", _wide(255, 128), nullable=False),  # a folder's name
     Column("version", String(64), nullable=False),
     Column("digest", String(64), nullable=False),
     Column("calibration", String(64)),
@@ -61,6 +71,8 @@ results = Table(
     Column("lot", String(128)),
     Column("recipe", String(128)),
     Column("verdict", String(8), nullable=False),
+    # The calibration's own, whatever threshold the request asked for; None in rows before it was kept.
+    Column("calibrated_verdict", String(8)),
     Column("is_anomalous", Boolean, nullable=False),
     Column("score", Float, nullable=False),
     Column("threshold", Float, nullable=False),

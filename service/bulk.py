@@ -20,7 +20,7 @@ _AT_ONCE = 8  # images of one request in decoding, queue or inference: others ge
 
 async def inspect_all(inspector: Inspector, request: Request, query: ScoreQuery) -> BatchOut:
     """Answer for every file part, in order. Raises what concerns the request as a whole."""
-    deadline = inspector.deadline_of(query)
+    deadline, caller = inspector.deadline_of(query), getattr(request.state, "key", None)
     settings = inspector.settings
     inspector.engine.registry.find(query.model)
     reading = read_images(
@@ -30,7 +30,12 @@ async def inspect_all(inspector: Inspector, request: Request, query: ScoreQuery)
     # Each image has the deadline by itself; the whole only ends early when the client leaves.
     async with while_wanted(request, deadline + _GRACE_S, ("read",)):
         found = await in_turns(
-            [partial(inspector.inspect_image, data, query, deadline, {}) for _, _, data in images]
+            [
+                partial(
+                    inspector.inspect_once, data, query, deadline, {}, caller=caller, item=number
+                )
+                for number, (_, _, data) in enumerate(images)
+            ]
         )
     return BatchOut(
         items=[_item(inspector, name, one) for (_, name, _), one in zip(images, found, strict=True)]

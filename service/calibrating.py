@@ -82,7 +82,8 @@ class Calibrator:
         self, recording: Recording, model: ServedModel, which: Filter, *, limit: int, group_by: str
     ) -> Normals:
         """Gather the newest stored results that count as normal (`Store.kept_normals`)."""
-        rows = await recording.kept_normals(replace(which, model=model.name), limit)
+        chosen = replace(which, model=model.name)
+        rows = await recording.kept_normals(chosen, limit, _thresholds(model))
         stored = await gather(self.inspector, recording, model, rows, most_inspected=limit)
         groups = [str(one.row[group_by] or one.row["result_id"]) for one in stored]
         return Normals(tuple(one.evidence for one in stored), tuple(groups))
@@ -132,6 +133,15 @@ class Calibrator:
             return (await self.inspector.look(data, model, camera)).evidence()
         except ImageError as error:
             raise type(error)(f"{name}: {error}") from error
+
+
+def _thresholds(model: ServedModel) -> dict[str, float]:
+    """What each calibration of a model lets pass, by digest."""
+    cameras = (None, *model.detector.cameras)
+    return {
+        model.judged_by(camera): model.detector.calibration_of(camera).threshold
+        for camera in cameras
+    }
 
 
 def _fit(

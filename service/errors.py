@@ -131,6 +131,18 @@ class DefectsWouldPass(ServiceError):
     code = "defects_would_pass"
 
 
+class CasesMissing(DefectsWouldPass):
+    """A version cannot be held against a confirmed defect: what was kept of it is gone."""
+
+    code = "cases_missing"
+
+
+class VersionChanged(ServiceError):
+    """Another version is there than the one that was meant."""
+
+    code = "version_changed"
+
+
 class NormalsMissing(ServiceError):
     """There is nothing to calibrate on."""
 
@@ -171,6 +183,12 @@ class NothingKept(ServiceError):
     """The image and evidence of a result are not there."""
 
     code = "nothing_kept"
+
+
+class IdempotencyMismatch(ServiceError):
+    """An idempotency key was used for another request."""
+
+    code = "idempotency_mismatch"
 
 
 class FeedbackContradicts(ServiceError):
@@ -216,6 +234,7 @@ RULES: dict[type[Exception], Rule] = {
     ResultUnknown: Rule(404, "bad_parameter"),
     NothingKept: Rule(404, "bad_parameter"),
     FeedbackContradicts: Rule(409, "bad_parameter"),
+    IdempotencyMismatch: Rule(409, "bad_parameter"),
     NothingRecorded: Rule(404, "bad_parameter"),
     StoreError: Rule(503, "store"),
     NotReady: Rule(503, "not_ready"),
@@ -232,6 +251,7 @@ RULES: dict[type[Exception], Rule] = {
     NothingPrevious: Rule(409, "bad_parameter"),
     VersionWaits: Rule(409, "bad_parameter"),
     DefectsWouldPass: Rule(409, "bad_parameter"),
+    VersionChanged: Rule(409, "bad_parameter"),
     NormalsMissing: Rule(422, "bad_parameter"),
     ReasonMissing: Rule(422, "bad_parameter"),
     ModelError: Rule(503, "no_model"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from anomaly.heatmap import encode_png
-from anomaly.types import Detection, FloatArray, RgbImage
+from anomaly.types import Detection, FloatArray, RgbImage, Verdict
 from service.registry import ServedModel
 
 Source = bytes | RgbImage  # encoded, or decoded by the caller
@@ -13,13 +13,17 @@ Source = bytes | RgbImage  # encoded, or decoded by the caller
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was found in an image, and by which version; `inputs` is what `anomaly.inputs` says of it."""
+    """What was found in an image, and by which version; `inputs` is what `anomaly.inputs` says of it.
+
+    `detection` is judged as the request asked; `calibrated_verdict` is the calibration's own.
+    """
 
     model: ServedModel
     source: Source
     detection: Detection
     result_id: str
     inputs: FloatArray
+    calibrated_verdict: Verdict
 
     @property
     def size(self) -> int:

@@ -10,7 +10,8 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -31,6 +32,7 @@ from service.found import Inspection, Source
 from service.metrics import Metrics
 from service.recording import Recording, digest_of
 from service.registry import ServedModel
+from service.repeats import Lookup, RepeatKey, Repeats, nothing_stored
 from service.schemas import HeatmapKind, HeatmapOut, ModelRef, ScoreOut, ScoreQuery
 from service.settings import Settings
 from service.waiting import while_wanted
@@ -49,19 +51,15 @@ class Inspector:
     pool: ThreadPoolExecutor
     drifts: Drifts
     recording: Recording | None = None
+    repeats: Repeats = field(default_factory=Repeats)
 
     async def inspect(self, request: Request, query: ScoreQuery) -> ScoreOut:
         """Answer one request: read, decode, queue, infer, encode.
 
-        A request that repeats an idempotency key is answered from the record.
+        A request that repeats an idempotency key is answered with what the first one was.
         """
-
-        async def answer() -> ScoreOut:
-            return await self._asked(request, query, self.inspect_image)
-
-        if self.recording is None:
-            return await answer()
-        return await self.recording.once(query.idempotency_key, answer)
+        caller = getattr(request.state, "key", None)
+        return await self._asked(request, query, partial(self.inspect_once, caller=caller))
 
     async def inspect_raw(self, request: Request, query: ScoreQuery) -> Inspection:
         """Do the same up to the detection, for answers of another shape."""
@@ -76,7 +74,8 @@ class Inspector:
         """Read the request's image and answer it while somebody waits."""
         timings: dict[str, float] = {}
         deadline = self.deadline_of(query)
-        self.engine.admit(Priority[query.priority.upper()], deadline)  # before anything is read
+        if query.idempotency_key is None:  # a repeat needs no turn of the device
+            self.engine.admit(Priority[query.priority.upper()], deadline)  # before anything is read
         data = await self._read(request, query, timings)
         async with while_wanted(request, deadline, timings):
             return await answer(data, query, deadline, timings)
@@ -86,11 +85,39 @@ class Inspector:
         with self.metrics.timed("read", timings):
             return await self.in_time(read_image(request, self.settings.max_body_bytes))
 
+    async def inspect_once(
+        self,
+        data: bytes,
+        query: ScoreQuery,
+        deadline: float,
+        timings: dict[str, float],
+        *,
+        caller: str | None,
+        item: int | None = None,
+    ) -> ScoreOut:
+        """Answer for one image, and once for all requests that repeat its idempotency key.
+
+        `item` is its number in a batch. An empty body is refused whatever its key.
+        """
+        if query.idempotency_key is None or not data:
+            return await self.inspect_image(data, query, deadline, timings)
+        named = query.model_copy(update={"model": self.engine.registry.find(query.model).name})
+        sha256 = await self._in_pool(partial(digest_of, data))
+        repeat = RepeatKey.of(named, caller=caller, image_sha256=sha256, item=item)
+        inspect = partial(self.inspect_image, data, query, deadline, timings, repeat)
+        stored: Lookup = nothing_stored if self.recording is None else self.recording.repeated
+        return await self.repeats.once(repeat, inspect, stored)
+
     async def inspect_image(
-        self, source: Source, query: ScoreQuery, deadline: float, timings: dict[str, float]
+        self,
+        source: Source,
+        query: ScoreQuery,
+        deadline: float,
+        timings: dict[str, float],
+        repeat: RepeatKey | None = None,
     ) -> ScoreOut:
         """Answer for one image; `timings` gets each stage's seconds as it ends."""
-        found = await self.detect(source, query, deadline, timings)
+        found = await self.detect(source, query, deadline, timings, repeat)
         with self.metrics.timed("encode", timings):
             heatmap = await self._heatmap(found, query.heatmap)
         return ScoreOut.of(
@@ -103,7 +130,12 @@ class Inspector:
         )
 
     async def detect(
-        self, source: Source, query: ScoreQuery, deadline: float, timings: dict[str, float]
+        self,
+        source: Source,
+        query: ScoreQuery,
+        deadline: float,
+        timings: dict[str, float],
+        repeat: RepeatKey | None = None,
     ) -> Inspection:
         """Decode, queue and infer one image, and judge it as this request wants."""
         model = await self.engine.registry.acquire(query.model)
@@ -118,12 +150,13 @@ class Inspector:
             "queue", outcome.queue_s, timings, ended_s_ago=outcome.inference_s
         )
         self.metrics.observe_stage("inference", outcome.inference_s, timings)
-        detection = await self._as_asked(outcome.result, model, query)
-        self.metrics.observe_detection(model.name, query.camera, detection)
-        self.drifts.add(model, query.camera, detection, inputs)
-        found = Inspection(model, source, detection, uuid.uuid4().hex, inputs)
+        own = outcome.result  # judged by the calibration: what a request asks for bends no metric
+        detection = await self._as_asked(own, model, query)
+        self.metrics.observe_detection(model.name, query.camera, own)
+        self.drifts.add(model, query.camera, own, inputs)
+        found = Inspection(model, source, detection, uuid.uuid4().hex, inputs, own.verdict)
         if self.recording is not None:
-            self.recording.keep(found, query, timings=timings, image_sha256=sha256)
+            self.recording.keep(found, query, timings=timings, image_sha256=sha256, repeat=repeat)
         return found
 
     async def look(self, source: Source, model: ServedModel, camera: str | None) -> Inspection:
@@ -132,7 +165,8 @@ class Inspector:
         with self.engine.place(model, Priority.LOW, deadline) as kept:
             work, inputs, _ = await self._in_pool(lambda: self._work(source, model, camera))
             outcome = await self.engine.detect(model, work, kept)
-        return Inspection(model, source, outcome.result, "", inputs)
+        found = outcome.result
+        return Inspection(model, source, found, "", inputs, found.verdict)
 
     def deadline_of(self, query: ScoreQuery) -> float:
         """When a request that begins now must be answered, on the clock of `time.monotonic`."""

@@ -3,8 +3,7 @@
 import asyncio
 import hashlib
 import math
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -18,22 +17,18 @@ from record.journal import Journal
 from record.keep import KeepConfig, Keeper, Kept, KeptStore
 from record.store import Filter, Page, Store, StoreError, unusable
 from record.writer import Writer
-from service.errors import FeedbackContradicts, ResultUnknown, StartError
+from service.errors import AuditUnwritable, FeedbackContradicts, ResultUnknown, StartError
+from service.feedback import Change, FeedbackIn, change_of
 from service.found import Inspection, Source
+from service.logs import ACTOR
 from service.metrics import Metrics
-from service.schemas import FeedbackIn, ScoreOut, ScoreQuery
+from service.repeats import Answered, RepeatKey
+from service.schemas import ScoreOut, ScoreQuery
 from service.settings import Settings
 
 T = TypeVar("T")
 NOTHING_KEPT = KeepConfig("none")
-# What may be said of a result, by its verdict: WARN lets a part pass, and asks for a look.
-_SAYABLE: dict[str, tuple[str, ...]] = {
-    "OK": ("confirmed_good", "missed_defect"),
-    "WARN": ("confirmed_good", "missed_defect"),
-    "NG": ("false_alarm", "confirmed_defect"),
-}
 _LOOKUP_S = 1.0  # a database that hangs holds up a repeated request no longer
-_REMEMBERED = 10_000  # answers by idempotency key, for repeats that come before the store has them
 
 
 class Recording:
@@ -62,11 +57,11 @@ class Recording:
                 "MASKLINE_RECORD=off",
             ) from error
         self._writer = Writer(journal, self._open, folder / "refused.jsonl", record_days)
+        self._audit = Audit(folder)
+        self._speaking = asyncio.Lock()
         self._reader: Store | None = None
         self._pool = ThreadPoolExecutor(1, "results")
         self._metrics = metrics
-        self._answers: OrderedDict[str, ScoreOut] = OrderedDict()
-        self._underway: dict[str, asyncio.Future[ScoreOut]] = {}
         metrics.record_behind.set_function(lambda: self._writer.bytes_behind)
 
     def keep(
@@ -76,6 +71,7 @@ class Recording:
         *,
         timings: dict[str, float],
         image_sha256: str,
+        repeat: RepeatKey | None = None,
     ) -> None:
         """Keep one result before it is answered, and its image if that is wanted.
 
@@ -85,7 +81,8 @@ class Recording:
         kept = self._keep_image(found, now)
         row = {
             "result_id": found.result_id,
-            "idempotency_key": query.idempotency_key,
+            "idempotency_key": None if repeat is None else repeat.scoped,
+            "fingerprint": None if repeat is None else repeat.fingerprint,
             "inspected_at": now,
             "triggered_at": query.triggered_at,
             "model": model.name,
@@ -98,6 +95,7 @@ class Recording:
             "lot": query.lot,
             "recipe": query.recipe,
             "verdict": detection.verdict,
+            "calibrated_verdict": found.calibrated_verdict,
             "is_anomalous": detection.is_anomalous,
             "score": detection.pred_score,
             "threshold": detection.threshold,
@@ -112,8 +110,10 @@ class Recording:
 
     def _keep_image(self, found: Inspection, now: datetime) -> bool:
         keeper = self._keeper
+        # What a request's own threshold lets pass is kept all the same where the calibration rejects it.
+        asked, own = found.detection.verdict, found.calibrated_verdict
         if keeper is None or not keeper.store.config.wants(
-            found.result_id, found.detection.verdict
+            found.result_id, own if asked == "OK" else asked
         ):
             return False
 
@@ -122,27 +122,20 @@ class Recording:
 
         return keeper.keep(found.result_id, make, found.size)
 
-    async def once(self, key: str | None, answer: Callable[[], Awaitable[ScoreOut]]) -> ScoreOut:
-        """Answer, unless this idempotency key was answered before: then with the first result.
+    async def repeated(self, scoped: str) -> Answered | None:
+        """Look up what was answered under an idempotency key, in its scope.
 
-        A repeat has no heatmap. Where the store cannot be asked, a key that it alone may know is inspected
-        anew: the line goes on, and the store takes the first of the two.
+        Where the store cannot be asked nothing is returned, and a key that it alone may know is inspected
+        anew: the line goes on, and both results are stored.
         """
-        if key is None:
-            return await answer()
-        while (underway := self._underway.get(key)) is not None:
-            await asyncio.wait([underway])  # the first may fail: then this one is the first
-        first = self._answers.get(key) or await self._stored(key)
-        if first is not None:
-            return first
-        mine = self._underway[key] = asyncio.get_running_loop().create_future()
+        if self._writer.is_away:
+            return None
         try:
-            found = await answer()
-            self._remember(key, found)
-            return found
-        finally:
-            del self._underway[key]
-            mine.cancel()
+            async with asyncio.timeout(_LOOKUP_S):
+                row = await self._read(lambda store: store.repeated(scoped))
+        except (StoreError, TimeoutError):
+            return None
+        return None if row is None else Answered(row["fingerprint"] or "", ScoreOut.of_row(row))
 
     async def page(self, wanted: Filter, *, cursor: str | None, limit: int) -> Page:
         """Read a page of results. Raises `StoreError`."""
@@ -155,7 +148,9 @@ class Recording:
             row = store.find(result_id)
             return None if row is None else row | {"feedback": store.feedback_on(result_id)}
 
-        found = await self._read(ask)
+        # An id is letters and digits: anything else is no text that every database takes.
+        known = result_id.isascii() and result_id.isalnum()
+        found = await self._read(ask) if known else None
         if found is None:
             raise ResultUnknown(f"there is no result {result_id!r}; it may not be stored yet")
         return found
@@ -178,13 +173,19 @@ class Recording:
 
         return await asyncio.to_thread(read)
 
-    async def kept_normals(self, wanted: Filter, limit: int) -> list[dict[str, Any]]:
-        """Read kept results that count as normal. Raises `StoreError`."""
-        return await self._read(lambda store: store.kept_normals(wanted, limit))
+    async def kept_normals(
+        self, wanted: Filter, limit: int, thresholds: Mapping[str, float]
+    ) -> list[dict[str, Any]]:
+        """Read kept results that count as normal (`Store.kept_normals`). Raises `StoreError`."""
+        return await self._read(lambda store: store.kept_normals(wanted, limit, thresholds))
 
-    async def kept_defects(self, model: str, limit: int) -> list[dict[str, Any]]:
-        """Read kept results that somebody called a defect. Raises `StoreError`."""
-        return await self._read(lambda store: store.kept_defects(model, limit))
+    async def defects(self, model: str) -> list[dict[str, Any]]:
+        """Read all results that somebody called a defect, kept or not. Raises `StoreError`."""
+        return await self._read(lambda store: store.defects(model))
+
+    async def last_feedback(self) -> int:
+        """Read the number of what was said last of any result. Raises `StoreError`."""
+        return await self._read(lambda store: store.last_feedback())
 
     async def kept_latest(self, model: str, limit: int) -> list[dict[str, Any]]:
         """Read the newest kept results. Raises `StoreError`."""
@@ -193,22 +194,50 @@ class Recording:
     def _kept(self, row: dict[str, Any]) -> KeptStore | None:
         return self._keeper.store if self._keeper is not None and row["kept"] else None
 
-    async def say(self, result_id: str, said: FeedbackIn, by: str | None) -> dict[str, Any]:
+    async def say(
+        self, result_id: str, said: FeedbackIn, by: str | None, *, is_admin: bool
+    ) -> dict[str, Any]:
         """Store what somebody found who looked at the part.
 
-        Raises `FeedbackContradicts`, `ResultUnknown` or `StoreError`.
+        What changes the cases that a new version is held against is sealed into the audit trail first; only
+        an admin takes a confirmed defect back. Raises `FeedbackContradicts`, `RoleInsufficient`,
+        `ResultUnknown`, `AuditUnwritable` or `StoreError`.
         """
-        result = await self.find(result_id)
-        if said.kind not in _SAYABLE[result["verdict"]]:
+        is_there = await self._pin(await self.find(result_id))
+        async with self._speaking:  # so that what was said before is what is sealed as such
+            result = await self.find(result_id)
+            change = change_of(result, said.kind, is_admin=is_admin, is_there=is_there)
+            if change.is_sealed:
+                await self._seal(result, change)
+            if change.is_given_up:
+                await self._read(lambda store: store.nothing_kept(result_id))
+            row = said.model_dump() | {"result_id": result_id, "said_by": by}
+            row["said_at"] = datetime.now(UTC)
+            stored = await self._read(lambda store: store.add_feedback(row, after=change.after))
+        if stored is None:
             raise FeedbackContradicts(
-                f"of a result that was {result['verdict']} may be said: "
-                f"{', '.join(_SAYABLE[result['verdict']])}"
+                "somebody else spoke of this result just now; look at it again"
             )
-        if self._keeper is not None and result["kept"]:
-            await asyncio.to_thread(self._keeper.pin, result_id, result["inspected_at"])
-        row = said.model_dump() | {"result_id": result_id, "said_by": by}
-        row["said_at"] = datetime.now(UTC)
-        return await self._read(lambda store: store.add_feedback(row))
+        return stored
+
+    async def _pin(self, result: dict[str, Any]) -> bool:
+        """Keep what is kept of a result for good; False where it is gone."""
+        if self._keeper is None or not result["kept"]:
+            return True  # there is nothing that could be gone
+        pin = self._keeper.pin
+        return await asyncio.to_thread(pin, result["result_id"], result["inspected_at"])
+
+    async def _seal(self, result: dict[str, Any], change: Change) -> None:
+        details = {"model": result["model"], **change.details}
+        actor = ACTOR.get()
+        try:
+            await asyncio.to_thread(
+                self._audit.add, "feedback", result["result_id"], actor, **details
+            )
+        except OSError as error:
+            raise AuditUnwritable(
+                f"the audit trail cannot be written ({error.strerror}), so nothing is changed"
+            ) from error
 
     def close(self) -> None:
         """Bring over what waits, as far as it goes quickly."""
@@ -222,16 +251,6 @@ class Recording:
     def _open(self) -> Store:
         return Store.open(self._url)
 
-    async def _stored(self, key: str) -> ScoreOut | None:
-        if self._writer.is_away:
-            return None
-        try:
-            async with asyncio.timeout(_LOOKUP_S):
-                row = await self._read(lambda store: store.repeated(key))
-        except (StoreError, TimeoutError):
-            return None
-        return None if row is None else ScoreOut.of_row(row)
-
     async def _read(self, ask: Callable[[Store], T]) -> T:
         def work() -> T:
             if self._reader is None:
@@ -239,11 +258,6 @@ class Recording:
             return ask(self._reader)
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-
-    def _remember(self, key: str, found: ScoreOut) -> None:
-        self._answers[key] = found.model_copy(update={"heatmap": None})
-        if len(self._answers) > _REMEMBERED:
-            self._answers.popitem(last=False)
 
 
 def _keeper(place: str, config: KeepConfig, metrics: Metrics) -> Keeper | None:

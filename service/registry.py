@@ -25,6 +25,7 @@ from service.errors import (
     ModelUnknown,
     NothingPrevious,
     NothingStaged,
+    VersionChanged,
     VersionWaits,
 )
 
@@ -232,15 +233,21 @@ class Registry:
             slot.staged = await asyncio.to_thread(self._read, slot, slot.folder)
         return slot
 
-    async def activate(self, name: str, *, force: bool = False, **details: Any) -> Slot:
+    async def activate(
+        self, name: str, *, version: str | None = None, force: bool = False, **details: Any
+    ) -> Slot:
         """Let the staged version serve; the one before is kept.
 
-        Raises `NothingStaged`, or what the gate raises unless it is to be forced.
+        Raises `NothingStaged`, `VersionChanged` where `version` is another or it was replaced meanwhile, or
+        what the gate raises unless it is to be forced.
         """
         slot = self.find(name)
         staged = slot.staged
+        _check_meant(staged, version)
         if staged is not None and not force:
             await self.gate(staged)
+        if slot.staged is not staged:
+            _check_meant(slot.staged, None if staged is None else staged.bundle.version)
         if staged is None or slot.staged is not staged:
             raise NothingStaged(f"no version of {name!r} is staged; POST /v1/models/{name}:load")
         self._note("activate", name, staged.bundle, **details)
@@ -253,9 +260,13 @@ class Registry:
         await asyncio.to_thread(give_back_memory)  # what the version before the last one held
         return slot
 
-    async def rollback(self, name: str) -> Slot:
-        """Let the version before serve again, also after a restart. Raises `NothingPrevious`."""
+    async def rollback(self, name: str, *, version: str | None = None) -> Slot:
+        """Let the version before serve again, also after a restart.
+
+        Raises `NothingPrevious`, or `VersionChanged` where `version` is another.
+        """
         slot = self.find(name)
+        _check_meant(slot.previous, version)
         if slot.previous is None:
             raise NothingPrevious(f"{name!r} has no version before the one that serves")
         self._note("rollback", name, slot.previous.bundle)
@@ -345,6 +356,15 @@ class Registry:
                 return
             _log.info("model %s is evicted: memory is full", slot.name)
             slot.active = slot.previous = slot.staged = None
+
+
+def _check_meant(there: ServedModel | None, version: str | None) -> None:
+    """Raise `VersionChanged` where another version is there than the one that is meant."""
+    if there is not None and version is not None and there.bundle.version != version:
+        raise VersionChanged(
+            f"version {there.bundle.version} of {there.name!r} is there, not {version}; somebody replaced "
+            "it: look at what it would change"
+        )
 
 
 def cost_of(bundle: Bundle) -> int:

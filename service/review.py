@@ -1,9 +1,11 @@
 """What a new version would change, before it serves: cases that people judged, and the latest results.
 
-A confirmed defect that would pass forbids the version. Evidence is judged again where the weights are the
-same; otherwise the kept image is inspected by the new version, at low priority.
+A confirmed defect that would pass forbids the version, and so does one that was kept and cannot be judged
+now; one of which nothing was ever kept is counted, and said. Evidence is judged again where the weights are
+the same; otherwise the kept image is inspected by the new version, at low priority.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,19 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from anomaly.errors import ImageError
 from anomaly.scoring import PatchErrors
 from anomaly.types import Verdict
 from service.bulk import all_in_turns
-from service.errors import DefectsWouldPass
+from service.errors import CasesMissing, DefectsWouldPass
 from service.inspection import Inspector
 from service.kept import Evidence, placement_of, weights_of
 from service.recording import Recording
 from service.registry import ServedModel
 from service.schemas import ReviewOut
 
+_log = logging.getLogger(__name__)
 Row = dict[str, Any]
 _CHUNK = 200
-_MOST_CASES = 1000
 _MOST_INSPECTED = 100  # latest results whose images are inspected anew: that costs the device
 
 
@@ -38,6 +41,38 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class Cases:
+    """Results that somebody called a defect: judged again, gone, or never kept."""
+
+    judged: Sequence[Judged]
+    missing: Sequence[Row]
+    not_kept: Sequence[Row]
+
+    def of(self, kind: str) -> "Cases":
+        """Return those that were called so."""
+        return Cases(
+            [one for one in self.judged if one.row["kind"] == kind],
+            [row for row in self.missing if row["kind"] == kind],
+            [row for row in self.not_kept if row["kind"] == kind],
+        )
+
+    @property
+    def passing(self) -> list[str]:
+        """Ids of those that would be OK."""
+        return [one.row["result_id"] for one in self.judged if one.verdict == "OK"]
+
+    @property
+    def missing_ids(self) -> list[str]:
+        """Ids of those that are gone."""
+        return [row["result_id"] for row in self.missing]
+
+    @property
+    def kept(self) -> int:
+        """How many there are that a version is held against."""
+        return len(self.judged) + len(self.missing)
+
+
+@dataclass(frozen=True, slots=True)
 class Reviewer:
     """Judges stored results by a version that does not serve yet."""
 
@@ -46,46 +81,58 @@ class Reviewer:
     results: int
 
     async def check(self, candidate: ServedModel) -> None:
-        """Raise `DefectsWouldPass` unless every confirmed defect is still rejected."""
-        defects = _said(await self._cases(candidate), "confirmed_defect")
-        if passing := _passing(defects):
-            raise DefectsWouldPass(
-                f"version {candidate.bundle.version} of {candidate.name!r} would pass "
-                f"{len(passing)} of {len(defects)} confirmed defects "
-                f"({', '.join(passing[:5])}); an admin may force it with a reason"
-            )
+        """Raise `DefectsWouldPass` unless every confirmed defect is still rejected.
+
+        Raises `CasesMissing` where one cannot be judged. A defect that is confirmed meanwhile is judged, too.
+        """
+        checked: set[str] = set()
+        last = -1
+        while last != (now := await self.recording.last_feedback()):
+            last = now
+            rows = await self.recording.defects(candidate.name)
+            new = [
+                row
+                for row in rows
+                if row["kind"] == "confirmed_defect" and row["result_id"] not in checked
+            ]
+            _refuse(candidate, await self._judge_cases(candidate, new))
+            checked |= {row["result_id"] for row in new}
 
     async def review(self, candidate: ServedModel) -> ReviewOut:
         """Judge all cases and the latest kept results of a model."""
-        cases = await self._cases(candidate)
-        rows = await self.recording.kept_latest(candidate.name, self.results)
-        stored = await self._judge(candidate, rows, most_inspected=_MOST_INSPECTED)
-        defects, missed = _said(cases, "confirmed_defect"), _said(cases, "missed_defect")
-        passing = _passing(defects)
-        moved = Counter((one.row["verdict"], one.verdict) for one in stored)
+        rows = await self.recording.defects(candidate.name)
+        cases = await self._judge_cases(candidate, rows)
+        latest = await self.recording.kept_latest(candidate.name, self.results)
+        stored = await self._judge(candidate, latest, most_inspected=_MOST_INSPECTED)
+        defects, missed = cases.of("confirmed_defect"), cases.of("missed_defect")
+        moved = Counter((_own_verdict(one.row), one.verdict) for one in stored)
         to_reject = sum(n for (old, new), n in moved.items() if old != "NG" and new == "NG")
         to_pass = sum(n for (old, new), n in moved.items() if old == "NG" and new != "NG")
-        found = sum(one.verdict != "OK" for one in missed)
-        said = [f"{to_reject + to_pass} of {len(stored):,} stored results would change."]
-        if cases:
-            said.append(
-                f"{len(passing)} of {len(defects)} confirmed defects would pass; {found} of {len(missed)} "
-                "missed ones would be found."
-            )
+        changed = f"{to_reject + to_pass} of {len(stored):,} stored results would change."
         return ReviewOut(
-            defects=len(defects),
-            defects_passing=passing,
-            missed=len(missed),
-            missed_found=found,
+            defects=len(defects.judged),
+            defects_passing=defects.passing,
+            defects_missing=defects.missing_ids,
+            defects_not_kept=len(defects.not_kept),
+            missed=len(missed.judged),
+            missed_not_judged=len(missed.missing) + len(missed.not_kept),
+            missed_found=len(missed.judged) - len(missed.passing),
             compared=len(stored),
             to_reject=to_reject,
             to_pass=to_pass,
-            said=said,
+            said=[changed, *_sentences(defects, missed)],
         )
 
-    async def _cases(self, candidate: ServedModel) -> list[Judged]:
-        rows = await self.recording.kept_defects(candidate.name, _MOST_CASES)
-        return await self._judge(candidate, rows, most_inspected=_MOST_CASES)
+    async def _judge_cases(self, candidate: ServedModel, rows: Sequence[Row]) -> Cases:
+        """Judge all of these, however many: one that is left out might be the one that passes."""
+        kept = [row for row in rows if row["kept"]]
+        judged = await self._judge(candidate, kept, most_inspected=len(kept))
+        done = {one.row["result_id"] for one in judged}
+        return Cases(
+            judged,
+            [row for row in kept if row["result_id"] not in done],
+            [row for row in rows if not row["kept"]],
+        )
 
     async def _judge(
         self, candidate: ServedModel, rows: Sequence[Row], *, most_inspected: int
@@ -103,12 +150,46 @@ class Reviewer:
         return judged
 
 
-def _said(cases: Sequence[Judged], kind: str) -> list[Judged]:
-    return [one for one in cases if one.row["kind"] == kind]
+def _refuse(candidate: ServedModel, defects: Cases) -> None:
+    """Raise what keeps a version out."""
+    version = f"version {candidate.bundle.version} of {candidate.name!r}"
+    if passing := defects.passing:
+        raise DefectsWouldPass(
+            f"{version} would pass {len(passing)} of {defects.kept} confirmed defects "
+            f"({', '.join(passing[:5])}); an admin may force it with a reason"
+        )
+    if missing := defects.missing_ids:
+        raise CasesMissing(
+            f"{version} cannot be held against {len(missing)} of {defects.kept} confirmed defects "
+            f"({', '.join(missing[:5])}): their images are gone, or cannot be read; bring them back from a "
+            "backup, or let an admin force it with a reason"
+        )
 
 
-def _passing(defects: Sequence[Judged]) -> list[str]:
-    return [one.row["result_id"] for one in defects if one.verdict == "OK"]
+def _own_verdict(row: Row) -> str:
+    """The calibration's own verdict: what a request asked for is no change."""
+    own: str = row["calibrated_verdict"] or row["verdict"]
+    return own
+
+
+def _sentences(defects: Cases, missed: Cases) -> list[str]:
+    said = []
+    if defects.judged or missed.judged:
+        found = len(missed.judged) - len(missed.passing)
+        said.append(
+            f"{len(defects.passing)} of {len(defects.judged)} confirmed defects would pass; {found} of "
+            f"{len(missed.judged)} missed ones would be found."
+        )
+    if defects.missing:
+        said.append(
+            f"WARNING: {len(defects.missing)} confirmed defects cannot be judged, their images are gone; "
+            "this version will not be activated unless an admin forces it."
+        )
+    if defects.not_kept:
+        said.append(
+            f"{len(defects.not_kept)} confirmed defects were never kept: nothing can be said of them."
+        )
+    return said
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +209,15 @@ async def gather(
     *,
     most_inspected: int,
 ) -> list[Stored]:
-    """Return the evidence of rows; of another model's, the first images are inspected anew."""
+    """Return the evidence of rows.
+
+    Where it is another model's, or gone, the first images are inspected anew. Left out are rows of which
+    neither evidence nor a readable image is there.
+    """
     own: list[Stored] = []
     others: list[Row] = []
     for row, evidence in zip(rows, await recording.evidence(rows), strict=True):
-        if evidence is None:
-            continue
-        if weights_of(evidence) == model.bundle.weights:
+        if evidence is not None and weights_of(evidence) == model.bundle.weights:
             own.append(Stored(row, evidence, inspected=False))
         else:
             others.append(row)
@@ -150,7 +233,11 @@ async def _inspected(
     image = await recording.image(row)
     if image is None:
         return None
-    found = await inspector.look(image, model, row["camera"])
+    try:
+        found = await inspector.look(image, model, row["camera"])
+    except ImageError as error:
+        _log.warning("the image of result %s cannot be read: %s", row["result_id"], error)
+        return None
     return Stored(row, found.evidence(), inspected=True)
 
 

@@ -8,10 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from anomaly.drift import Drift
 from anomaly.statement import Statement
 from anomaly.types import Detection, Region, Verdict
+from service.feedback import FeedbackOut
 from service.registry import ServedModel
+from service.wire import IdempotencyKey, Label, Moment, Text
 
 HeatmapKind = Literal["none", "float16", "png", "overlay", "overlay_png"]
-Label = Annotated[str, Field(max_length=128, pattern=r"^[\w.:/@+ -]*$")]
 
 
 class ScoreQuery(BaseModel):
@@ -25,17 +26,24 @@ class ScoreQuery(BaseModel):
     lot: Annotated[Label | None, Field(description="Echoed in the answer.")] = None
     recipe: Annotated[Label | None, Field(description="The line's own program; stored.")] = None
     threshold: Annotated[
-        float | None, Field(allow_inf_nan=False, description="Threshold for this request only.")
+        float | None,
+        Field(ge=0, allow_inf_nan=False, description="Threshold for this request only."),
     ] = None
     false_alarm_rate: Annotated[
         float | None, Field(gt=0, lt=1, description="Stated false-alarm rate, this request only.")
     ] = None
     triggered_at: Annotated[
-        datetime | None, Field(description="When the camera was triggered; stored.")
+        Moment | None,
+        Field(description="When the camera was triggered; UTC where it has no zone; stored."),
     ] = None
     idempotency_key: Annotated[
-        Label | None,
-        Field(description="A request repeated with it gets the first one's result, not a new one."),
+        IdempotencyKey | None,
+        Field(
+            description=(
+                "The same request repeated with it gets the first one's result, not a new one; another "
+                "image or other parameters are refused. One API key's and camera's keys are their own."
+            )
+        ),
     ] = None
     deadline_ms: Annotated[
         float | None,
@@ -177,6 +185,10 @@ class ResultOut(BaseModel):
     lot: str | None
     recipe: str | None
     verdict: str
+    calibrated_verdict: Annotated[
+        str | None,
+        Field(description="The calibration's own, whatever threshold the request asked for."),
+    ]
     score: float
     threshold: float
     p_value: float
@@ -194,32 +206,6 @@ class ResultOut(BaseModel):
     def of(cls, row: dict[str, Any]) -> "ResultOut":
         """Convert a row of the store."""
         return cls.model_validate(row, extra="ignore")
-
-
-FeedbackKind = Literal["false_alarm", "confirmed_defect", "missed_defect", "confirmed_good"]
-
-
-class FeedbackIn(BaseModel):
-    """What somebody found who looked at the part."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    kind: Annotated[
-        FeedbackKind,
-        Field(
-            description="false_alarm and confirmed_defect of NG results; missed_defect and confirmed_good "
-            "of those that passed."
-        ),
-    ]
-    defect: Annotated[Label | None, Field(description="Its name: scratch, pore, …")] = None
-    comment: Annotated[str | None, Field(max_length=1000)] = None
-
-
-class FeedbackOut(FeedbackIn):
-    """Feedback as it is stored."""
-
-    said_at: datetime
-    said_by: Annotated[str | None, Field(description="The API key's name.")]
 
 
 class ResultDetailOut(ResultOut):
@@ -289,15 +275,16 @@ class VersionsOut(BaseModel):
 class NormalsIn(BaseModel):
     """Which stored results count as normal parts to calibrate on.
 
-    Those that passed and were not called a missed defect, and those called a false alarm or good.
+    Those that their calibration's own threshold let pass and nobody called a missed defect, and those
+    called a false alarm or good.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     camera: Label | None = None
     lot: Label | None = None
-    since: datetime | None = None
-    until: datetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
     limit: Annotated[int, Field(ge=2, le=2000, description="The newest so many.")] = 500
     group_by: Annotated[
         Literal["result_id", "part_id", "lot", "camera"],
@@ -334,8 +321,16 @@ class ReviewOut(BaseModel):
     """What a version makes of the results that are stored, as far as their images are kept."""
 
     defects: Annotated[int, Field(description="Confirmed defects that were judged again.")]
+    defects_missing: Annotated[
+        list[str],
+        Field(description="Ids of confirmed defects whose image was kept and cannot be read now."),
+    ]
+    defects_not_kept: Annotated[
+        int, Field(description="Confirmed defects whose image was never kept: nothing judges them.")
+    ]
     defects_passing: Annotated[list[str], Field(description="Ids of those that would be OK.")]
     missed: Annotated[int, Field(description="Missed defects that were judged again.")]
+    missed_not_judged: Annotated[int, Field(description="Missed defects whose image is not there.")]
     missed_found: Annotated[int, Field(description="How many of them would not be OK any more.")]
     compared: Annotated[int, Field(description="Latest results that were judged again.")]
     to_reject: Annotated[int, Field(description="Passed, and would be NG.")]
@@ -368,13 +363,22 @@ class DriftsOut(BaseModel):
     cameras: list[DriftOut]
 
 
-class ActivateIn(BaseModel):
-    """Why a version is to serve although a confirmed defect would pass."""
+class RollbackIn(BaseModel):
+    """Which version is meant."""
 
     model_config = ConfigDict(extra="forbid")
 
+    version: Annotated[
+        str | None,
+        Field(max_length=128, description="The one that was reviewed; 409 where it is another."),
+    ] = None
+
+
+class ActivateIn(RollbackIn):
+    """Which version is to serve, and why although a confirmed defect would pass or cannot be judged."""
+
     force: bool = False
-    reason: Annotated[str | None, Field(min_length=3, max_length=1000)] = None
+    reason: Annotated[Text | None, Field(min_length=3)] = None
 
 
 class Problem(BaseModel):

@@ -79,7 +79,7 @@ async def calibrate(
     normals, wanted = await read(request, model, query, calibrator)
     done = await calibrator.calibrate(model, normals, wanted)
     if query.activate:
-        await registry.activate(model.name)
+        await registry.activate(model.name, version=done.version)
     return CalibrationOut(
         versions=versions(done.slot),
         version=done.version,

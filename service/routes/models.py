@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 
 from service.access import SECURED, check, needs
 from service.errors import ReasonMissing, problems
@@ -10,13 +10,24 @@ from service.inspection import Inspector
 from service.keys import Role
 from service.parameters import inspector
 from service.registry import ServedModel, Slot
-from service.schemas import ActivateIn, DriftOut, DriftsOut, ModelOut, ModelsOut, VersionsOut
+from service.schemas import (
+    ActivateIn,
+    DriftOut,
+    DriftsOut,
+    ModelOut,
+    ModelsOut,
+    RollbackIn,
+    VersionsOut,
+)
 
 router = APIRouter(tags=["models"])
 
 _RESPONSES = problems(401, 403, 404, 409, 422, 429, 500, 503)
 _MAY_OPERATE = [Depends(needs(Role.OPERATE))]
 _Inspector = Annotated[Inspector, Depends(inspector)]
+_Version = Annotated[
+    str | None, Query(max_length=128, description="The one that is meant; also in the body.")
+]
 
 
 @router.get(
@@ -47,20 +58,27 @@ async def load(name: str, inspector: _Inspector) -> VersionsOut:
     openapi_extra=SECURED,
 )
 async def activate(
-    request: Request, name: str, inspector: _Inspector, how: ActivateIn | None = None
+    request: Request,
+    name: str,
+    inspector: _Inspector,
+    how: ActivateIn | None = None,
+    version: _Version = None,
 ) -> VersionsOut:
     """Let the staged version serve from the next request on; the one before is kept.
 
-    Refused (409 `defects_would_pass`) where a confirmed defect would pass; an admin may force it, and says
-    why.
+    Name the `version` that you looked at: where another is staged by now, it is refused (409
+    `version_changed`). Refused, too, where a confirmed defect would pass (409 `defects_would_pass`) or cannot
+    be judged (409 `cases_missing`); an admin may force it, and says why.
     """
-    registry = inspector.engine.registry
-    if how is None or not how.force:
-        return versions(await registry.activate(name))
+    registry, how = inspector.engine.registry, how or ActivateIn()
+    meant = how.version or version
+    if not how.force:
+        return versions(await registry.activate(name, version=meant))
     check(request, Role.ADMIN)
     if how.reason is None:
         raise ReasonMissing("whoever forces a version says why: 'reason'")
-    return versions(await registry.activate(name, force=True, forced_because=how.reason))
+    slot = await registry.activate(name, version=meant, force=True, forced_because=how.reason)
+    return versions(slot)
 
 
 @router.post(
@@ -69,9 +87,12 @@ async def activate(
     responses=_RESPONSES,
     openapi_extra=SECURED,
 )
-async def rollback(name: str, inspector: _Inspector) -> VersionsOut:
-    """Let the version before serve again, also after a restart."""
-    return versions(await inspector.engine.registry.rollback(name))
+async def rollback(
+    name: str, inspector: _Inspector, how: RollbackIn | None = None, version: _Version = None
+) -> VersionsOut:
+    """Let the version before serve again, also after a restart; `version` may say which one is meant."""
+    meant = (how or RollbackIn()).version or version
+    return versions(await inspector.engine.registry.rollback(name, version=meant))
 
 
 @router.get(

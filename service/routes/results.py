@@ -5,7 +5,6 @@ import csv
 import io
 import json
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -14,22 +13,20 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from anomaly.types import Verdict
 from record.store import Filter
-from service.access import SECURED, needs
-from service.errors import NothingRecorded, problems
+from service.access import SECURED, check, needs
+from service.errors import NothingRecorded, RoleInsufficient, problems
+from service.feedback import FeedbackIn, FeedbackKind, FeedbackOut
 from service.inspection import Inspector
 from service.kept import heatmap_of, media_type, needed
 from service.keys import Role
 from service.parameters import inspector
 from service.recording import Recording
 from service.schemas import (
-    FeedbackIn,
-    FeedbackKind,
-    FeedbackOut,
-    Label,
     ResultDetailOut,
     ResultOut,
     ResultsOut,
 )
+from service.wire import Label, Moment
 
 router = APIRouter(tags=["results"])
 
@@ -39,7 +36,7 @@ _PAGE = 1000  # rows read at a time by an export
 
 
 class ResultsQuery(BaseModel):
-    """Which results are wanted."""
+    """Which results are wanted; a moment without a zone is UTC."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -51,12 +48,12 @@ class ResultsQuery(BaseModel):
     feedback: Annotated[FeedbackKind | None, Field(description="What was said of them last.")] = (
         None
     )
-    since: Annotated[datetime | None, Field(description="Inspected at or after.")] = None
-    until: Annotated[datetime | None, Field(description="Inspected before.")] = None
+    since: Annotated[Moment | None, Field(description="Inspected at or after.")] = None
+    until: Annotated[Moment | None, Field(description="Inspected before.")] = None
 
     @property
     def filter(self) -> Filter:
-        """What the store is asked; a moment without a zone is UTC."""
+        """What the store is asked."""
         named = self.model_dump(include={*ResultsQuery.model_fields})
         return Filter(**named)
 
@@ -175,10 +172,20 @@ async def say(
 ) -> FeedbackOut:
     """Say what the part really was: a false alarm, a confirmed defect, or one that was missed.
 
-    It may be said again; the last counts.
+    It may be said again; the last counts. A confirmed defect, which new versions are held against, is taken
+    back by an admin only (403 `role_insufficient`).
     """
     by = getattr(request.state, "key", None)
-    return FeedbackOut.model_validate(await record.say(result_id, said, by), extra="ignore")
+    row = await record.say(result_id, said, by, is_admin=_is_admin(request))
+    return FeedbackOut.model_validate(row, extra="ignore")
+
+
+def _is_admin(request: Request) -> bool:
+    try:
+        check(request, Role.ADMIN)
+    except RoleInsufficient:
+        return False
+    return True
 
 
 def _jsonl(rows: list[dict[str, Any]]) -> str:

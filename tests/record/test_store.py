@@ -1,14 +1,17 @@
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from alembic import op
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy import insert
 
 from record.store import Filter, Store, StoreError
-from record.tables import metadata
+from record.tables import metadata, results
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -62,11 +65,33 @@ def test_a_result_is_stored_once_however_often_it_comes(store: Store) -> None:
     assert store.add([row(1), row(2)]) == 2
     assert store.add([row(2), row(3), row(3)]) == 1
     assert store.add([row(4, idempotency_key="K")]) == 1
-    assert store.add([row(5, idempotency_key="K")]) == 0
+    assert store.add([row(4, idempotency_key="K")]) == 0
+    assert numbers(store.page(Filter()).rows) == [4, 3, 2, 1]
+
+
+def test_of_two_results_with_one_key_both_are_stored_and_the_first_is_repeated(
+    store: Store,
+) -> None:
+    keyed = {"idempotency_key": "K", "fingerprint": "f" * 64}
+    assert store.add([row(1), row(2, **keyed), row(3, **keyed), row(4)]) == 4
+    assert store.add([row(5, **keyed), row(6, idempotency_key="L")]) == 2
+    assert store.add([row(5, **keyed)]) == 0
     first = store.repeated("K")
     assert first is not None
-    assert first["part_id"] == "P4"
-    assert numbers(store.page(Filter()).rows) == [4, 3, 2, 1]
+    assert (first["part_id"], first["fingerprint"]) == ("P2", "f" * 64)
+    assert numbers(store.page(Filter()).rows) == [6, 5, 4, 3, 2, 1]
+    late = store.find(f"{5:032x}")
+    assert late is not None
+    assert (late["idempotency_key"], late["fingerprint"]) == (None, None)
+
+
+def test_rows_of_another_version_may_lack_columns_or_have_more(store: Store) -> None:
+    old = row(1)
+    del old["lot"]
+    assert store.add([old, row(2, lot="L", fingerprint="f" * 64), row(3, unheard_of=1)]) == 3
+    found = store.find(f"{2:032x}")
+    assert found is not None
+    assert (found["lot"], found["fingerprint"]) == ("L", "f" * 64)
 
 
 def test_pages_are_cut_by_a_cursor_and_miss_nothing_that_comes_meanwhile(store: Store) -> None:
@@ -146,7 +171,8 @@ def test_several_threads_may_open_a_new_store_at_once(url: str) -> None:
 
 
 def test_normals_to_calibrate_on_are_what_passed_and_what_people_called_good(store: Store) -> None:
-    store.add([row(n, kept=n != 8) for n in range(1, 13)])  # NG are 3, 6, 9, 12
+    rows = [row(n, kept=n != 8) for n in range(1, 13)]  # NG are 3, 6, 9, 12
+    store.add([one | {"calibrated_verdict": one["verdict"]} for one in rows])
 
     def say(number: int, kind: str) -> None:
         said = {"result_id": f"{number:032x}", "said_at": NOON, "said_by": "q", "kind": kind}
@@ -161,9 +187,9 @@ def test_normals_to_calibrate_on_are_what_passed_and_what_people_called_good(sto
     assert numbers(store.kept_normals(Filter(), 100)) == [11, 10, 7, 5, 4, 3, 2]
     assert numbers(store.kept_normals(Filter(camera="left"), 100)) == [11, 7, 5, 3]
     assert numbers(store.kept_normals(Filter(), 2)) == [11, 10]
-    defects = {int(one["result_id"], 16): one["kind"] for one in store.kept_defects("flange", 9)}
+    defects = {int(one["result_id"], 16): one["kind"] for one in store.defects("flange")}
     assert defects == {9: "confirmed_defect", 6: "confirmed_defect", 1: "missed_defect"}
-    assert store.kept_defects("other", 9) == []
+    assert store.defects("other") == []
     assert numbers(store.kept_latest("flange", 3)) == [12, 11, 10]
     assert 8 not in numbers(store.kept_latest("flange", 100))
 
@@ -190,3 +216,115 @@ def test_pages_follow_the_time_of_inspection_also_where_rows_came_late(store: St
         cursor = page.cursor
     assert cursor is None
     assert seen == [9, 8, 7, 6, 5, 4, 3, 2, 1]
+
+
+def test_only_what_the_calibration_itself_passed_is_normal(store: Store) -> None:
+    store.add(
+        [
+            row(1, kept=True, verdict="OK", calibrated_verdict="NG"),  # the request asked for more
+            row(2, kept=True, verdict="NG", calibrated_verdict="OK"),  # for less
+            row(4, kept=True, verdict="WARN", calibrated_verdict="WARN"),
+            # Rows of a version that did not say: their score is held against their calibration's threshold.
+            row(5, kept=True, verdict="OK", calibration="c" * 64, score=1.9),
+            row(7, kept=True, verdict="OK", calibration="c" * 64, score=2.1),
+            row(8, kept=True, verdict="OK", calibration="d" * 64, score=0.1),
+        ]
+    )
+    assert numbers(store.kept_normals(Filter(), 9)) == [4]
+    assert numbers(store.kept_normals(Filter(), 9, {"c" * 64: 2.0})) == [5, 4]
+
+
+def test_defects_are_there_also_where_nothing_is_kept_of_them(store: Store) -> None:
+    store.add([row(n, kept=n == 1) for n in range(1, 4)])
+    for number in (1, 2, 3):
+        assert store.add_feedback(spoken(number, "confirmed_defect")) is not None
+    assert [one["kept"] for one in store.defects("flange")] == [False, False, True]
+    store.nothing_kept(f"{1:032x}")
+    assert not any(one["kept"] for one in store.defects("flange"))
+
+
+def spoken(number: int, kind: str) -> dict[str, Any]:
+    said = {"result_id": f"{number:032x}", "said_at": NOON, "said_by": "q", "kind": kind}
+    return said | {"defect": None, "comment": None}
+
+
+def test_feedback_is_stored_only_on_what_the_speaker_knows(store: Store) -> None:
+    store.add([row(1), row(2)])
+    assert store.last_feedback() == 0
+    first = store.add_feedback(spoken(1, "confirmed_defect"), after=0)
+    assert first is not None
+    assert store.last_feedback() == first["id"]
+    assert store.add_feedback(spoken(1, "false_alarm"), after=0) is None
+    other = store.add_feedback(spoken(2, "false_alarm"), after=0)
+    assert other is not None
+    assert store.add_feedback(spoken(1, "false_alarm"), after=first["id"]) is not None
+    assert store.add_feedback(spoken(9, "false_alarm"), after=0) is None  # there is no such result
+    assert [one["kind"] for one in store.feedback_on(f"{1:032x}")] == [
+        "false_alarm",
+        "confirmed_defect",
+    ]
+
+
+def test_of_many_who_speak_at_once_one_is_heard(store: Store) -> None:
+    store.add([row(1)])
+    with ThreadPoolExecutor(8) as pool:
+        said = list(
+            pool.map(
+                lambda _: store.add_feedback(spoken(1, "confirmed_defect"), after=0), range(16)
+            )
+        )
+    assert sum(one is not None for one in said) == 1
+    assert len(store.feedback_on(f"{1:032x}")) == 1
+
+
+def test_a_moment_without_a_zone_is_utc_wherever_the_machine_stands(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        store.add([row(1, inspected_at=NOON.replace(tzinfo=None))])
+        found = store.find(f"{1:032x}")
+        assert found is not None
+        assert found["inspected_at"] == NOON
+        hour = timedelta(hours=1)
+        assert not store.page(Filter(since=(NOON + hour).replace(tzinfo=None))).rows
+        assert store.page(Filter(since=(NOON - hour).replace(tzinfo=None))).rows
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_store_of_the_version_before_is_brought_forward_whole_or_not_at_all(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("record.store._HEAD", "0004")
+        old = Store.open(url)
+        with old._engine.begin() as connection:
+            before = {k: v for k, v in row(1, idempotency_key="K").items() if k != "fingerprint"}
+            connection.execute(insert(results), before)
+        old.close()
+    with monkeypatch.context() as patched:  # killed in the middle of it
+        patched.setattr("alembic.op.alter_column", broken)
+        patched.setattr(
+            "alembic.op.add_column", lambda table, column, real=op.add_column: half(real, column)
+        )
+        with pytest.raises(RuntimeError, match="killed"):
+            Store.open(url)
+    store = Store.open(url)
+    assert numbers(store.page(Filter()).rows) == [1]
+    with store._engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    store.close()
+
+
+def half(real: Any, column: Any) -> None:
+    """Add the first column only."""
+    if column.name != "fingerprint":
+        broken()
+    real("results", column)
+
+
+def broken(*_: Any, **__: Any) -> None:
+    raise RuntimeError("killed")

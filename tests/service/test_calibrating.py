@@ -133,18 +133,20 @@ def test_a_region_is_uploaded_kept_and_taken_away(client: TestClient) -> None:
 
 
 def test_stored_results_are_calibrated_on_false_alarms_included(client: TestClient) -> None:
-    strict = post_parts(client, 3, "?threshold=-100")  # rejected though good
+    strict = post_parts(client, 3, "?threshold=0")  # rejected though good
     good = post_parts(client, 30, "?lot=L1&threshold=100", first=7100)
     bad = client.post("/score", content=BAD).json()["result_id"]
     flush(client)
     missed = post_parts(client, 1, "?threshold=100", first=7200)[0]
     say(client, strict[0], "false_alarm")
     say(client, missed, "missed_defect")
+    passed = [one["calibrated_verdict"] for one in results(client, 30, "?lot=L1")].count("OK")
+    assert 25 < passed < 30  # the request's threshold let the rest pass, not the calibration's own
     done = client.post("/v1/models/tiny:calibrate", json={}).json()
-    assert done["normals"] == 31  # the good ones and the one false alarm that was said to be one
+    assert done["normals"] == passed + 1  # and the one false alarm that was said to be one
     assert bad not in good
     one_lot = client.post("/v1/models/tiny:calibrate", json={"results": {"lot": "L1"}})
-    assert one_lot.json()["normals"] == 30
+    assert one_lot.json()["normals"] == passed
     grouped = client.post(
         "/v1/models/tiny:calibrate", json={"results": {"lot": "L1", "group_by": "lot"}}
     )
@@ -176,7 +178,7 @@ def test_what_would_change_is_said_before_it_does(client: TestClient) -> None:
 def test_a_confirmed_defect_that_would_pass_keeps_a_version_out(
     client: TestClient, tmp_path: Path
 ) -> None:
-    defect = client.post("/score?threshold=-100", content=part(6500)).json()["result_id"]
+    defect = client.post("/score?threshold=0", content=part(6500)).json()["result_id"]
     results(client, 1)
     flush(client)
     say(client, defect, "confirmed_defect")  # as normal as can be: every calibration passes it
@@ -195,9 +197,11 @@ def test_a_confirmed_defect_that_would_pass_keeps_a_version_out(
     trail = Audit(tmp_path / "results")
     trail.verify()
     rows = list(trail.rows())
-    assert [row["action"] for row in rows] == ["start", "calibrate", "activate"]
+    assert [row["action"] for row in rows] == ["start", "feedback", "calibrate", "activate"]
     assert rows[-1]["details"]["forced_because"] == "it was a mislabelled part"
-    assert rows[1]["details"]["normals"] == 24
+    assert rows[2]["details"]["normals"] == 24
+    assert rows[1]["subject"] == defect
+    assert (rows[1]["details"]["before"], rows[1]["details"]["kind"]) == (None, "confirmed_defect")
 
 
 def test_only_an_admin_forces(models: Path, tmp_path: Path) -> None:
@@ -261,7 +265,7 @@ def test_the_watch_leaves_out_what_would_let_a_defect_pass(
     models: Path, tmp_path: Path, tiny_bundle: Bundle
 ) -> None:
     with served(models, tmp_path / "results", keep="all", watch_models_s=0.05) as client:
-        defect = client.post("/score?threshold=-100", content=part(6500)).json()["result_id"]
+        defect = client.post("/score?threshold=0", content=part(6500)).json()["result_id"]
         results(client, 1)
         flush(client)
         say(client, defect, "confirmed_defect")

@@ -93,6 +93,26 @@ def compare(before: Calibration, normals: NormalSet) -> Compared:
     )
 
 
+def uncertified_rate(calibration: Calibration, rate: float) -> str | None:
+    """Say that a calibration cannot certify a false-alarm rate, and what holds instead; None where it can."""
+    smallest = calibration.images.smallest_rate
+    if smallest <= rate:
+        return None
+    return (
+        f"A rate of {_percent(rate)} is NOT certified: it needs {_groups_for(rate)} independent groups. The "
+        f"threshold is the largest score seen; expect false alarms at about {smallest:.2%}."
+    )
+
+
+def _groups_for(rate: float) -> str:
+    groups = 1 / rate - 1
+    return str(math.ceil(1 / rate) - 1) if groups < 1e9 else f"{groups:.0e}"
+
+
+def _percent(rate: float) -> str:
+    return f"{rate:.2%}" if rate >= 1e-4 else f"{100 * rate:.1e}%"
+
+
 def _share_up_to(conformal: Conformal, at: np.ndarray) -> np.ndarray:
     total = np.append(0.0, np.cumsum(conformal.weights, dtype=np.float64)) / conformal.groups
     return total[np.searchsorted(conformal.scores, at, side="right")]
@@ -119,12 +139,8 @@ def _sentences(calibration: Calibration, before: Compared | None) -> list[str]:
             f"Of the calibration images themselves {calibration.rates.in_sample:.2%} are rejected, and "
             f"{calibration.rates.held_out:.2%} where each group is judged without itself: believe the second."
         )
-    if not calibration.is_certified:
-        said.append(
-            f"A rate of {rate:.2%} is NOT certified: it needs {math.ceil(1 / rate) - 1} independent groups. "
-            "The threshold is the largest score seen; expect false alarms at about "
-            f"{images.smallest_rate:.2%}."
-        )
+    if (uncertified := uncertified_rate(calibration, rate)) is not None:
+        said.append(uncertified)
     if before is not None:
         said += _beside(before, calibration.threshold)
     return said

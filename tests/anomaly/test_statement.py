@@ -1,8 +1,10 @@
 from dataclasses import replace
 
+import pytest
+
 from anomaly.calibration import Choices, NormalSet, calibrate
 from anomaly.scoring import PatchErrors
-from anomaly.statement import compare, state
+from anomaly.statement import compare, state, uncertified_rate
 from tests.anomaly.test_calibration import GRID, NAMES, draw, normals
 
 
@@ -44,3 +46,15 @@ def test_rates_stand_side_by_side() -> None:
     assert said.warn_threshold == calibration.warn_threshold
     assert any("judged without itself" in line for line in said.said)
     assert state(replace(calibration, rates=None)).in_sample_rate is None
+
+
+@pytest.mark.parametrize("rate", [0.2, 1 / 41, 1 / 42, 0.01, 1e-4, 9e-5, 1e-9, 5e-324])
+def test_a_rate_that_nothing_certifies_is_said_to_be_so(rate: float) -> None:
+    calibration = calibrate(normals(40), Choices(0.1)).at_rate(rate)  # 40 groups certify 1 / 41
+    said = uncertified_rate(calibration, rate)
+    assert (said is None) is calibration.is_certified is (rate >= 1 / 41)
+    if said is not None:
+        assert "NOT certified" in said
+        assert " 0.00%" not in said
+        assert "about 2.44%" in said
+        assert said in state(calibration).said

@@ -44,6 +44,15 @@ _SAYABLE: dict[str, tuple[str, ...]] = {
 _CASES = ("confirmed_defect", "missed_defect")
 
 
+def is_held_against(result: dict[str, Any], kind: str | None) -> bool:
+    """Whether new versions must reject a result of which this was said.
+
+    A confirmed defect; and one that only a request's own threshold let pass: its calibration rejected it.
+    """
+    rejected = result["calibrated_verdict"] == "NG"
+    return kind == "confirmed_defect" or (kind == "missed_defect" and rejected)
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """What feedback changes; `after` is the number of the feedback before it, 0 for none.
@@ -82,9 +91,9 @@ def change_of(result: dict[str, Any], kind: str, *, is_admin: bool, is_there: bo
         )
     last = next(iter(result["feedback"]), None)
     before = None if last is None else last["kind"]
-    if before == "confirmed_defect" != kind and not is_admin:
+    if is_held_against(result, before) and not is_held_against(result, kind) and not is_admin:
         raise RoleInsufficient(
-            "this defect was confirmed, and new versions are held against it; only an admin takes it back"
+            "new versions are held against this defect, which was confirmed; only an admin takes it back"
         )
     # Gone before anybody spoke of it, it was never a case; later, an admin takes note by saying it again.
     given_up = not is_there and (last is None or is_admin)

@@ -7,7 +7,7 @@ the same; otherwise the kept image is inspected by the new version, at low prior
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from anomaly.scoring import PatchErrors
 from anomaly.types import Verdict
 from service.bulk import all_in_turns
 from service.errors import CasesMissing, DefectsWouldPass
+from service.feedback import is_held_against
 from service.inspection import Inspector
 from service.kept import Evidence, placement_of, weights_of
 from service.recording import Recording
@@ -48,12 +49,12 @@ class Cases:
     missing: Sequence[Row]
     not_kept: Sequence[Row]
 
-    def of(self, kind: str) -> "Cases":
-        """Return those that were called so."""
+    def where(self, fits: Callable[[Row], bool]) -> "Cases":
+        """Return those that fit."""
         return Cases(
-            [one for one in self.judged if one.row["kind"] == kind],
-            [row for row in self.missing if row["kind"] == kind],
-            [row for row in self.not_kept if row["kind"] == kind],
+            [one for one in self.judged if fits(one.row)],
+            [row for row in self.missing if fits(row)],
+            [row for row in self.not_kept if fits(row)],
         )
 
     @property
@@ -91,9 +92,7 @@ class Reviewer:
             last = now
             rows = await self.recording.defects(candidate.name)
             new = [
-                row
-                for row in rows
-                if row["kind"] == "confirmed_defect" and row["result_id"] not in checked
+                row for row in rows if _must_be_rejected(row) and row["result_id"] not in checked
             ]
             _refuse(candidate, await self._judge_cases(candidate, new))
             checked |= {row["result_id"] for row in new}
@@ -104,7 +103,8 @@ class Reviewer:
         cases = await self._judge_cases(candidate, rows)
         latest = await self.recording.kept_latest(candidate.name, self.results)
         stored = await self._judge(candidate, latest, most_inspected=_MOST_INSPECTED)
-        defects, missed = cases.of("confirmed_defect"), cases.of("missed_defect")
+        defects = cases.where(_must_be_rejected)
+        missed = cases.where(lambda row: not _must_be_rejected(row))
         moved = Counter((_own_verdict(one.row), one.verdict) for one in stored)
         to_reject = sum(n for (old, new), n in moved.items() if old != "NG" and new == "NG")
         to_pass = sum(n for (old, new), n in moved.items() if old == "NG" and new != "NG")
@@ -164,6 +164,10 @@ def _refuse(candidate: ServedModel, defects: Cases) -> None:
             f"({', '.join(missing[:5])}): their images are gone, or cannot be read; bring them back from a "
             "backup, or let an admin force it with a reason"
         )
+
+
+def _must_be_rejected(row: Row) -> bool:
+    return is_held_against(row, row["kind"])
 
 
 def _own_verdict(row: Row) -> str:

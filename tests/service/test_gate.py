@@ -14,11 +14,9 @@ from record.audit import Audit
 from service.errors import FeedbackContradicts, NothingStaged, RoleInsufficient, VersionChanged
 from service.feedback import change_of
 from service.keys import Role, add_key
-from tests.conftest import normal_pixels, planted, png
 from tests.service.test_calibrating import (
     BAD,
     part,
-    post_parts,
     save_with_other_weights,
     say,
     uploads,
@@ -297,12 +295,16 @@ CHANGES = [
 ]
 
 
+def spoken(verdict: str) -> dict[str, Any]:
+    return {"verdict": verdict, "calibrated_verdict": verdict, "feedback": []}
+
+
 @pytest.mark.parametrize(("verdict", "before", "kind", "may_operate", "is_sealed"), CHANGES)
 def test_who_may_change_a_case_and_whether_it_is_sealed(
     verdict: str, before: str | None, kind: str, may_operate: bool, is_sealed: bool
 ) -> None:
     said = [] if before is None else [{"kind": before, "id": 7}, {"kind": kind, "id": 3}]
-    result = {"verdict": verdict, "feedback": said}
+    result = spoken(verdict) | {"feedback": said}
     change = change_of(result, kind, is_admin=True, is_there=True)
     assert (change.is_sealed, change.before, change.after) == (is_sealed, before, 7 if said else 0)
     if may_operate:
@@ -318,7 +320,7 @@ def test_feedback_fits_its_verdict(verdict: str) -> None:
     for kind in ("false_alarm", "confirmed_defect", "missed_defect", "confirmed_good"):
         if kind not in fits:
             with pytest.raises(FeedbackContradicts):
-                change_of({"verdict": verdict, "feedback": []}, kind, is_admin=True, is_there=True)
+                change_of(spoken(verdict), kind, is_admin=True, is_there=True)
 
 
 def test_only_an_admin_takes_a_confirmed_defect_back_and_the_trail_has_it(
@@ -381,9 +383,27 @@ def test_an_admin_takes_note_of_a_case_that_is_gone(client: TestClient, tmp_path
 
 
 def test_what_passed_and_was_missed_does_not_keep_a_version_out(client: TestClient) -> None:
-    hidden = png(planted(normal_pixels(6003), 80, 40, 1))
-    answer = inspected(client, hidden, "threshold=1e6")
+    answer = inspected(client, part(6500))
+    assert answer["verdict"] == "OK"
     say(client, answer["result_id"], "missed_defect")
-    post_parts(client, 1)
     review = client.post(f"{CALIBRATE}?activate=true", files=uploads(24)).json()["review"]
     assert (review["missed"], review["missed_not_judged"], review["defects"]) == (1, 0, 0)
+
+
+def test_a_defect_that_only_a_requests_threshold_let_pass_keeps_a_version_out(
+    client: TestClient,
+) -> None:
+    strict = client.post(f"{CALIBRATE}?activate=true&false_alarm_rate=0.9", files=uploads(24))
+    threshold = strict.json()["statement"]["threshold"]
+    for seed in range(6500, 6520):
+        answer = inspected(client, part(seed), "threshold=1e9")
+        if answer["score"] > threshold:
+            break
+    say(client, answer["result_id"], "missed_defect")
+    usual = client.post(f"{CALIBRATE}?false_alarm_rate=0.05", files=uploads(24)).json()
+    assert (usual["review"]["missed"], usual["review"]["defects"]) == (0, 1)
+    assert code(client.post(ACTIVATE)) == (409, "defects_would_pass")
+    said = spoken("OK") | {"calibrated_verdict": "NG"}
+    said["feedback"] = [{"kind": "missed_defect", "id": 1}]
+    with pytest.raises(RoleInsufficient):
+        change_of(said, "confirmed_good", is_admin=False, is_there=True)

@@ -13,6 +13,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -121,6 +122,10 @@ class Store:
                 event.listen(engine, "connect", _as_a_service_wants_it)
             with _MIGRATING:
                 _migrate(engine)
+        except CommandError as error:
+            raise StoreError(
+                f"the tables of {_shown(url)} are of another version of Maskline, perhaps a newer one: {error}"
+            ) from error
         except (ArgumentError, SQLAlchemyError, ImportError) as error:
             raise StoreError(f"the database {_shown(url)} cannot be opened: {error}") from error
         return cls(engine)

@@ -8,7 +8,7 @@ import pytest
 from alembic import op
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 
 from record.store import Filter, Store, StoreError
 from record.tables import metadata, results
@@ -317,6 +317,16 @@ def test_a_store_of_the_version_before_is_brought_forward_whole_or_not_at_all(
     with store._engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     store.close()
+
+
+def test_tables_of_a_newer_version_are_left_alone_and_said_to_be_so(url: str) -> None:
+    store = Store.open(url)
+    store.add([row(1)])
+    with store._engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    store.close()
+    with pytest.raises(StoreError, match="another version of Maskline"):
+        Store.open(url)
 
 
 def half(real: Any, column: Any) -> None:

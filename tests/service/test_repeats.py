@@ -351,3 +351,31 @@ def test_who_waits_for_the_first_keeps_the_deadline_and_one_takes_over_where_it_
     assert {one.status_code for one in answers} == {200}
     assert len({json.dumps(one.json()) for one in answers}) == 1
     assert "maskline_in_flight_requests 0.0" in client.get("/metrics").text
+
+
+def test_through_two_processes_every_answer_is_stored_and_nobody_gets_anothers(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    shared = f"sqlite:///{tmp_path / 'shared.db'}"
+    with (
+        served(tiny_folder, tmp_path / "one", database_url=shared) as one,
+        served(tiny_folder, tmp_path / "two", database_url=shared) as two,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        asked = [
+            pool.submit(ask, client, f"idempotency_key={key}&part_id={key}")
+            for key in range(6)
+            for client in (one, two, one, two)
+        ]
+        answers = [one.result().json() for one in asked]
+        ids = {answer["result_id"] for answer in answers}
+        assert 6 <= len(ids) <= 12
+        assert {stored["result_id"] for stored in results(one, len(ids))} == ids
+        for key in range(6):
+            refused = ask(two, f"idempotency_key={key}&part_id={key}", BAD)
+            assert refused.json()["code"] == "idempotency_mismatch"
+    with served(tiny_folder, tmp_path / "three", database_url=shared) as three:
+        for key in range(6):
+            again = ask(three, f"idempotency_key={key}&part_id={key}").json()
+            assert again["result_id"] in ids
+            assert again["part_id"] == str(key)

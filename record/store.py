@@ -124,7 +124,7 @@ class Store:
                 _migrate(engine)
         except CommandError as error:
             raise StoreError(
-                f"the tables of {_shown(url)} are of another version of Maskline, perhaps a newer one: {error}"
+                f"the tables of {_shown(url)} are of another version of Maskline, perhaps a newer: {error}"
             ) from error
         except (ArgumentError, SQLAlchemyError, ImportError) as error:
             raise StoreError(f"the database {_shown(url)} cannot be opened: {error}") from error

@@ -236,11 +236,11 @@ def ask(client: TestClient, query: str, content: bytes = GOOD, **headers: str) -
     return client.post(f"/score?heatmap=none&{query}", content=content, headers=headers)
 
 
-@pytest.mark.parametrize("key", ["", "%20", "%20%20", "a" * 129, "a%00b", "a%0A", "a%23"])
-def test_a_key_that_is_none_is_refused(client: TestClient, key: str) -> None:
-    refused = ask(client, f"idempotency_key={key}")
-    assert (refused.status_code, refused.json()["code"]) == (422, "parameter_invalid")
-    assert "idempotency_key" in refused.json()["detail"]
+def test_a_key_that_is_none_is_refused(client: TestClient) -> None:
+    for key in ("", "%20", "%20%20", "a" * 129, "a%00b", "a%0A", "a%23"):
+        refused = ask(client, f"idempotency_key={key}")
+        assert (refused.status_code, refused.json()["code"]) == (422, "parameter_invalid")
+        assert "idempotency_key" in refused.json()["detail"]
 
 
 def test_a_repeat_is_held_against_the_first_in_image_and_parameters(client: TestClient) -> None:

@@ -218,6 +218,12 @@ def test_a_moment_that_cannot_be_stored_is_refused(client: TestClient, moment: s
     assert "triggered_at" in refused.json()["detail"]
 
 
+@pytest.mark.parametrize("threshold", ["nan", "inf", "-inf", "1e999", "-1", "-1e-9"])
+def test_a_threshold_that_is_none_is_refused(client: TestClient, threshold: str) -> None:
+    refused = client.post(f"/score?threshold={threshold}", content=GOOD)
+    assert (refused.status_code, refused.json()["code"]) == (422, "parameter_invalid")
+
+
 def test_an_id_that_is_none_is_not_found(tiny_folder: Path, tmp_path: Path) -> None:
     with served(tiny_folder, tmp_path) as client:
         for result in ("%00", "a%00", "%ED%A0%80", "a'b", "é", "-1", "a" * 5000):

@@ -6,7 +6,8 @@
     golden.safetensors       a few generated canvases and the scores they must give
     model.onnx               the scoring path for ONNX Runtime, where that was faster on a CPU
 
-A folder is written beside its final place and renamed, so that it is there whole or not at all.
+A folder is written beside its final place and exchanged with what is there, so that it is there whole or not
+at all; files that are not the model's own stay (`anomaly.folders`).
 The golden canvases are generated patterns: no image of the customer's leaves with the model.
 """
 
@@ -38,8 +39,10 @@ from anomaly.errors import (
     ModelNotSaved,
     ModelSchemaUnknown,
     ModelUncalibrated,
+    OutputRefused,
 )
 from anomaly.export import GRAPH_ERRORS, OnnxModel
+from anomaly.folders import recover, recover_all, replace_folder
 from anomaly.model import AnomalyModel, ModelConfig
 from anomaly.staged import StagedModel
 from anomaly.stored import calibration_from, tensors_of, values_of
@@ -112,8 +115,11 @@ class Bundle:
 def model_folders(folder: Path) -> list[Path]:
     """Return `folder` if it is a model, or those of its subfolders that are, by name.
 
-    Hidden folders are left out: a process killed while saving leaves its half-written one behind.
+    Hidden folders are left out: a process killed while saving leaves its half-written one behind. A model
+    that it had moved away is brought back.
     """
+    recover(folder.absolute())
+    recover_all(folder)
     if (folder / MANIFEST).is_file():
         return [folder]
     found = (path.parent for path in folder.glob(f"*/{MANIFEST}"))
@@ -136,7 +142,8 @@ def new_version() -> str:
 def save_bundle(bundle: Bundle, folder: Path, version: str) -> Bundle:
     """Write a model folder, replacing one that is there only when the new one is whole.
 
-    Returns the bundle with its version and digest. Raises `ModelNotSaved`.
+    Returns the bundle with its version and digest. Raises `OutputRefused` where something else than a model
+    is there, or `ModelNotSaved`.
     """
     files = {_WEIGHTS: save(_state(bundle.model))}
     if bundle.calibration is not None:
@@ -232,6 +239,7 @@ def _manifest(bundle: Bundle, version: str, files: dict[str, bytes]) -> dict[str
 
 
 def _read_manifest(folder: Path) -> tuple[bytes, dict[str, Any]]:
+    recover(folder.absolute())
     path = folder / MANIFEST
     if not path.is_file():
         raise ModelNotFound(f"no model in {folder} (there is no {MANIFEST}); train one first")
@@ -278,7 +286,7 @@ def _tensors(path: Path, data: bytes) -> dict[str, torch.Tensor]:
 
 
 def _write_whole(files: dict[str, bytes], folder: Path) -> None:
-    folder = folder.absolute()
+    folder = model_place(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -288,24 +296,42 @@ def _write_whole(files: dict[str, bytes], folder: Path) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         staging.chmod(0o755)
-        _swap(staging, folder)
+        replace_folder(staging, folder, _own_files(folder))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _swap(staging: Path, folder: Path) -> None:
-    """Rename a whole folder into place; what was there goes away after, not before."""
-    if not folder.exists():
-        staging.rename(folder)
-        return
-    previous = folder.with_name(f"{staging.name}.previous")
-    folder.rename(previous)
+def model_place(folder: Path) -> Path:
+    """Return where a model would be written, links followed.
+
+    Raises `OutputRefused` unless nothing is there, an empty folder, or a model, which would be replaced.
+    """
+    place = Path(os.path.realpath(folder))
+    recover(place)
+    if not os.path.lexists(place):
+        return place
+    if not place.is_dir():
+        raise OutputRefused(f"{folder} is a file, not a folder for a model; choose another place")
+    if any(place.iterdir()) and not is_model(place):
+        raise OutputRefused(
+            f"{folder} holds something else than a model and stays as it is; choose a new folder"
+        )
+    return place
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder's manifest is one of ours, of any version, damaged files or not."""
+    return _WEIGHTS in _own_files(folder)
+
+
+def _own_files(folder: Path) -> set[str]:
+    """Return the names of the files that a model's manifest lists, and its own; none without one of ours."""
     try:
-        staging.rename(folder)
-    except OSError:
-        previous.rename(folder)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        files = set(manifest["files"]) if "schema_version" in manifest else set()
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return set()
+    return files | {MANIFEST}
 
 
 def _state(model: AnomalyModel) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@
     ├── CalibrationError           calibration_impossible
     │   └── RoiInvalid             roi_invalid
     ├── ExportFailed               export_failed
+    ├── OutputRefused              output_refused
     └── ModelError                 a model folder cannot be used
         ├── ModelNotFound          model_not_found
         ├── ModelCorrupt           model_corrupt
@@ -95,6 +96,12 @@ class ExportFailed(AnomalyError):
     """The model cannot be written as a graph, or the graph does not compute the same."""
 
     code = "export_failed"
+
+
+class OutputRefused(AnomalyError):
+    """What lies where something is to be written is not ours; nothing was changed."""
+
+    code = "output_refused"
 
 
 class ModelError(AnomalyError):

@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from anomaly import bundle as bundle_module
+from anomaly import folders
 from anomaly.bundle import Bundle, load_bundle, model_folders, save_bundle
 from anomaly.errors import (
     ModelCorrupt,
@@ -17,6 +18,7 @@ from anomaly.errors import (
     ModelNotSaved,
     ModelSchemaUnknown,
     ModelUncalibrated,
+    OutputRefused,
 )
 from anomaly.model import AnomalyModel, ModelConfig
 from anomaly.roi import Roi
@@ -177,6 +179,7 @@ def test_a_failed_swap_puts_the_old_model_back(
             raise OSError(errno.EIO, "Input/output error")
         return rename(self, target)
 
+    monkeypatch.setattr(folders, "_exchange", lambda first, second: False)
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(ModelNotSaved):
         save_bundle(tiny_bundle, folder, "v2")
@@ -189,6 +192,48 @@ def test_saving_again_replaces_the_model(tiny_bundle: Bundle, folder: Path) -> N
     save_bundle(tiny_bundle, folder, "v2")
     assert load_bundle(folder).version == "v2"
     assert [p.name for p in folder.parent.iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", "manifest.json"])
+def test_a_folder_of_something_else_is_refused_and_stays(
+    tiny_bundle: Bundle, tmp_path: Path, foreign: str
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / foreign).write_text('{"name": "a web page", "files": ["x"]}')
+    with pytest.raises(OutputRefused, match="stays as it is"):
+        save_bundle(tiny_bundle, tmp_path / "mine", "v1")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == [foreign]
+    with pytest.raises(OutputRefused, match="is a file"):
+        save_bundle(tiny_bundle, tmp_path / "mine" / foreign, "v1")
+
+
+def test_a_link_to_a_model_stays_a_link(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "current").symlink_to("tiny")
+    (tmp_path / "next").symlink_to("not/yet")
+    save_bundle(tiny_bundle, tmp_path / "current", "v2")
+    save_bundle(tiny_bundle, tmp_path / "next", "v3")
+    assert (tmp_path / "current").readlink() == Path("tiny")
+    assert load_bundle(folder).version == "v2"
+    assert load_bundle(tmp_path / "not/yet").version == "v3"
+
+
+def test_a_models_own_old_files_go_and_others_stay(tiny_bundle: Bundle, folder: Path) -> None:
+    (folder / "notes.txt").write_text("mine")
+    save_bundle(replace(tiny_bundle, calibration=None), folder, "v2")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "manifest.json",
+        "model.safetensors",
+        "notes.txt",
+    ]
+
+
+def test_a_model_that_a_killed_process_moved_away_is_brought_back(folder: Path) -> None:
+    folder.rename(folder.with_name(".tiny.abcd1234.previous"))
+    assert load_bundle(folder).version == "v1"
+    folder.rename(folder.with_name(".tiny.abcd1234.previous"))
+    assert model_folders(folder.parent) == [folder]
+    folder.rename(folder.with_name(".tiny.abcd1234.previous"))
+    assert model_folders(folder) == [folder]
 
 
 def test_nothing_on_disk_is_pickle_or_a_customers_image(folder: Path) -> None:

@@ -1,20 +1,51 @@
 """The console command: a thin front door that imports lazily from the packages.
 
-Exit codes: 0 done; 1 `score` found at least one NG part; 2 wrong usage, bad input or a broken model,
-with one line on standard error that names a stable code.
+Exit codes: 0 done; 1 `score` found at least one NG part, and nothing else; 2 wrong usage, bad input or a
+broken model, with one line on standard error that names a stable code; 70 a fault of ours, with its
+traceback; 130 interrupted; 141 whoever read the output is gone.
 """
 
 import contextlib
+import io
 import json
 import logging
+import os
+import select
 import sys
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
+
+BAD_INPUT, FAULT, READER_GONE = 2, 70, 141
+
+
+class Commands(TyperGroup):
+    """The commands; what would end one with an exit code that means something else is told from it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command. Raises `ReaderGone` or `Fault` where typer would exit with 1."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise (ReaderGone if _reader_is_gone() else Fault)(str(error)) from error
+        except (SystemExit, EOFError) as error:  # of a library: our own commands raise typer.Exit
+            raise Fault(f"{type(error).__name__}: {error}") from error
+
+
+class ReaderGone(Exception):
+    """Nobody reads the output any more."""
+
+
+class Fault(Exception):
+    """Something that no command expects."""
+
 
 app = typer.Typer(
+    cls=Commands,
     help="Visual anomaly detection a factory line can run itself: train on good parts, serve POST /score.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -92,14 +123,20 @@ def train(
     from anomaly.calibration import Choices
     from training.config import load_recipe
     from training.data import open_dataset
-    from training.pipeline import Training, train_model
+    from training.outputs import check_model, check_run
+    from training.pipeline import Training, run_folder, train_model
     from training.world import joined
 
     config = load_recipe(recipe, set_ or ())
     wanted = Choices(false_alarm_rate, warn_rate) if calibrate else None
     how = Training(resume, wanted, group_by, init, skip_unreadable)
     with joined(config.run.device) as world:
-        bundle = train_model(open_dataset(data), out, config, how, world=world)
+        dataset = open_dataset(data)
+        if world.is_first:
+            folders = {sample.path.parent: sample.path for sample in dataset.samples}
+            check_model(out, [data, *folders.values(), *([init] if init else [])])
+            check_run(run_folder(out))
+        bundle = train_model(dataset, out, config, how, world=world)
     if not world.is_first:
         return
     typer.echo(f"saved {out}, version {bundle.version}")
@@ -127,12 +164,16 @@ def pretrain(
 ) -> None:
     """Train an autoencoder on normal images of many products, to start others from (train --init)."""
     from training.config import load_recipe
+    from training.outputs import check_model, check_run
     from training.pipeline import run_folder
     from training.pretrain import pretrain as run
     from training.world import joined
 
     config = load_recipe(recipe, set_ or ())
     with joined(config.run.device) as world:
+        if world.is_first:
+            check_model(out, data)
+            check_run(run_folder(out))
         bundle = run(data, out, run_folder(out), config, world=world, resume=resume, relist=relist)
     if world.is_first:
         typer.echo(
@@ -150,8 +191,10 @@ def compare(
     ] = None,
 ) -> None:
     """Put trainings side by side: figures, settings that differ, losses."""
-    from training.compare import draw, read_run, table
+    from training.compare import check_picture, draw, read_run, table
 
+    if out is not None:
+        check_picture(out)
     found = [read_run(run) for run in runs]
     typer.echo(table(found))
     if out is not None:
@@ -171,8 +214,10 @@ def sweep(
 ) -> None:
     """Try a recipe's declared ranges, choosing on normal images and synthetic defects only."""
     from training.data import open_dataset
+    from training.outputs import SWEEP, check_own_folder
     from training.sweep import sweep as run
 
+    check_own_folder(out, SWEEP, [data])
     best = run(open_dataset(data), out, recipe, tuple(set_ or ()), trials=trials)
     typer.echo(
         f"best: trial {best.number}, synthetic AUROC {best.value:.3f}, {out}/trial-{best.number}"
@@ -194,8 +239,10 @@ def pack(
     from tqdm import tqdm
 
     from training.index import indexed
+    from training.outputs import check_new_folder
     from training.shards import pack as write
 
+    check_new_folder(out, data)
     with TemporaryDirectory() as folder:
         samples = indexed(data, Path(folder))
         paths = (sample.path for sample in samples)
@@ -231,8 +278,10 @@ def calibrate(
     from anomaly.statement import state
     from training.calibrate import with_groups
     from training.data import normal_images
+    from training.outputs import check_changed_model
     from training.pipeline import Recalibration, calibrate_folder
 
+    check_changed_model(model)
     done = calibrate_folder(
         model,
         with_groups(normal_images(normals), group_by),
@@ -263,10 +312,15 @@ def evaluate(
 ) -> None:
     """Score a test split: AUROC, AUPRO, false alarms, a table for each kind of defect."""
     from training.data import open_dataset
-    from training.evaluate import format_table
+    from training.evaluate import are_figures, format_table
+    from training.outputs import REPORT, check_own_file, check_own_folder
     from training.pipeline import evaluate_model
 
     to_stdout = json_file is not None and str(json_file) == "-"
+    if json_file is not None and not to_stdout:
+        check_own_file(json_file, are_figures)
+    if report is not None:
+        check_own_folder(report, REPORT, [model, data])
     figures, page = evaluate_model(
         model,
         open_dataset(data),
@@ -300,8 +354,13 @@ def score(
     """Score images; exit code 1 when any is NG, 2 when any cannot be read."""
     from tqdm import tqdm
 
-    from training.scoring import read_done, score_files
+    from training.outputs import HEATMAPS, check_own_file, check_own_folder
+    from training.scoring import is_records, read_done, score_files
 
+    if heatmaps is not None:
+        check_own_folder(heatmaps, HEATMAPS, [model, *images])
+    if out is not None:
+        check_own_file(out, is_records)
     ng = unreadable = count = 0
     done = set() if out is None else read_done(out)
     rows = score_files(model, images, heatmaps=heatmaps, device=device, done=done)
@@ -399,8 +458,11 @@ def backup(
 ) -> None:
     """Copy results, journal, audit trail and cases, also while the service runs."""
     from record.backup import backup as copy
+    from training.outputs import check_new_folder
 
-    copied = copy(_record_dir(folder), out)
+    record = _record_dir(folder)
+    check_new_folder(out, [record])
+    copied = copy(record, out)
     typer.echo(f"{out}: {copied.audit_rows} audit rows, unbroken; {copied.cases} files of cases")
     if copied.results is None:
         typer.echo(
@@ -454,8 +516,10 @@ def demo(
 @app.command()
 def export(model: Model) -> None:
     """Add an ONNX graph to a model; the service then uses it on a CPU."""
+    from training.outputs import check_changed_model
     from training.pipeline import export_folder
 
+    check_changed_model(model)
     bundle, exported = export_folder(model)
     typer.echo(f"exported {model}, version {bundle.version}")
     typer.echo(
@@ -483,9 +547,11 @@ def import_mae(
     ] = False,
 ) -> None:
     """Make a model of public masked-autoencoder weights; calibrate it on your normal images next."""
+    from training.outputs import check_model
     from training.pipeline import import_model
     from training.pretrained import MaeChoices
 
+    check_model(out, [checkpoint])
     bundle = import_model(checkpoint, out, MaeChoices(norm_patches=norm_pixels))
     typer.echo(f"saved {out}, version {bundle.version}")
     typer.echo(f"not calibrated yet: maskline calibrate {out} NORMALS")
@@ -548,14 +614,42 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format=TEXT)
     # Alembic tells of every plug-in it finds, when it is imported.
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name need not be UTF-8
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
-    except Exception as error:
-        code = "file_unusable" if isinstance(error, OSError) else getattr(error, "code", None)
-        if not isinstance(code, str):
-            raise
+        sys.stdout.flush()
+    except (ReaderGone, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(READER_GONE)
+    except Exception as error:  # noqa: BLE001 - the last one: only an NG part may exit with 1
+        sys.exit(_told(error))
+
+
+def _told(error: Exception) -> int:
+    """Say what went wrong; returns the exit code."""
+    code = "file_unusable" if isinstance(error, OSError) else getattr(error, "code", None)
+    if isinstance(code, str):
         typer.echo(f"error [{code}]: {error}", err=True)
-        sys.exit(2)
+        return BAD_INPUT
+    traceback.print_exception(error)
+    name = type(error).__name__
+    typer.echo(
+        f"error [internal]: {name}: {error}. This is a fault of ours; report it with the lines above",
+        err=True,
+    )
+    return FAULT
+
+
+def _reader_is_gone() -> bool:
+    """Whether the other end of the standard output is closed."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (OSError, ValueError):  # no file stands behind it
+        return False
 
 
 def _say_calibration(calibration: Any, before: Any = None) -> None:

@@ -10,9 +10,13 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from anomaly.bundle import load_bundle
+from anomaly.errors import OutputRefused
 from training.checkpoint import write_whole
 from training.errors import DataError
+from training.outputs import check_own_file
 
+_MARK = "Maskline: losses"  # in a picture's metadata: by it we know our own
+_MARKED = {"png": "Software", "svg": "Creator", "pdf": "Creator"}
 _CARD = ("images", "steps", "seconds", "device", "processes", "final_loss")
 
 
@@ -73,8 +77,22 @@ def draw(runs: Sequence[Run], out: Path) -> None:
     axes.set_yscale("log")
     axes.legend()
     drawn = io.BytesIO()
-    figure.savefig(drawn, format=out.suffix[1:])
+    kind = _kind(out)
+    figure.savefig(drawn, format=kind, metadata={_MARKED[kind]: _MARK})
     write_whole(out, drawn.getvalue())
+
+
+def check_picture(out: Path) -> None:
+    """Refuse a name of no picture, or a picture that `draw` did not write. Raises `OutputRefused`."""
+    _kind(out)
+    check_own_file(out, lambda ends: _MARK.encode() in ends)
+
+
+def _kind(out: Path) -> str:
+    kind = out.suffix[1:].lower()
+    if kind not in _MARKED:
+        raise OutputRefused(f"{out} is no .png, .svg or .pdf; losses are drawn to one of these")
+    return kind
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

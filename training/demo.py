@@ -10,6 +10,7 @@ from tqdm import tqdm
 from anomaly.bundle import Bundle
 from training.config import TrainConfig
 from training.data import open_dataset
+from training.outputs import DEMO, check_own_folder, claim
 from training.pipeline import evaluate_model, train_model
 from training.synthetic import PartsConfig, write_parts
 
@@ -36,6 +37,8 @@ def run_demo(
     quiet: bool = False,
 ) -> Demo:
     """Run the main job in `folder`; `say` gets one line before each stage."""
+    check_own_folder(folder, DEMO, ())
+    claim(folder, DEMO)
     data, models = folder / "parts", folder / "models"
     say(f"1/4 drawing {parts.total} parts into {data}")
     images = write_parts(data, parts, seed=config.run.seed)

@@ -170,6 +170,11 @@ def format_table(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def are_figures(ends: bytes) -> bool:
+    """Whether a file that begins so holds an evaluation's figures."""
+    return ends.startswith(b"{") and b'"image_AUROC"' in ends
+
+
 def save_figures(figures: dict[str, Any], path: Path) -> None:
     """Write the figures as JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

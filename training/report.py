@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from anomaly.heatmap import as_uint8, encode_jpeg, overlay
 from anomaly.types import Detection, RgbImage
 from training.checkpoint import write_whole
 from training.data import Sample
+from training.outputs import REPORT, claim, file_name
 
 _EACH = 6  # pictures at each end of the scores, for normal and anomalous images
 _PICTURE_HEIGHT = 240
@@ -48,13 +50,18 @@ def write_report(
     shown: tuple[Shown, ...],
     white_level: int,
 ) -> Path:
-    """Write `report.html`, self-contained, and the pictures as JPEGs beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write `report.html`, self-contained, and the pictures as JPEGs beside it.
+
+    Pictures of a report that was here before are removed.
+    """
+    claim(folder, REPORT)
+    _remove_pictures(folder)
     anomalous = np.array([label != "good" for label in labels])
-    sections = []
+    sections, pictures = [], []
     for title, part in _sections(shown):
         rows = [_picture(folder, one, white_level) for one in part]
         sections.append({"title": title, "rows": rows})
+        pictures += [row["file"] for row in rows]
     loader = PackageLoader("training", ".")
     page = Environment(loader=loader, autoescape=select_autoescape(["html", "j2"])).get_template(
         "report.html.j2"
@@ -65,6 +72,7 @@ def write_report(
         roc=_as_png(_roc(scores, anomalous, figures["image_AUROC"])),
         sections=sections,
     )
+    write_whole(folder / REPORT, json.dumps(pictures).encode())
     path = folder / "report.html"
     write_whole(path, html.encode())
     return path
@@ -90,11 +98,24 @@ def _sections(shown: tuple[Shown, ...]) -> list[tuple[str, list[Shown]]]:
     ]
 
 
+def _remove_pictures(folder: Path) -> None:
+    """Remove the pictures that the report before listed as its own."""
+    try:
+        names = json.loads((folder / REPORT).read_bytes() or b"[]")
+    except ValueError:
+        return
+    for name in names:
+        if Path(name).name == name and name.endswith("_heatmap.jpg"):
+            (folder / name).unlink(missing_ok=True)
+
+
 def _picture(folder: Path, shown: Shown, white_level: int) -> dict[str, Any]:
     data = encode_jpeg(side_by_side(shown, white_level))
-    name = f"{shown.sample.label}_{shown.sample.path.stem}_heatmap.jpg".replace(" ", "_")
+    path = shown.sample.path
+    name = f"{file_name(str(path), shown.sample.label, path.stem)}_heatmap.jpg"
     write_whole(folder / name, data)
     return {
+        "file": name,
         "name": f"{shown.sample.label}/{shown.sample.path.name}",
         "score": shown.detection.pred_score,
         "p_value": shown.detection.p_value,

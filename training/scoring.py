@@ -21,9 +21,11 @@ from anomaly.image import EXTENSIONS, decode_image
 from anomaly.types import Detection, RgbImage
 from training.checkpoint import write_whole
 from training.errors import DataError
+from training.outputs import HEATMAPS, claim, file_name
 
 _CHUNK = 8
 _DECODERS = 2
+_RECORD = b'{"image": "'  # how every record begins
 
 
 def score_files(
@@ -36,16 +38,17 @@ def score_files(
 ) -> Iterator[dict[str, Any]]:
     """Score files, or the images of folders: a record each, in order, but for those in `done`.
 
-    Records have `status` `ok` or `error`. With `heatmaps`, `<stem>_heatmap.jpg` is written for each. A
-    few images are in memory at a time, however many there are; of the rest only the names. Nobody waits
-    for one image, so every core of a CPU scores images of its own: torch has one thread from here on.
+    Records have `status` `ok` or `error`. With `heatmaps`, an overlay is written for each, under a name that
+    the record gives: it shows the image's and differs for every path. A few images are in memory at a time,
+    however many there are; of the rest only the names. Nobody waits for one image, so every core of a CPU
+    scores images of its own: torch has one thread from here on.
     """
     where, cores = choose_device(device), usable_cores()
     share = share_cores(where.type, cores, batches=cores)
     torch.set_num_threads(share.threads)
     detector = load_bundle(model).detector(where)
     if heatmaps is not None:
-        heatmaps.mkdir(parents=True, exist_ok=True)
+        claim(heatmaps, HEATMAPS)
     wanted = (path for path in _expand(images) if str(path) not in done)
     chunks = iter(lambda: list(islice(wanted, _CHUNK)), [])
     decode = partial(_decode, canvas=detector.model.config.preprocess.canvas)
@@ -86,17 +89,23 @@ def read_done(records: Path) -> set[str]:
     with records.open("rb+") as file:
         for line in file:
             if not line.endswith(b"\n"):
+                if not _begins_a_record(line):
+                    raise _foreign(records)
                 break
             try:
                 done.add(str(json.loads(line)["image"]))
             except (ValueError, KeyError, TypeError) as error:
-                raise DataError(
-                    f"{records} holds something else than records of 'maskline score'; choose "
-                    "another file"
-                ) from error
+                raise _foreign(records) from error
             whole += len(line)
         file.truncate(whole)
     return done
+
+
+def _foreign(records: Path) -> DataError:
+    return DataError(
+        f"{records} holds something else than records of 'maskline score', and stays as it is; "
+        "choose another file"
+    )
 
 
 def _score_chunk(
@@ -112,10 +121,34 @@ def _score_chunk(
             yield {"image": str(path), "status": "error", **image}
             continue
         detection = next(detections)
+        record = _record(path, detection)
         if heatmaps is not None:
             whole = image if image.sent is None else decode_image(path.read_bytes())
-            _write_overlay(heatmaps / f"{path.stem}_heatmap.jpg", whole, detection, detector)
-        yield _record(path, detection)
+            picture = heatmaps / heatmap_name(path)
+            _write_overlay(picture, whole, detection, detector)
+            record["heatmap"] = str(picture)
+        yield record
+
+
+def heatmap_name(image: Path) -> str:
+    """Return the file name of an image's overlay: the same for the same path, another for any other."""
+    return f"{file_name(str(image.absolute().parent), image.suffix, image.stem)}_heatmap.jpg"
+
+
+def is_records(ends: bytes) -> bool:
+    """Whether a file that begins so may hold records, perhaps only the beginning of one."""
+    first, newline, _ = ends.partition(b"\n")
+    if not newline:
+        return _begins_a_record(first)
+    try:
+        row = json.loads(first)
+    except ValueError:
+        return False
+    return isinstance(row, dict) and {"image", "status"} <= row.keys()
+
+
+def _begins_a_record(line: bytes) -> bool:
+    return line[: len(_RECORD)] == _RECORD[: len(line)]
 
 
 def _decode(path: Path, canvas: int | None = None) -> RgbImage | dict[str, Any]:

@@ -27,6 +27,7 @@ from training.augment import vary
 from training.config import TrainConfig
 from training.errors import DataError
 from training.images import Damage, Placed, placed, stack, workers
+from training.outputs import check_new_folder
 from training.tokens import (
     STATISTICS_IMAGES,
     Place,
@@ -207,10 +208,12 @@ class StreamTokens:
 
 
 def pack(paths: Iterable[Path], out: Path, per_shard: int) -> int:
-    """Write images into shards of `per_shard` each; returns how many shards there are."""
+    """Write images into shards of `per_shard` each in a new folder; returns how many shards there are.
+
+    Raises `OutputRefused` where something is there already.
+    """
+    check_new_folder(out, ())
     out.mkdir(parents=True, exist_ok=True)
-    if any(out.glob("*.tar")):
-        raise DataError(f"{out} has shards already; choose another folder")
     with webdataset.ShardWriter(str(out / "%06d.tar"), maxcount=per_shard, verbose=0) as writer:
         for number, path in enumerate(paths):
             extension = path.suffix.lower()[1:]

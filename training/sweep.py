@@ -13,6 +13,7 @@ from typing import Any
 from training.config import TrainConfig, load_recipe, load_sweep
 from training.data import Dataset
 from training.errors import DataError, RecipeError, TrainingError
+from training.outputs import SWEEP, claim
 from training.pipeline import Training, train_model
 
 _STUDY = "maskline"
@@ -45,7 +46,7 @@ def sweep(
     except ImportError as error:
         raise RecipeError("a sweep needs Optuna: pip install 'maskline[tracking]'") from error
     ranges = load_sweep(recipe)
-    out.mkdir(parents=True, exist_ok=True)
+    claim(out, SWEEP)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         study_name=_STUDY,

@@ -140,7 +140,8 @@ def test_files_are_scored_one_record_each(tiny_folder: Path, tmp_path: Path) -> 
     assert rows[0]["regions"]
     assert rows[1]["code"] == "image_unsupported"
     assert rows[2]["code"] == "file_unreadable"
-    picture = cv2.imread(str(tmp_path / "h/bad_heatmap.jpg"))
+    assert rows[0]["heatmap"].startswith(str(tmp_path / "h/png_bad-"))
+    picture = cv2.imread(rows[0]["heatmap"])
     assert picture is not None
     assert picture.shape == (96, 128, 3)
 

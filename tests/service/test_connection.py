@@ -29,6 +29,9 @@ class Wire(asyncio.Transport):
     def close(self) -> None:
         self.end.set()
 
+    def abort(self) -> None:
+        self.end.set()
+
     def is_closing(self) -> bool:
         return self.end.is_set()
 
@@ -168,9 +171,9 @@ def test_an_idle_connection_is_closed_in_the_end() -> None:
 
 @pytest.mark.parametrize(
     ("brief_s", "wanted"),
-    [(0.0, [[0], [0, 1], [0, 1, 3], [0, 1, 3]]), (5.0, [[], [], [], []])],
+    [(0.0, [[0], [0, 1], [0, 1, 3], [0, 1, 2, 3]]), (5.0, [[2], [2, 4], [2, 4, 5], [2, 4, 5, 6]])],
 )
-def test_a_connection_too_many_ends_the_one_idle_longest(
+def test_a_connection_too_many_ends_the_one_idle_longest_then_the_oldest_head(
     brief_s: float, wanted: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.connection._BRIEF_S", brief_s)
@@ -192,3 +195,71 @@ def test_a_connection_too_many_ends_the_one_idle_longest(
         assert ended == wanted
 
     asyncio.run(run())
+
+
+def test_a_late_head_goes_before_who_idles_and_an_unread_answer_before_both(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.connection._BRIEF_S", 0.0)
+    monkeypatch.setattr("service.connection._HEAD_S", 0.05)
+
+    async def run() -> None:
+        state = ServerState()
+        idle, late, unread, busy = (_connect(state, room=4) for _ in range(4))
+        for one, wire in (idle, unread):
+            one.data_received(HEAD + b"Content-Length: 0\r\n\r\n")
+            await _answered(wire, [404])
+        unread[0].pause_writing()
+        busy[0].data_received(HEAD + b"Content-Length: 9\r\n\r\n")
+        busy[0].on_response_complete = lambda: None  # type: ignore[method-assign]
+        await asyncio.sleep(0.1)
+        made = [idle, late, unread, busy]
+        ended = []
+        for _ in range(3):
+            made.append(_connect(state, room=4))
+            ended.append([one for one in range(4) if made[one][1].is_closing()])
+        for one, _ in made:
+            one.connection_lost(None)
+        assert ended == [[2], [1, 2], [0, 1, 2]]
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_nobody_reads_ends_its_connection() -> None:
+    async def check(one: BoundedConnection, wire: Wire) -> None:
+        one.data_received(HEAD + b"Content-Length: 0\r\n\r\n")
+        await _answered(wire, [404])
+        one.pause_writing()
+        one.resume_writing()
+        await asyncio.sleep(1.2)
+        assert not wire.is_closing()  # it went on in time
+        one.pause_writing()
+        await asyncio.wait_for(wire.end.wait(), 3)
+
+    _with_connection(check)
+
+
+def test_a_refusal_can_be_read_before_the_connection_is_closed() -> None:
+    async def check(one: BoundedConnection, wire: Wire) -> None:
+        one.data_received(HEAD + b"Connection: close\r\nContent-Length: 90000000\r\n\r\nx")
+        await _answered(wire, [404])
+        await asyncio.sleep(0.05)
+        assert not wire.is_closing()
+        one.data_received(b"x" * 1000)  # thrown away
+        assert one.is_lingering
+        await asyncio.wait_for(wire.end.wait(), 3)
+        assert wire.answers() == [404]
+
+    _with_connection(check)
+
+
+def test_no_more_than_some_megabytes_are_thrown_away() -> None:
+    async def check(one: BoundedConnection, wire: Wire) -> None:
+        one.data_received(HEAD + b"Connection: close\r\nContent-Length: 90000000\r\n\r\nx")
+        await _answered(wire, [404])
+        await asyncio.sleep(0.02)
+        for _ in range(9):
+            one.data_received(bytes(1_000_000))
+        assert wire.is_closing()
+
+    _with_connection(check)

@@ -22,6 +22,7 @@ from service.drift import Drifts
 from service.engine import Engine
 from service.errors import StartError
 from service.frame import Frame
+from service.guard import Guard, rules_of
 from service.inspection import Inspector
 from service.keys import KeyRing
 from service.metrics import Metrics
@@ -33,6 +34,7 @@ from service.tracing import trace
 
 _log = logging.getLogger(__name__)
 _TIDY_S = 60.0
+_ROUTES = (score, models, calibration, results, oip, lookout, health)
 
 _DESCRIPTION = (
     "Visual anomaly detection: POST an image, get OK or NG with a score that has a meaning."
@@ -126,8 +128,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.draining = False
     app.state.keys = None if settings.auth == "off" else KeyRing(settings.keys_file)
-    for routes in (score, models, calibration, results, oip, lookout, health):
-        app.include_router(routes.router)
+    for module in _ROUTES:
+        app.include_router(module.router)
     errors.install(app, metrics)
 
     def seconds_for(requests: int) -> float:
@@ -139,7 +141,25 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         return None if inspector is None else inspector.engine.batcher.full()
 
     app.add_middleware(
-        Door, limit=settings.max_in_flight, full=full, seconds_for=seconds_for, metrics=metrics
+        Door,
+        limit=settings.max_in_flight,
+        shared=settings.max_queue_size,
+        rivals=lambda: 1 if app.state.keys is None else len(app.state.keys),
+        full=full,
+        seconds_for=seconds_for,
+        metrics=metrics,
+    )
+    app.add_middleware(
+        Guard,
+        rules=rules_of(
+            (route for module in _ROUTES for route in module.router.routes),
+            bulk_bytes=max(settings.max_bulk_bytes, settings.max_body_bytes),
+            open_paths=health.OPEN | ({"/metrics"} if settings.metrics_open else set()),
+        ),
+        keys=lambda: app.state.keys,
+        hosts=settings.host_names,
+        read_timeout_s=settings.read_timeout_s,
+        metrics=metrics,
     )
     app.openapi = _documented(app)  # type: ignore[method-assign]
     app.add_middleware(

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
 from anomaly.errors import (
     AnomalyError,
@@ -197,6 +198,12 @@ class FeedbackContradicts(ServiceError):
     code = "feedback_contradicts"
 
 
+class ForeignHost(ServiceError):
+    """A service without API keys is asked by a name or from a page that is not its own."""
+
+    code = "host_foreign"
+
+
 class NothingRecorded(ServiceError):
     """The service keeps no results."""
 
@@ -230,6 +237,7 @@ RULES: dict[type[Exception], Rule] = {
     KeyMissing: Rule(401, "auth"),
     KeyUnknown: Rule(401, "auth"),
     RoleInsufficient: Rule(403, "auth"),
+    ForeignHost: Rule(403, "auth"),
     ModelUnknown: Rule(404, "no_model"),
     ResultUnknown: Rule(404, "bad_parameter"),
     NothingKept: Rule(404, "bad_parameter"),
@@ -308,14 +316,34 @@ def _answer(
     request: Request, status: int, code: str, detail: str, headers: dict[str, str] | None = None
 ) -> JSONResponse:
     """Answer with a problem document; other protocols find their own fields in it."""
+    return _answer_at(request.url.path, status, code, detail, headers)
+
+
+def _answer_at(
+    path: str, status: int, code: str, detail: str, headers: dict[str, str] | None = None
+) -> JSONResponse:
     content = document(status, code, detail)
-    path = request.url.path
     if path.startswith("/v2"):
         content["error"] = detail
     elif path.startswith("/2020-11-20/"):
         content["Message"] = detail
         headers = {**(headers or {}), "x-amzn-ErrorType": _AWS.get(status, "ValidationException")}
     return JSONResponse(content, status_code=status, headers=headers, media_type=PROBLEM)
+
+
+def refusal(scope: Scope, error: ServiceError, metrics: Metrics) -> JSONResponse:
+    """Answer a request whose body is not read; its connection cannot be used again."""
+    rule = RULES[type(error)]
+    metrics.rejected.labels(rule.reason).inc()
+    headers = (_headers(rule.status, error) or {}) | (
+        {"Connection": "close"} if _has_body(scope) else {}
+    )
+    return _answer_at(scope["path"], rule.status, code_of(error, rule), str(error), headers)
+
+
+def _has_body(scope: Scope) -> bool:
+    names = {b"content-length", b"transfer-encoding"}
+    return any(name in names and value != b"0" for name, value in scope["headers"])
 
 
 def code_of(error: BaseException, rule: Rule) -> str:
@@ -372,9 +400,17 @@ def _invalid(metrics: Metrics) -> Handler:
     return handle
 
 
+_HTTP_CODES = {
+    404: "route_not_found",
+    405: "method_not_allowed",
+    408: "body_too_slow",
+    413: "body_too_large",
+}
+
+
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    code = {404: "route_not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    code = _HTTP_CODES.get(error.status_code, "http_error")
     headers = dict(error.headers) if error.headers else None
     return _answer(request, error.status_code, code, str(error.detail), headers)
 

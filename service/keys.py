@@ -8,10 +8,12 @@ import hashlib
 import hmac
 import json
 import logging
+import math
 import os
 import re
 import secrets
 import threading
+import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -20,6 +22,7 @@ from pathlib import Path
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[\w.@-]{1,64}")
 _PREFIX = "mk_"
+_AGAIN_S = 1.0  # after it could not be read, a file is read again as often
 
 
 class Role(IntEnum):
@@ -49,13 +52,22 @@ class Key:
 
 
 class KeyRing:
-    """The keys of a file, read again when it changes; a file that became unreadable changes nothing."""
+    """The keys of a file, read again when it changes.
+
+    A file that was removed has no keys. While one is damaged or cannot be opened, the keys read last stay
+    valid and each attempt to read it is made anew, so that a revoked key is out as soon as it can be read.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._reading = threading.Lock()
-        self._stamp = _stamp(path)
         self._keys = read_keys(path)
+        self._stamp = _stamp(path)
+        self._failed: tuple[Stamp | None, float] = (None, -math.inf)
+
+    def __len__(self) -> int:
+        """Return how many keys are valid."""
+        return len(self._keys)
 
     def find(self, secret: str) -> Key | None:
         """Return the key that this secret is; takes as long whether or which it is."""
@@ -69,14 +81,19 @@ class KeyRing:
 
     def _refresh(self) -> None:
         stamp = _stamp(self._path)
-        if stamp == self._stamp:
+        if stamp is not None and stamp == self._stamp:
             return
         with self._reading:
+            now = time.monotonic()
+            if self._failed[0] == stamp and now < self._failed[1] + _AGAIN_S:
+                return
             try:
                 self._keys = read_keys(self._path)
             except KeysError as error:
-                _log.error("%s; the keys read before stay valid", error)
-            self._stamp = stamp
+                _log.error("%s; the keys read before stay valid until it can be read", error)
+                self._failed = (stamp, now)
+            else:
+                self._stamp = stamp  # taken before reading: what changed meanwhile is read again
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
@@ -135,9 +152,15 @@ def _write(path: Path, keys: tuple[Key, ...]) -> None:
         raise KeysError("keys_unusable", f"cannot write {path}: {error.strerror}") from error
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+Stamp = tuple[int, int, int, int]
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """What changes with a file's contents; None where it cannot be looked at."""
     try:
         status = path.stat()
+    except FileNotFoundError:
+        return (0, 0, 0, 0)
     except OSError:
-        return (0, 0)
-    return (status.st_mtime_ns, status.st_ino)
+        return None
+    return (status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size)

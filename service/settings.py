@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     auth: Literal["keys", "off"] = Field("keys", description="off: whoever reaches the port.")
+    allowed_hosts: str = Field(
+        "", description="Names this service goes by without keys, beside its address; by commas."
+    )
     keys_file: Path = Field(Path("keys.json"), description="Made by 'maskline key add'.")
     record: Literal["on", "off"] = Field("on", description="Whether results are stored.")
     record_dir: Path = Field(Path("results"), description="Journal of results, and SQLite's file.")
@@ -89,6 +92,12 @@ class Settings(BaseSettings):
     tracing: bool = Field(False, description="OpenTelemetry spans; needs the extra 'tracing'.")
     log_format: Literal["json", "text"] = Field("json", description="json: one object a line.")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
+
+    @property
+    def host_names(self) -> set[str]:
+        """Names by which the service may be asked where authentication is off."""
+        names = {self.host.lower(), *self.allowed_hosts.lower().split(",")}
+        return {name.strip() for name in names if name.strip()}
 
     @property
     def keeping(self) -> KeepConfig:

@@ -6,13 +6,15 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service.access import check
+from service.access import asks
 from service.errors import NotReady, problems
 from service.inspection import Inspector
 from service.keys import Role
 from service.parameters import inspector
 
 router = APIRouter(tags=["health"])
+# Asked without a key; /metrics as well unless the settings say otherwise.
+OPEN = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/v2"})
 
 
 @router.get("/health/live")
@@ -37,11 +39,8 @@ async def ready(
 
 
 @router.get("/metrics", response_class=Response)
-async def metrics(
-    request: Request, inspector: Annotated[Inspector, Depends(inspector)]
-) -> Response:
+@asks(Role.SCORE)
+async def metrics(inspector: Annotated[Inspector, Depends(inspector)]) -> Response:
     """Prometheus metrics, in the text format; without a key unless MASKLINE_METRICS_OPEN is false."""
-    if not inspector.settings.metrics_open:
-        check(request, Role.SCORE)
     text = generate_latest(inspector.metrics.registry)
     return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.access import SECURED, check
+from service.access import SECURED, asks
 from service.bulk import inspect_all
 from service.errors import problems
 from service.keys import Role
@@ -79,12 +79,12 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 
 @router.post("/score", response_model=ScoreOut, responses=_RESPONSES, openapi_extra=_BODY)
 @router.post("/v1/score", response_model=ScoreOut, responses=_RESPONSES, openapi_extra=_BODY)
+@asks(Role.SCORE)
 async def score(request: Request) -> Response:
     """Inspect one image: OK or NG, with score, p-value, regions and heatmap.
 
     Every parameter may also come as a header, `X-Maskline-<Name>`; the query wins.
     """
-    check(request, Role.SCORE)
     query = score_query(request)
     found = await (await inspector(request)).inspect(request, query)
     return Response(found.model_dump_json(), media_type="application/json")
@@ -115,10 +115,10 @@ _PARTS: dict[str, Any] = {
 
 
 @router.post("/v1/score/batch", responses=_PROBLEMS, openapi_extra=_PARTS)
+@asks(Role.SCORE)
 async def score_batch(request: Request) -> BatchOut:
     """Inspect many images, the file parts of one multipart body; each has its own status.
 
     `deadline_ms` holds for each image. Use `priority=low` for archives, so that the line goes first.
     """
-    check(request, Role.SCORE)
     return await inspect_all(await inspector(request), request, score_query(request))

@@ -17,6 +17,7 @@ def settings(models: Path, **changes: object) -> Settings:
         "max_batch_items": 16,
         "auth": "off",
         "record": "off",
+        "allowed_hosts": "testserver",  # what TestClient calls it
     }
     return Settings(models_dir=models, **(usual | changes))  # type: ignore[arg-type]
 

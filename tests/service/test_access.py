@@ -1,3 +1,4 @@
+import errno
 import json
 import logging
 import os
@@ -184,3 +185,40 @@ def test_the_command_makes_lists_and_revokes(
     assert secret not in shown
     assert run("verify", group="audit").startswith("2 rows, unbroken")
     assert CliRunner().invoke(maskline.app, ["key", "add", "x", "--role", "king"]).exit_code == 2
+
+
+def test_a_key_revoked_while_its_file_cannot_be_opened_is_out_afterwards(
+    keys_file: Path, secrets: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = KeyRing(keys_file)
+    read = Path.read_text
+
+    def too_many_files(path: Path, **named: object) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    revoke_key(keys_file, "my-SCORE")
+    monkeypatch.setattr(Path, "read_text", too_many_files)
+    assert ring.find(secrets["score"]) is not None  # not known yet
+    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr("service.keys._AGAIN_S", 0.0)
+    assert ring.find(secrets["score"]) is None
+    assert ring.find(secrets["admin"]) is not None
+
+
+def test_a_change_within_a_tick_of_the_clock_is_noticed(
+    keys_file: Path, secrets: dict[str, str]
+) -> None:
+    ring = KeyRing(keys_file)
+    status = keys_file.stat()
+    text = keys_file.read_text().replace("my-SCORE", "my-OTHER")
+    digest = read_keys(keys_file)[0].sha256
+    keys_file.write_text(text.replace(digest, "0" * len(digest)))  # as long as before
+    os.utime(keys_file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert ring.find(secrets["score"]) is None
+
+
+def test_a_file_that_was_removed_has_no_keys(keys_file: Path, secrets: dict[str, str]) -> None:
+    ring = KeyRing(keys_file)
+    keys_file.unlink()
+    assert ring.find(secrets["admin"]) is None
+    assert len(ring) == 0

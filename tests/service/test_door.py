@@ -28,7 +28,13 @@ class Behind:
     def __init__(self) -> None:
         self.let_in = 0
         self.door = Door(
-            self.app, limit=100, full=lambda: QueueFull(2.5), seconds_for=float, metrics=Metrics()
+            self.app,
+            limit=100,
+            shared=100,
+            rivals=lambda: 1,
+            full=lambda: QueueFull(2.5),
+            seconds_for=float,
+            metrics=Metrics(),
         )
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
@@ -105,3 +111,60 @@ def test_a_refused_image_costs_no_decoding(tiny_folder: Path) -> None:
             asker.join()
     assert {(one.status_code, one.json()["code"]) for one in refused} == {(429, "queue_full")}
     assert all(int(one.headers["Retry-After"]) >= 1 for one in refused)
+
+
+class Shared:
+    """A door of eight places, all of whose requests stay inside until they are let go."""
+
+    def __init__(self, keys: int) -> None:
+        self.let_go = asyncio.Event()
+        self.tasks: list[asyncio.Task[None]] = []
+        self.door = Door(
+            self.app,
+            limit=20,
+            shared=8,
+            rivals=lambda: keys,
+            full=lambda: None,
+            seconds_for=float,
+            metrics=Metrics(),
+        )
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        scope["inside"].append(scope["state"]["key"])
+        await self.let_go.wait()
+
+    async def ask(self, key: str, times: int) -> int:
+        """Return how many of a key's requests were let in."""
+        inside: list[str] = []
+
+        async def send(message: Any) -> None:
+            assert message.get("status", 429) == 429
+
+        for _ in range(times):
+            asked = scope("/v1/score") | {"state": {"key": key}, "inside": inside}
+            self.tasks.append(asyncio.create_task(self.door(asked, send, send)))  # type: ignore[arg-type]
+            await asyncio.sleep(0)
+        return len(inside)
+
+
+def test_a_key_that_floods_leaves_places_to_the_others() -> None:
+    async def run() -> None:
+        shared = Shared(keys=3)
+        assert await shared.ask("flood", 30) == 4  # one other key may come
+        assert await shared.ask("line", 1) == 1
+        assert await shared.ask("second flood", 30) == 2  # three are active, there is no fourth
+        assert await shared.ask("line", 1) == 1
+        shared.let_go.set()
+        await asyncio.gather(*shared.tasks)
+
+    asyncio.run(run())
+
+
+def test_a_single_key_has_the_whole_door() -> None:
+    async def run() -> None:
+        shared = Shared(keys=1)
+        assert await shared.ask("line", 30) == 20
+        shared.let_go.set()
+        await asyncio.gather(*shared.tasks)
+
+    asyncio.run(run())

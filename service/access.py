@@ -9,7 +9,7 @@ from starlette.types import Scope
 
 from service.errors import KeyMissing, KeyUnknown, RoleInsufficient
 from service.keys import KeyRing, Role
-from service.logs import ACTOR
+from service.logs import ACTOR, ANYBODY
 
 # For the OpenAPI document; the headers are read by hand, which costs a tenth of FastAPI's own schemes.
 SCHEMES: dict[str, Any] = {
@@ -46,7 +46,7 @@ def authenticate(scope: Scope, ring: KeyRing | None, role: Role) -> None:
     Without a key ring (authentication is off) everyone may do everything.
     """
     if ring is None:
-        ACTOR.set("anybody")
+        ACTOR.set(ANYBODY)
         return
     secret = _secret(Headers(scope=scope))
     if not secret:

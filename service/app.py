@@ -25,6 +25,7 @@ from service.frame import Frame
 from service.guard import Guard, rules_of
 from service.inspection import Inspector
 from service.keys import KeyRing
+from service.logs import hide
 from service.metrics import Metrics
 from service.recording import Recording, audit_of
 from service.review import Reviewer
@@ -87,6 +88,43 @@ def _calibrator(inspector: Inspector) -> Calibrator:
     return Calibrator(inspector, recording, reviewer)
 
 
+def _surround(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+    """Put around all routes what a request passes, the innermost first: door, guard, frame."""
+
+    def seconds_for(requests: int) -> float:
+        inspector: Inspector | None = getattr(app.state, "inspector", None)
+        return 1.0 if inspector is None else inspector.engine.seconds_for(requests)
+
+    def full() -> QueueFull | None:
+        inspector: Inspector | None = getattr(app.state, "inspector", None)
+        return None if inspector is None else inspector.engine.batcher.full()
+
+    app.add_middleware(
+        Door,
+        limit=settings.max_in_flight,
+        shared=settings.max_queue_size,
+        rivals=lambda: 1 if app.state.keys is None else len(app.state.keys),
+        full=full,
+        seconds_for=seconds_for,
+        metrics=metrics,
+    )
+    app.add_middleware(
+        Guard,
+        rules=rules_of(
+            (route for module in _ROUTES for route in module.router.routes),
+            bulk_bytes=max(settings.max_bulk_bytes, settings.max_body_bytes),
+            open_paths=health.OPEN | ({"/metrics"} if settings.metrics_open else set()),
+        ),
+        keys=lambda: app.state.keys,
+        hosts=settings.host_names,
+        read_timeout_s=settings.read_timeout_s,
+        metrics=metrics,
+    )
+    app.add_middleware(
+        Frame, is_draining=lambda: app.state.draining, observe=metrics.observe_request
+    )
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Build the service; models load when it starts, and a model that cannot load stops the start."""
     settings = settings or Settings()
@@ -94,7 +132,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        _log.info("settings: %s", settings.model_dump(mode="json"))
+        hide(settings.secrets)
+        _log.info("settings: %s", settings.shown())
         cv2.utils.logging.setLogLevel(
             cv2.utils.logging.LOG_LEVEL_SILENT
         )  # a damaged image is an answer, not lines in the log
@@ -132,39 +171,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(module.router)
     errors.install(app, metrics)
 
-    def seconds_for(requests: int) -> float:
-        inspector: Inspector | None = getattr(app.state, "inspector", None)
-        return 1.0 if inspector is None else inspector.engine.seconds_for(requests)
-
-    def full() -> QueueFull | None:
-        inspector: Inspector | None = getattr(app.state, "inspector", None)
-        return None if inspector is None else inspector.engine.batcher.full()
-
-    app.add_middleware(
-        Door,
-        limit=settings.max_in_flight,
-        shared=settings.max_queue_size,
-        rivals=lambda: 1 if app.state.keys is None else len(app.state.keys),
-        full=full,
-        seconds_for=seconds_for,
-        metrics=metrics,
-    )
-    app.add_middleware(
-        Guard,
-        rules=rules_of(
-            (route for module in _ROUTES for route in module.router.routes),
-            bulk_bytes=max(settings.max_bulk_bytes, settings.max_body_bytes),
-            open_paths=health.OPEN | ({"/metrics"} if settings.metrics_open else set()),
-        ),
-        keys=lambda: app.state.keys,
-        hosts=settings.host_names,
-        read_timeout_s=settings.read_timeout_s,
-        metrics=metrics,
-    )
+    _surround(app, settings, metrics)
     app.openapi = _documented(app)  # type: ignore[method-assign]
-    app.add_middleware(
-        Frame, is_draining=lambda: app.state.draining, observe=metrics.observe_request
-    )
     if settings.tracing:
         metrics.trace_stage = trace(app)  # outermost
     return app

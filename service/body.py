@@ -17,7 +17,7 @@ async def read_image(request: Request, max_bytes: int) -> bytes:
 
     Raises `BodyTooLarge`, `BodyUnusable` or `MultipartInvalid`.
     """
-    kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip()
+    kind = media_type_of(request) or "application/octet-stream"
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
         raise _too_large(max_bytes)
@@ -29,6 +29,11 @@ async def read_image(request: Request, max_bytes: int) -> bytes:
             "image/tiff as the body, or multipart/form-data with a part called 'file'"
         )
     return await read_body(request, max_bytes)
+
+
+def media_type_of(request: Request) -> str:
+    """Return the type that a request says its body has, in small letters, without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:

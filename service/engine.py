@@ -175,6 +175,7 @@ class Engine:
         self._metrics.model_info.clear()
         for model in self.registry.active:
             bundle = model.bundle
+            self._metrics.reserve_cameras(bundle.cameras)
             self._metrics.model_info.labels(model.name, bundle.version, bundle.digest).set(1)
             self._metrics.model_ready.labels(model.name).set_function(lambda: float(self.is_ready))
 

@@ -39,12 +39,15 @@ class Rule:
     max_bytes: int
 
 
-_NO_ROUTE = Rule((), re.compile(""), None, _JSON_BYTES)
+_NO_ROUTE = Rule((), re.compile(""), Role.SCORE, _JSON_BYTES)  # not even that there is none
+_DOCUMENTS = Rule(
+    ("GET", "HEAD"), re.compile("/(docs|redoc|openapi.json)(/.*)?$"), None, _JSON_BYTES
+)
 
 
 def rules_of(routes: Iterable[Any], *, bulk_bytes: int, open_paths: Collection[str]) -> list[Rule]:
     """Make the table; raises `LookupError` for a route of which nobody said who may ask it."""
-    rules = []
+    rules = [_DOCUMENTS]
     for route in routes:
         assert isinstance(route, APIRoute)
         role = None if route.path in open_paths else _declared(route)
@@ -104,8 +107,7 @@ class Guard:
         except ServiceError as error:
             await refusal(scope, error, self._metrics)(scope, receive, send)
             return
-        answer = _closing(send) if rule is _NO_ROUTE else send  # what nobody reads must not come on
-        await self._app(scope, Body(receive, rule.max_bytes, self._read_timeout_s), answer)
+        await self._app(scope, Body(receive, rule.max_bytes, self._read_timeout_s), send)
 
     def _rule(self, scope: Scope) -> Rule | None:
         method, path = scope["method"], scope["path"]
@@ -175,17 +177,6 @@ class Body:
             raise HTTPException(413, text, {"Connection": "close"})
         self._is_whole = message["type"] != "http.request" or not message.get("more_body", False)
         return message
-
-
-def _closing(send: Send) -> Send:
-    """Let an answer end its connection."""
-
-    async def send_closing(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
-        await send(message)
-
-    return send_closing
 
 
 def _name_of(host: str) -> str:

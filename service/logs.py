@@ -1,7 +1,7 @@
 """Logs as JSON lines, one object each, with the id of the request they belong to.
 
-Never logged: bodies, headers, query strings. What a caller may choose freely (a path, a request id) is
-bounded before it gets here. No request ever waits for a line to be written.
+Never logged: bodies, headers, query strings, secrets of URLs. What a caller may choose freely (a path, a
+request id) is bounded before it gets here. No request ever waits for a line to be written.
 """
 
 import contextlib
@@ -11,17 +11,37 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from queue import SimpleQueue
-from typing import Literal
+from typing import Any, Literal
+
+from record.urls import without_secrets
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
-ACTOR: ContextVar[str] = ContextVar("actor", default="service")  # the key's name, in a request
+ANYBODY = "anybody"  # the actor of a request where authentication is off
+SERVICE = "service"
+ACTOR: ContextVar[str] = ContextVar("actor", default=SERVICE)  # the key's name, in a request
 TEXT = "%(levelname)s %(name)s: %(message)s"
 # What every record has; the rest was given with `extra`.
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+
+
+_hidden: set[str] = set()
+
+
+def hide(secrets: Iterable[str]) -> None:
+    """Keep these texts out of every line from now on, whoever writes it."""
+    _hidden.update(secrets)
+
+
+def _shown(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    for secret in _hidden:
+        value = value.replace(secret, "***")
+    return without_secrets(value) if "://" in value else value
 
 
 class JsonLines(logging.Formatter):
@@ -40,7 +60,15 @@ class JsonLines(logging.Formatter):
         line |= {key: value for key, value in vars(record).items() if key not in _USUAL}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return json.dumps({k: _shown(v) for k, v in line.items()}, default=str)
+
+
+class PlainLines(logging.Formatter):
+    """A record as text for a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return str(_shown(super().format(record)))
 
 
 class LineWriter(logging.Handler):
@@ -100,7 +128,7 @@ def log_to_stderr(style: Literal["json", "text"], level: str) -> Iterator[None]:
     """Send every log of this process, uvicorn's too, to standard error; what waits is written at the end."""
     # Started without one (2>&-), the number may be a database's by now: -1 writes nowhere.
     writer = LineWriter(-1 if sys.__stderr__ is None else sys.__stderr__.fileno())
-    writer.setFormatter(JsonLines() if style == "json" else logging.Formatter(TEXT))
+    writer.setFormatter(JsonLines() if style == "json" else PlainLines(TEXT))
     logging.basicConfig(level=level.upper(), handlers=[writer], force=True)
     try:
         yield

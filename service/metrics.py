@@ -1,7 +1,8 @@
 """Every Prometheus instrument, in one place. Seconds and bytes; no label is unbounded."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter as Counter_
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import (
@@ -14,10 +15,12 @@ from prometheus_client import (
 )
 
 from anomaly.types import Detection
+from service.logs import ACTOR, ANYBODY, SERVICE
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _RATIOS = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 _MAX_CAMERAS = 64
+_MAX_OF_KEY = 32
 
 
 class Metrics:
@@ -99,6 +102,8 @@ class Metrics:
         self.kept_lost = self._counter("kept_lost", "Images that could not be kept.")
         self.trace_stage: Callable[[str, float, float], None] | None = None
         self._cameras: set[str] = set()
+        self._reserved: set[str] = set()
+        self._brought: Counter_[str] = Counter_()  # cameras by the key that sent them first
 
     def watch_queue(self, depth: Callable[[], float], limit: int) -> None:
         """Read the queue's depth whenever the metrics are read."""
@@ -134,13 +139,24 @@ class Metrics:
         self.score_ratio.labels(model, label).observe(ratio)
         self.last_image.labels(label).set_to_current_time()
 
+    def reserve_cameras(self, names: Iterable[str]) -> None:
+        """Give cameras with a calibration of their own a label, whoever comes before them."""
+        self._reserved.update(names)
+
     def camera(self, camera: str | None) -> str:
-        """Return a camera's label, which is bounded: after 64 cameras the rest share `other`."""
+        """Return a camera's label, which is bounded: beyond the first 64 cameras the rest share `other`.
+
+        One API key brings 32 of them at most, so that none pushes out what others send.
+        """
         name = camera or "none"
-        if name not in self._cameras:
-            if len(self._cameras) >= _MAX_CAMERAS:
-                return "other"
-            self._cameras.add(name)
+        if name in self._reserved or name in self._cameras:
+            return name
+        key = ACTOR.get()
+        most = _MAX_CAMERAS if key in (ANYBODY, SERVICE) else _MAX_OF_KEY
+        if len(self._cameras) >= _MAX_CAMERAS or self._brought[key] >= most:
+            return "other"
+        self._brought[key] += 1
+        self._cameras.add(name)
         return name
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

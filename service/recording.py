@@ -16,6 +16,7 @@ from record.audit import Audit
 from record.journal import Journal
 from record.keep import KeepConfig, Keeper, Kept, KeptStore
 from record.store import Filter, Page, Store, StoreError, unusable
+from record.urls import shown
 from record.writer import Writer
 from service.errors import AuditUnwritable, FeedbackContradicts, ResultUnknown, StartError
 from service.feedback import Change, FeedbackIn, change_of
@@ -266,7 +267,10 @@ def _keeper(place: str, config: KeepConfig, metrics: Metrics) -> Keeper | None:
     try:
         store = KeptStore(place, config)
     except (ValueError, ImportError) as error:
-        raise StartError("settings_invalid", f"MASKLINE_KEEP_URL {place!r}: {error}") from error
+        reason = str(error).replace(place, shown(place))
+        raise StartError(
+            "settings_invalid", f"MASKLINE_KEEP_URL {shown(place)!r}: {reason}"
+        ) from error
     metrics.kept_bytes.set_function(lambda: store.bytes)
     return Keeper(store, metrics.kept_lost.inc)
 

@@ -1,5 +1,6 @@
 """Starts the server: the socket first, so that an occupied port is found before models load."""
 
+import asyncio
 import gc
 import logging
 import math
@@ -60,7 +61,7 @@ def _serve(settings: Settings) -> None:
         ssl_keyfile=settings.tls_key_file,
         timeout_graceful_shutdown=math.ceil(settings.drain_limit_s),
     )
-    server = DrainingServer(config, app.state, settings.drain_delay_s)
+    server = DrainingServer(config, app.state, settings.drain_delay_s, settings.read_timeout_s)
     port = listener.getsockname()[1]
     _log.info(
         "loading models from %s, then listening on %s://%s:%s",
@@ -118,11 +119,22 @@ class DrainingServer(uvicorn.Server):
     connections. A second signal ends the process there and then.
     """
 
-    def __init__(self, config: uvicorn.Config, state: State, delay_s: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, state: State, delay_s: float, handshake_s: float
+    ) -> None:
         super().__init__(config)
+        self._handshake_s = handshake_s
         self._state = state
         self._delay_s = delay_s
         self._asked: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; a TLS handshake has as long as a request's head, which uvicorn has no setting for."""
+        loop = asyncio.get_running_loop()
+        if self.config.ssl is not None:
+            listen = partial(loop.create_server, ssl_handshake_timeout=self._handshake_s)
+            loop.create_server = listen  # type: ignore[method-assign]
+        await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Start to drain, or give up draining."""

@@ -1,12 +1,13 @@
 """Settings of the service: read from the environment once, validated, frozen, passed in."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from record.keep import KeepConfig, Policy
+from record.urls import secrets_of, shown
 
 
 class Settings(BaseSettings):
@@ -92,6 +93,17 @@ class Settings(BaseSettings):
     tracing: bool = Field(False, description="OpenTelemetry spans; needs the extra 'tracing'.")
     log_format: Literal["json", "text"] = Field("json", description="json: one object a line.")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
+
+    def shown(self) -> dict[str, Any]:
+        """Return all values as they may be logged: URLs without their secrets."""
+        values = self.model_dump(mode="json")
+        return {k: shown(v) if isinstance(v, str) else v for k, v in values.items()}
+
+    @property
+    def secrets(self) -> list[str]:
+        """What of these settings must not be shown anywhere."""
+        urls = filter(None, (self.database_url, self.keep_url))
+        return [secret for url in urls for secret in secrets_of(url)]
 
     @property
     def host_names(self) -> set[str]:

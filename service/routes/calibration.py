@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from anomaly.roi import read_roi
 from record.store import Filter
 from service.access import SECURED, needs
-from service.body import read_body, read_images
+from service.body import media_type_of, read_body, read_images
 from service.calibrating import Calibrator, Normals, Wanted
 from service.errors import BodyUnusable, NothingRecorded, problems
 from service.inspection import Inspector
@@ -72,8 +72,8 @@ async def calibrate(
     """
     registry = inspector.engine.registry
     model = await registry.acquire(name)
-    kind = request.headers.get("content-type", "").partition(";")[0].strip()
-    read = {"application/json": _from_json, "multipart/form-data": _from_multipart}.get(kind)
+    readers = {"application/json": _from_json, "multipart/form-data": _from_multipart}
+    read = readers.get(media_type_of(request))
     if read is None:
         raise BodyUnusable("send JSON that names stored results, or multipart/form-data of images")
     normals, wanted = await read(request, model, query, calibrator)

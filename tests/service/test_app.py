@@ -1,5 +1,6 @@
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from fastapi.testclient import TestClient
 from anomaly.bundle import Bundle, save_bundle
 from anomaly.errors import ModelCorrupt, ModelNotFound, ModelUncalibrated
 from service.app import create_app
+from service.logs import ACTOR, log_to_stderr
+from service.metrics import Metrics
 from tests.conftest import normal_pixels, planted, png
 from tests.service.conftest import settings
 
@@ -150,3 +153,57 @@ def test_a_client_that_leaves_while_sending_is_counted_and_harms_nobody(tiny_fol
         client.portal.call(leave)
         assert 'maskline_abandoned_total{stage="read"} 1.0' in client.get("/metrics").text
         assert client.post("/score", content=GOOD).status_code == 200
+
+
+def test_a_flood_of_camera_names_pushes_nobody_out() -> None:
+    metrics = Metrics()
+    metrics.reserve_cameras(["calibrated"])
+    token = ACTOR.set("flood")
+    labels = {metrics.camera(f"fake {number}") for number in range(200)}
+    ACTOR.reset(token)
+    assert len(labels) == 33  # with `other`
+    token = ACTOR.set("line")
+    assert metrics.camera("real") == "real"
+    assert metrics.camera("calibrated") == "calibrated"
+    assert metrics.camera("fake 3") == "fake 3"
+    ACTOR.reset(token)
+    assert len({metrics.camera(f"more {number}") for number in range(200)}) <= 65
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_secrets_of_urls_are_never_logged(
+    tiny_folder: Path, tmp_path: Path, style: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    secret = "s3cr3t:/word"
+    chosen = settings(
+        tiny_folder,
+        record="on",
+        record_dir=tmp_path,
+        database_url=f"postgresql+psycopg://me:{secret}@127.0.0.1:1/none?connect_timeout=1",
+        keep_url=f"memory://id:{secret}@bucket/kept",
+        keep="all",
+    )
+    log = log_to_stderr(style, "debug")  # type: ignore[arg-type]
+    with log, TestClient(create_app(chosen)) as client:
+        client.post("/score", content=png(normal_pixels(1)))
+        time.sleep(0.5)  # the writer tries the database
+    said = capfd.readouterr().err
+    assert "settings:" in said
+    assert "127.0.0.1:1/none" in said
+    assert secret not in said
+    assert "s3cr3t" not in said
+
+
+@pytest.mark.parametrize(
+    "kind", ["Image/PNG", "IMAGE/png; q=1", "image/PNG ", "Multipart/Form-Data"]
+)
+def test_a_media_type_is_read_whatever_its_case(client: TestClient, kind: str) -> None:
+    if kind.startswith("Multi"):
+        request = client.build_request("POST", "/score", files={"file": png(normal_pixels(1))})
+        given = request.headers["content-type"].replace("multipart/form-data", kind)
+        answer = client.post("/score", content=request.read(), headers={"Content-Type": given})
+    else:
+        answer = client.post(
+            "/score", content=png(normal_pixels(1)), headers={"Content-Type": kind}
+        )
+    assert answer.status_code == 200, answer.text

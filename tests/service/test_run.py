@@ -144,7 +144,7 @@ def test_a_log_that_nobody_reads_holds_up_no_request(start: Start, tiny_folder: 
 def test_connections_that_bring_no_request_are_closed(start: Start, tiny_folder: Path) -> None:
     server = start(tiny_folder, MASKLINE_READ_TIMEOUT_S="1")
     address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
-    image, half = png(normal_pixels(1)), b"POST /score HTTP/1.1\r\nHost: line\r\n"
+    image, half = png(normal_pixels(1)), b"POST /score HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     with httpx2.Client(timeout=10) as client, contextlib.ExitStack() as open_now:
 
         def connect() -> socket.socket:
@@ -166,10 +166,12 @@ def test_connections_that_bring_no_request_are_closed(start: Start, tiny_folder:
             endless.sendall(half + b"X-Long: " + b"a" * 200_000)
         assert endless.recv(1000).startswith(b"HTTP/1.1 400 ")
         unread = connect()
-        unread.sendall(b"POST /nowhere HTTP/1.1\r\nHost: line\r\nContent-Length: 200000\r\n\r\n")
+        unread.sendall(
+            b"POST /nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 200000\r\n\r\n"
+        )
         answers = unread.recv(4000)
         unread.sendall(b"a" * 200_000)  # is no head, however long
-        unread.sendall(b"GET /health/live HTTP/1.1\r\nHost: line\r\n\r\n")
+        unread.sendall(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         while b'"live"' not in answers and (more := unread.recv(4000)):
             answers += more
         assert [one[:3] for one in answers.split(b"HTTP/1.1 ")] == [b"", b"404", b"200"]

@@ -1,0 +1,136 @@
+"""How an image came: format, size, depth, compression, as its header has it. Decodes no pixel.
+
+The quality of a JPEG is estimated by the standard table that its luminance table is nearest to (Independent
+JPEG Group, 1 to 100); a camera with tables of its own gets the quality that quantises as coarsely.
+"""
+
+import io
+from dataclasses import asdict, dataclass
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from anomaly.image import FORMATS, ImageLimits, reduced_size
+
+RAW = "RAW"  # pixels that came without a file
+_OTHER = "OTHER"
+# Stored by their place: add at the end only.
+_KNOWN_FORMATS = (RAW, _OTHER, "JPEG", "PNG", "BMP", "TIFF", "WEBP", "JPEG2000", "AVIF")
+LOSSLESS = 101  # takes the place of a quality; better than any
+_SUBSAMPLINGS = {(1, 1): 444, (2, 1): 422, (2, 2): 420, (1, 2): 440, (4, 1): 411}
+_GREY_MODES = ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L")
+_SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L")
+_SOFT = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    Warning,
+    OverflowError,
+    Image.DecompressionBombError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """One image's header; `quality` is 1 to 100, or `LOSSLESS`; `subsampling` 444, 420 …, 0: no JPEG's.
+
+    `height` and `width` are the image's as it is seen, turned upright.
+    """
+
+    format: str
+    height: int
+    width: int
+    channels: int
+    bits: int
+    quality: int = LOSSLESS
+    subsampling: int = 0
+
+    def row(self) -> np.ndarray:
+        """Return it as numbers, (7,) int32, to be stored beside evidence."""
+        values = asdict(self) | {"format": _KNOWN_FORMATS.index(self.format)}
+        return np.array(list(values.values()), np.int32)
+
+    @classmethod
+    def of_row(cls, row: np.ndarray) -> "Encoding":
+        """Restore what `row` returned."""
+        form, *rest = (int(value) for value in row)
+        return cls(_KNOWN_FORMATS[form], *rest)
+
+
+def encoding_of(source: bytes | BinaryIO, size: tuple[int, int], bits: int) -> Encoding:
+    """Describe an image that was decoded to (H, W) with so many bits a channel."""
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return _encoding_of(image, size, bits)
+    except _SOFT:  # it was decoded all the same, by somebody who reads more
+        return Encoding(_OTHER, *size, 3, bits)
+
+
+def _encoding_of(image: Image.Image, size: tuple[int, int], bits: int) -> Encoding:
+    form = image.format if image.format in _KNOWN_FORMATS else _OTHER
+    channels = 1 if image.mode in _GREY_MODES else 3
+    quality, subsampling = LOSSLESS, 0
+    if tables := getattr(image, "quantization", None):
+        quality = _quality(np.array(tables[min(tables)]))
+        subsampling = _subsampling(image)
+    return Encoding(str(form), *size, channels, bits, quality, subsampling)
+
+
+def raw_encoding(size: tuple[int, int], bits: int) -> Encoding:
+    """Describe pixels that came without a file."""
+    return Encoding(RAW, *size, 3, bits)
+
+
+def decoded_bytes(data: bytes, limits: ImageLimits, *, canvas: int | None = None) -> int:
+    """Bytes that decoding will hold for one image, by its header; 0 where it will be refused by it."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            size, form = (image.height, image.width), image.format
+            depth = 2 if _is_deep(image) else 1
+            progressive = bool(image.info.get("progressive"))
+    except _SOFT:
+        return 0
+    if size[0] * size[1] > limits.max_pixels:
+        return 0
+    height, width = reduced_size(size, canvas) if form == "JPEG" else size
+    pixels = 3 * depth * height * width
+    # All coefficients of a progressive JPEG are held, at full size and two bytes each, before any pixel.
+    return pixels + (6 * size[0] * size[1] if progressive else 0)
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether channels have 16 bits: Pillow opens such colours as 8, but says what it would unpack."""
+    return image.mode in _SIXTEEN_BITS or ";16" in str(getattr(image, "tile", ""))
+
+
+def _quality(table: np.ndarray) -> int:
+    return int(np.abs(_LUMINANCES - np.sort(table)).sum(axis=1).argmin()) + 1
+
+
+def _subsampling(image: Image.Image) -> int:
+    layers = getattr(image, "layer", [])
+    if len(layers) < 3:
+        return 0
+    (_, h, v, _), (_, h2, v2, _) = layers[0], layers[1]
+    return _SUBSAMPLINGS.get((h // max(h2, 1), v // max(v2, 1)), 1)
+
+
+def _luminances() -> np.ndarray:
+    """Tables of the qualities 1 to 100, each sorted, (100, 64): the order differs between readers."""
+    standard = np.array(_STANDARD)
+    quality = np.arange(1, 101)
+    scale = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
+    tables = (standard[None] * scale[:, None] + 50) // 100
+    return np.sort(np.clip(tables, 1, 255), axis=1)
+
+
+# Annex K.1 of the JPEG standard, table K.1.
+_STANDARD = (
+    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55,
+    14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62,
+    18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92,
+    49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99,
+)  # fmt: skip
+_LUMINANCES = _luminances()

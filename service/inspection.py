@@ -9,34 +9,40 @@ import base64
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 from starlette.requests import Request
 
 from anomaly.detector import judge
-from anomaly.heatmap import encode_jpeg, encode_png, grey_png, overlay
+from anomaly.encoding import decoded_bytes
+from anomaly.heatmap import encode_jpeg, encode_png, grey_png, overlay, picture_size
 from anomaly.image import ImageLimits, decode_image
 from anomaly.inputs import input_statistics
 from anomaly.preprocess import place
 from anomaly.types import Detection, FloatArray, RgbImage
 from service.batching import Priority
 from service.body import read_image
+from service.budget import Budget, CountedRequest
 from service.drift import Drifts
 from service.engine import Engine, Work
-from service.errors import BodyTooSlow
+from service.errors import BodyTooSlow, InferenceFailed
 from service.found import Inspection, Source
 from service.metrics import Metrics
 from service.recording import Recording, digest_of
 from service.registry import ServedModel
-from service.schemas import HeatmapKind, HeatmapOut, ModelRef, ScoreOut, ScoreQuery
+from service.schemas import BatchOut, HeatmapKind, HeatmapOut, ModelRef, ScoreOut, ScoreQuery
 from service.settings import Settings
 from service.waiting import while_wanted
+from service.workers import WorkerPool
 
 T = TypeVar("T")
 _OWN_DEADLINE_S = 600.0
+_SMALL_PICTURE_PX = 4_000_000  # larger ones are drawn one at a time
+_PICTURE_BYTES_PER_PX = 12  # the image, the picture, as OpenCV has it, and encoded
+_SHORT_BYTES = 100_000  # of JSON: taken apart or written in less time than a thread takes to begin
+_PIECE_BYTES = 3 * 2**18  # a multiple of three, so that the pieces' base64 can be joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +52,12 @@ class Inspector:
     engine: Engine
     metrics: Metrics
     settings: Settings
-    pool: ThreadPoolExecutor
+    pool: WorkerPool
+    parsers: WorkerPool
+    budget: Budget
     drifts: Drifts
     recording: Recording | None = None
+    _drawing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
     async def inspect(self, request: Request, query: ScoreQuery) -> ScoreOut:
         """Answer one request: read, decode, queue, infer, encode.
@@ -77,11 +86,15 @@ class Inspector:
         timings: dict[str, float] = {}
         deadline = self.deadline_of(query)
         self.engine.admit(Priority[query.priority.upper()], deadline)  # before anything is read
-        data = await self._read(request, query, timings)
-        async with while_wanted(request, deadline, timings):
-            return await answer(data, query, deadline, timings)
+        with self.budget.open() as charge:
+            counted = CountedRequest(request, charge)
+            data = await self._read(counted, query, timings)
+            async with while_wanted(request, deadline, timings):
+                return await answer(data, query, deadline, timings)
 
-    async def _read(self, request: Request, query: ScoreQuery, timings: dict[str, float]) -> bytes:
+    async def _read(
+        self, request: CountedRequest, query: ScoreQuery, timings: dict[str, float]
+    ) -> bytes:
         self.engine.registry.find(query.model)  # an unknown name is told before the body is read
         with self.metrics.timed("read", timings):
             return await self.in_time(read_image(request, self.settings.max_body_bytes))
@@ -110,7 +123,7 @@ class Inspector:
         priority = Priority[query.priority.upper()]
         with self.engine.place(model, priority, deadline) as kept:
             with self.metrics.timed("decode", timings):
-                work, inputs, sha256 = await self._in_pool(
+                work, inputs, sha256 = await self.in_pool(
                     lambda: self._work(source, model, query.camera)
                 )
             outcome = await self.engine.detect(model, work, kept)
@@ -118,6 +131,7 @@ class Inspector:
             "queue", outcome.queue_s, timings, ended_s_ago=outcome.inference_s
         )
         self.metrics.observe_stage("inference", outcome.inference_s, timings)
+        _require_finite(outcome.result)
         detection = await self._as_asked(outcome.result, model, query)
         self.metrics.observe_detection(model.name, query.camera, detection)
         self.drifts.add(model, query.camera, detection, inputs)
@@ -130,8 +144,9 @@ class Inspector:
         """Inspect one image for our own purposes: at low priority, neither recorded nor counted."""
         deadline = time.monotonic() + _OWN_DEADLINE_S
         with self.engine.place(model, Priority.LOW, deadline) as kept:
-            work, inputs, _ = await self._in_pool(lambda: self._work(source, model, camera))
+            work, inputs, _ = await self.in_pool(lambda: self._work(source, model, camera))
             outcome = await self.engine.detect(model, work, kept)
+        _require_finite(outcome.result)
         return Inspection(model, source, outcome.result, "", inputs)
 
     def deadline_of(self, query: ScoreQuery) -> float:
@@ -151,9 +166,17 @@ class Inspector:
         self, source: Source, model: ServedModel, camera: str | None
     ) -> tuple[Work, FloatArray, str]:
         config = model.config.preprocess
-        canvas, placement = place(self._decode(source, config.canvas), config)
+        with self.budget.open() as charge:
+            charge.add(self._decoded_bytes(source, config.canvas))
+            canvas, placement = place(self._decode(source, config.canvas), config)
         sha256 = "" if self.recording is None else digest_of(source)
         return Work(canvas, placement, camera), input_statistics(canvas), sha256
+
+    def _decoded_bytes(self, source: Source, canvas: int | None) -> int:
+        """What decoding will hold; 0 of what will be refused before."""
+        if isinstance(source, RgbImage):
+            return 0  # the body, which is counted, holds the pixels
+        return decoded_bytes(source, ImageLimits(self.settings.max_image_pixels), canvas=canvas)
 
     def _decode(self, source: Source, canvas: int | None = None) -> RgbImage:
         if isinstance(source, RgbImage):
@@ -165,19 +188,38 @@ class Inspector:
             return None
         if kind == "float16":  # two microseconds: not worth a thread
             return float16_heatmap(found.detection)
-        return await self._in_pool(lambda: self._picture(found, kind))
+        return await self.draw(lambda: self._picture(found, kind), found.detection.placement.source)
+
+    async def draw(self, work: Callable[[], T], source: tuple[int, int]) -> T:
+        """Draw a picture of an image of (H, W) in the pool; large ones one after the other.
+
+        What it holds is counted but not refused: the part is inspected already.
+        """
+        height, width = picture_size(source)
+        if height * width <= _SMALL_PICTURE_PX:
+            return await self.in_pool(work)
+
+        def counted() -> T:
+            with self.budget.open() as charge:
+                charge.overdraw(_PICTURE_BYTES_PER_PX * height * width)
+                return work()
+
+        async with self._drawing:
+            return await self.in_pool(counted)
 
     def _picture(self, found: Inspection, kind: HeatmapKind) -> HeatmapOut:
-        """The map as a picture in the size of the image that was sent."""
+        """The map as a picture in the size of the image that was sent, or of what `picture_size` says."""
         detection = found.detection
+        size = picture_size(detection.placement.source)
         if kind == "png":
             png = grey_png(detection.anomaly_map, detection.map_threshold, detection.placement)
-            return _heatmap_out(kind, "image/png", png, detection.placement.source, detection)
-        whole = self._decode(found.source)  # once more: the model's may be smaller
+            return _heatmap_out(kind, "image/png", png, size, detection)
+        # Once more: the model's may be smaller. A side of half of it is what a JPEG is reduced for.
+        whole = self._decode(found.source, min(size) // 2)
         picture = overlay(whole, detection, found.model.config.preprocess.white_level)
         if kind == "overlay_png":
-            return _heatmap_out(kind, "image/png", encode_png(picture), whole.size, detection)
-        return _heatmap_out(kind, "image/jpeg", encode_jpeg(picture), whole.size, detection)
+            return _heatmap_out(kind, "image/png", encode_png(picture), size, detection)
+        return _heatmap_out(kind, "image/jpeg", encode_jpeg(picture), size, detection)
 
     async def _as_asked(
         self, detection: Detection, model: ServedModel, query: ScoreQuery
@@ -189,18 +231,44 @@ class Inspector:
         if query.false_alarm_rate is not None:
             calibration = calibration.at_rate(query.false_alarm_rate)
         threshold = calibration.threshold if query.threshold is None else query.threshold
-        return await self._in_pool(lambda: judge(detection, threshold, calibration.map_threshold))
+        return await self.in_pool(lambda: judge(detection, threshold, calibration.map_threshold))
 
-    async def _in_pool(self, work: Callable[[], T]) -> T:
+    async def in_pool(self, work: Callable[[], T]) -> T:
+        """Run work on one image in a decoder's thread; raises `WorkTooSlow`."""
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)
+
+    async def written(self, answer: ScoreOut | BatchOut) -> bytes:
+        """Write an answer as JSON; one with pictures in a thread."""
+        heatmap = answer.heatmap if isinstance(answer, ScoreOut) else None
+        if isinstance(answer, ScoreOut) and (heatmap is None or len(heatmap.data) < _SHORT_BYTES):
+            return answer.model_dump_json().encode()
+        return await self.parse(lambda: answer.model_dump_json().encode())
+
+    async def parse(self, work: Callable[[], T]) -> T:
+        """Take a body apart, or put an answer together, in a thread apart from images."""
+        return await asyncio.get_running_loop().run_in_executor(self.parsers, work)
+
+
+def _require_finite(detection: Detection) -> None:
+    """Raise `InferenceFailed` where a score or a map is none: it would pass as OK."""
+    values = (detection.pred_score, detection.score_std, detection.p_value)
+    if not np.isfinite(values).all() or not np.isfinite(detection.patch_scores).all():
+        raise InferenceFailed("the model's score of this image is not a number; check the model")
 
 
 def float16_heatmap(detection: Detection) -> HeatmapOut:
     """The patch grid as little-endian float16, in the score's own units."""
-    grid = np.ascontiguousarray(detection.patch_scores, dtype="<f2")
+    most = np.finfo(np.float16).max
+    grid = np.ascontiguousarray(np.clip(detection.patch_scores, -most, most), dtype="<f2")
     return _heatmap_out(
         "float16", "application/octet-stream", grid.tobytes(), grid.shape, detection
     )
+
+
+def to_base64(data: bytes) -> str:
+    """Encode in pieces: in one, no other thread of the interpreter would run meanwhile."""
+    pieces = (data[i : i + _PIECE_BYTES] for i in range(0, len(data), _PIECE_BYTES))
+    return b"".join(map(base64.b64encode, pieces)).decode("ascii")
 
 
 def _heatmap_out(
@@ -209,7 +277,7 @@ def _heatmap_out(
     return HeatmapOut(
         kind=kind,
         media_type=media_type,
-        data=base64.b64encode(data).decode("ascii"),
+        data=to_base64(data),
         height=size[0],
         width=size[1],
         threshold=detection.map_threshold,

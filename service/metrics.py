@@ -72,6 +72,9 @@ class Metrics:
         self.queue_limit = self._gauge("queue_limit", "Most requests the queue holds.")
         self.queue_depth = self._gauge("queue_depth", "Requests in the queue.")
         self.in_flight = self._gauge("in_flight_requests", "Requests past the door.")
+        self.in_flight_bytes = self._gauge(
+            "in_flight_bytes", "Bytes of bodies and decoded images at hand."
+        )
         self.out_of_memory = self._counter("oom", "Batches that did not fit the device.", "model")
         self.batch_limit = self._gauge("batch_limit", "Most work items in a batch now.")
         self.device_memory = self._gauge(

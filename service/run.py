@@ -72,11 +72,21 @@ def _serve(settings: Settings) -> None:
     try:
         with listener:
             server.run(sockets=[listener])
+        _leave_lost_threads(app.state)
     except SystemExit:  # uvicorn's way of saying that the application did not start
         failure = getattr(app.state, "failure", None)
         if failure is None:
             raise
         raise failure from None
+
+
+def _leave_lost_threads(state: State) -> None:
+    """End the process at once where a thread still hangs in a decoder: its clean-up would wait for it."""
+    if all(pool.is_done for pool in getattr(state, "pools", ())):
+        return
+    _log.warning("stopped; a decoder still hangs and is left behind")
+    logging.shutdown()
+    os._exit(0)
 
 
 def _check_keys(settings: Settings) -> None:

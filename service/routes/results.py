@@ -86,11 +86,22 @@ async def recording(inspector: Annotated[Inspector, Depends(inspector)]) -> Reco
 _Recording = Annotated[Recording, Depends(recording)]
 
 
-@router.get("/v1/results", dependencies=_MAY_OPERATE, responses=_RESPONSES, openapi_extra=SECURED)
-async def list_results(query: Annotated[PageQuery, Query()], record: _Recording) -> ResultsOut:
+@router.get(
+    "/v1/results",
+    dependencies=_MAY_OPERATE,
+    responses=_RESPONSES,
+    openapi_extra=SECURED,
+    response_model=ResultsOut,
+)
+async def list_results(query: Annotated[PageQuery, Query()], record: _Recording) -> Response:
     """List results, newest first; `cursor` of the answer asks for the next page."""
     page = await record.page(query.filter, cursor=query.cursor, limit=query.limit)
-    return ResultsOut(results=[ResultOut.of(row) for row in page.rows], cursor=page.cursor)
+
+    def written() -> str:
+        rows = [ResultOut.of(row) for row in page.rows]
+        return ResultsOut(results=rows, cursor=page.cursor).model_dump_json()
+
+    return Response(await asyncio.to_thread(written), media_type="application/json")
 
 
 @router.get(
@@ -109,8 +120,8 @@ async def export_results(
     async def lines() -> AsyncIterator[str]:
         page, header = first, True
         while True:
-            rows = [ResultOut.of(row).model_dump(mode="json") for row in page.rows]
-            yield _csv(rows, header=header) if query.form == "csv" else _jsonl(rows)
+            # A thousand rows are long enough to hold up an answer to the line.
+            yield await asyncio.to_thread(_lines, page.rows, query.form, header)
             if page.cursor is None:
                 return
             page, header = await record.page(query.filter, cursor=page.cursor, limit=_PAGE), False
@@ -179,6 +190,11 @@ async def say(
     """
     by = getattr(request.state, "key", None)
     return FeedbackOut.model_validate(await record.say(result_id, said, by), extra="ignore")
+
+
+def _lines(rows: list[dict[str, Any]], form: Literal["jsonl", "csv"], header: bool) -> str:
+    told = [ResultOut.of(row).model_dump(mode="json") for row in rows]
+    return _csv(told, header=header) if form == "csv" else _jsonl(told)
 
 
 def _jsonl(rows: list[dict[str, Any]]) -> str:

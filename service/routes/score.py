@@ -86,8 +86,9 @@ async def score(request: Request) -> Response:
     """
     check(request, Role.SCORE)
     query = score_query(request)
-    found = await (await inspector(request)).inspect(request, query)
-    return Response(found.model_dump_json(), media_type="application/json")
+    asked = await inspector(request)
+    found = await asked.inspect(request, query)
+    return Response(await asked.written(found), media_type="application/json")
 
 
 _PARTS: dict[str, Any] = {
@@ -114,11 +115,13 @@ _PARTS: dict[str, Any] = {
 }
 
 
-@router.post("/v1/score/batch", responses=_PROBLEMS, openapi_extra=_PARTS)
-async def score_batch(request: Request) -> BatchOut:
+@router.post("/v1/score/batch", response_model=BatchOut, responses=_PROBLEMS, openapi_extra=_PARTS)
+async def score_batch(request: Request) -> Response:
     """Inspect many images, the file parts of one multipart body; each has its own status.
 
     `deadline_ms` holds for each image. Use `priority=low` for archives, so that the line goes first.
     """
     check(request, Role.SCORE)
-    return await inspect_all(await inspector(request), request, score_query(request))
+    asked = await inspector(request)
+    found = await inspect_all(asked, request, score_query(request))
+    return Response(await asked.written(found), media_type="application/json")

@@ -79,6 +79,7 @@ def read_request(
 ) -> tuple[InferIn, list[Source]]:
     """Split a body into its JSON and its images. Raises `TensorInvalid`."""
     end = _header_end(body, header_length)
+    raw = memoryview(body)[end:]  # a copy of a hundred megabytes would hold up the interpreter
     json, lifted = _lift(body[:end])
     if len(json) > _MOST_JSON_BYTES:
         raise TensorInvalid(
@@ -90,11 +91,11 @@ def read_request(
     if tensor.name != "image":
         raise TensorInvalid(f"there is no input {tensor.name[:100]!r}; the only one is 'image'")
     if tensor.datatype == "BYTES":
-        images: list[Source] = list(_encoded(tensor, body[end:], lifted, limits))
+        images: list[Source] = list(_encoded(tensor, raw, lifted, limits))
     elif lifted:
         raise TensorInvalid("UINT8 pixels are numbers, not texts")
     else:
-        images = list(_pixels(tensor, body[end:], limits))
+        images = list(_pixels(tensor, raw, limits))
     return wanted, images
 
 
@@ -165,7 +166,9 @@ def _closing_quote(json: bytes, start: int) -> int:
     raise TensorInvalid(f"a text has more than {_MOST_TEXTS} quotes")
 
 
-def _encoded(tensor: TensorIn, raw: bytes, lifted: list[bytes], limits: Limits) -> Iterator[bytes]:
+def _encoded(
+    tensor: TensorIn, raw: memoryview, lifted: list[bytes], limits: Limits
+) -> Iterator[bytes]:
     count = _count(tensor.shape, limits)
     if tensor.data is None:
         if lifted:
@@ -191,14 +194,14 @@ def _count(shape: list[int], limits: Limits) -> int:
     return count
 
 
-def _split(raw: bytes, count: int) -> Iterator[bytes]:
+def _split(raw: memoryview, count: int) -> Iterator[bytes]:
     """Cut so many BYTES elements, each behind its length in four little-endian bytes."""
     at = 0
     for _ in range(count):
         length = int.from_bytes(raw[at : at + 4], "little")
         if len(raw) < at + 4 + length:
             raise TensorInvalid(f"the bytes do not fill the {count} BYTES elements of the shape")
-        yield raw[at + 4 : at + 4 + length]
+        yield bytes(raw[at + 4 : at + 4 + length])
         at += 4 + length
     if at < len(raw):
         raise TensorInvalid(f"{len(raw) - at} bytes follow the {count} elements of the shape")
@@ -231,7 +234,7 @@ def _unescaped(text: Any) -> bytes:
     return data
 
 
-def _pixels(tensor: TensorIn, raw: bytes, limits: Limits) -> Iterator[RgbImage]:
+def _pixels(tensor: TensorIn, raw: memoryview, limits: Limits) -> Iterator[RgbImage]:
     shape = tensor.shape if len(tensor.shape) == 4 else [1, *tensor.shape]
     if len(shape) != 4 or shape[3] != 3 or min(shape[1:3]) < MIN_SIDE_PX:
         raise TensorInvalid(

@@ -50,8 +50,9 @@ class ScoreQuery(BaseModel):
         Field(
             description=(
                 "float16: the patch grid, little-endian; png: grey in the image's size, 128 is the "
-                "threshold; overlay: JPEG over the image; overlay_png: the same as PNG. Images of more than 32 million pixels are drawn "
-                "at a half or a quarter of their size; height and width say how large."
+                "threshold; overlay: JPEG over the image; overlay_png: the same as PNG. Images of "
+                "more than 32 million pixels are drawn at a half or a quarter of their size; height "
+                "and width say how large."
             )
         ),
     ] = "float16"

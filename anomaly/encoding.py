@@ -5,13 +5,15 @@ JPEG Group, 1 to 100); a camera with tables of its own gets the quality that qua
 """
 
 import io
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import BinaryIO
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from anomaly.image import FORMATS, ImageLimits, reduced_size
+from anomaly.image import FORMATS, ImageLimits
+from anomaly.types import RgbImage
 
 RAW = "RAW"  # pixels that came without a file
 _OTHER = "OTHER"
@@ -21,7 +23,8 @@ LOSSLESS = 101  # takes the place of a quality; better than any
 _SUBSAMPLINGS = {(1, 1): 444, (2, 1): 422, (2, 2): 420, (1, 2): 440, (4, 1): 411}
 _GREY_MODES = ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L")
 _SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L")
-_SOFT = (
+_SPARE = 2  # as `anomaly.image` has it: a JPEG is reduced to no less than twice the canvas
+_UNREADABLE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -59,12 +62,50 @@ class Encoding:
         return cls(_KNOWN_FORMATS[form], *rest)
 
 
-def encoding_of(source: bytes | BinaryIO, size: tuple[int, int], bits: int) -> Encoding:
-    """Describe an image that was decoded to (H, W) with so many bits a channel."""
+@dataclass(frozen=True, slots=True)
+class Encodings:
+    """What many images have in common: which values there were, or the least and the greatest."""
+
+    formats: tuple[str, ...]
+    heights: tuple[int, int]
+    widths: tuple[int, int]
+    aspects: tuple[float, float]
+    channels: tuple[int, ...]
+    bits: tuple[int, ...]
+    qualities: tuple[int, int]
+    subsamplings: tuple[int, ...]
+
+    @classmethod
+    def of(cls, encodings: Iterable[Encoding]) -> "Encodings":
+        """Sum up one encoding or more."""
+        each = list(encodings)
+        aspects = [one.width / one.height for one in each]
+        return cls(
+            formats=tuple(sorted({one.format for one in each})),
+            heights=_ends(one.height for one in each),
+            widths=_ends(one.width for one in each),
+            aspects=(min(aspects), max(aspects)),
+            channels=tuple(sorted({one.channels for one in each})),
+            bits=tuple(sorted({one.bits for one in each})),
+            qualities=_ends(one.quality for one in each),
+            subsamplings=tuple(sorted({one.subsampling for one in each})),
+        )
+
+
+def _ends(values: Iterable[int]) -> tuple[int, int]:
+    each = sorted(values)
+    return each[0], each[-1]
+
+
+def encoding_of(source: bytes | Path | None, image: RgbImage) -> Encoding:
+    """Describe an image by its file or its bytes, and what they were decoded to; None: it came as pixels."""
+    size, bits = image.source_size, 8 * image.pixels.dtype.itemsize
+    if source is None:
+        return Encoding(RAW, *size, 3, bits)
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return _encoding_of(image, size, bits)
-    except _SOFT:  # it was decoded all the same, by somebody who reads more
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+            return _encoding_of(opened, size, bits)
+    except _UNREADABLE:  # it was decoded all the same, by somebody who reads more
         return Encoding(_OTHER, *size, 3, bits)
 
 
@@ -78,11 +119,6 @@ def _encoding_of(image: Image.Image, size: tuple[int, int], bits: int) -> Encodi
     return Encoding(str(form), *size, channels, bits, quality, subsampling)
 
 
-def raw_encoding(size: tuple[int, int], bits: int) -> Encoding:
-    """Describe pixels that came without a file."""
-    return Encoding(RAW, *size, 3, bits)
-
-
 def decoded_bytes(data: bytes, limits: ImageLimits, *, canvas: int | None = None) -> int:
     """Bytes that decoding will hold for one image, by its header; 0 where it will be refused by it."""
     try:
@@ -90,14 +126,22 @@ def decoded_bytes(data: bytes, limits: ImageLimits, *, canvas: int | None = None
             size, form = (image.height, image.width), image.format
             depth = 2 if _is_deep(image) else 1
             progressive = bool(image.info.get("progressive"))
-    except _SOFT:
+    except _UNREADABLE:
         return 0
     if size[0] * size[1] > limits.max_pixels:
         return 0
-    height, width = reduced_size(size, canvas) if form == "JPEG" else size
+    height, width = _reduced(size, canvas) if form == "JPEG" else size
     pixels = 3 * depth * height * width
     # All coefficients of a progressive JPEG are held, at full size and two bytes each, before any pixel.
     return pixels + (6 * size[0] * size[1] if progressive else 0)
+
+
+def _reduced(size: tuple[int, int], canvas: int | None) -> tuple[int, int]:
+    for factor in (8, 4, 2):
+        least = -(-size[0] // factor), -(-size[1] // factor)
+        if canvas is not None and min(least) >= _SPARE * canvas:
+            return least
+    return size
 
 
 def _is_deep(image: Image.Image) -> bool:

@@ -61,7 +61,7 @@ def decode_image(
     header = _read_header(data)
     _check_size(header.size, len(data), limits)
     if header.is_plain_jpeg:
-        least = reduced_size(header.size, canvas)
+        least = _reduced(header.size, canvas)
         pixels = _upright(_decode_jpeg(data, least), header.orientation)
         turned = header.orientation in _ON_ITS_SIDE
         sent = header.size[::-1] if turned else header.size
@@ -113,7 +113,7 @@ def _check_size(size: tuple[int, int], encoded: int, limits: ImageLimits) -> Non
         )
 
 
-def reduced_size(size: tuple[int, int], canvas: int | None) -> tuple[int, int]:
+def _reduced(size: tuple[int, int], canvas: int | None) -> tuple[int, int]:
     """(H, W) to decode a JPEG to: by powers of two, which libjpeg-turbo does fast."""
     for factor in (8, 4, 2):
         least = -(-size[0] // factor), -(-size[1] // factor)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from anomaly.encoding import Encoding
+from anomaly.familiarity import InputWarning
 from anomaly.heatmap import encode_png
 from anomaly.types import Detection, FloatArray, RgbImage
 from service.registry import ServedModel
@@ -13,13 +15,19 @@ Source = bytes | RgbImage  # encoded, or decoded by the caller
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was found in an image, and by which version; `inputs` is what `anomaly.inputs` says of it."""
+    """What was found in an image, and by which version.
+
+    `inputs` is what `anomaly.inputs` says of it, `encoding` what its header does, `warnings` in what it is
+    unlike those calibrated on.
+    """
 
     model: ServedModel
     source: Source
     detection: Detection
     result_id: str
     inputs: FloatArray
+    encoding: Encoding
+    warnings: tuple[InputWarning, ...] = ()
 
     @property
     def size(self) -> int:
@@ -42,5 +50,6 @@ class Inspection:
             "placement": np.array((*placement.source, *placement.canvas, *placement.box), np.int32),
             "white_level": np.array([self.model.config.preprocess.white_level], np.int32),
             "inputs": self.inputs,
+            "encoding": self.encoding.row(),
             "weights": np.frombuffer(bytes.fromhex(self.model.bundle.weights), np.uint8),
         }

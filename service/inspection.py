@@ -16,7 +16,8 @@ import numpy as np
 from starlette.requests import Request
 
 from anomaly.detector import judge
-from anomaly.encoding import decoded_bytes
+from anomaly.encoding import Encoding, decoded_bytes, encoding_of
+from anomaly.familiarity import InputWarning, uncertified, unfamiliar
 from anomaly.heatmap import encode_jpeg, encode_png, grey_png, overlay, picture_size
 from anomaly.image import ImageLimits, decode_image
 from anomaly.inputs import input_statistics
@@ -43,6 +44,17 @@ _SMALL_PICTURE_PX = 4_000_000  # larger ones are drawn one at a time
 _PICTURE_BYTES_PER_PX = 12  # the image, the picture, as OpenCV has it, and encoded
 _SHORT_BYTES = 100_000  # of JSON: taken apart or written in less time than a thread takes to begin
 _PIECE_BYTES = 3 * 2**18  # a multiple of three, so that the pieces' base64 can be joined
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """One image that is ready for inference, and what is known of it by then."""
+
+    work: Work
+    inputs: FloatArray
+    encoding: Encoding
+    warnings: tuple[InputWarning, ...]
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +125,7 @@ class Inspector:
             heatmap=heatmap,
             result_id=found.result_id,
             timings=timings,
+            warnings=found.warnings,
         )
 
     async def detect(
@@ -123,10 +136,8 @@ class Inspector:
         priority = Priority[query.priority.upper()]
         with self.engine.place(model, priority, deadline) as kept:
             with self.metrics.timed("decode", timings):
-                work, inputs, sha256 = await self.in_pool(
-                    lambda: self._work(source, model, query.camera)
-                )
-            outcome = await self.engine.detect(model, work, kept)
+                prepared = await self.in_pool(lambda: self._prepare(source, model, query.camera))
+            outcome = await self.engine.detect(model, prepared.work, kept)
         self.metrics.observe_stage(
             "queue", outcome.queue_s, timings, ended_s_ago=outcome.inference_s
         )
@@ -134,20 +145,37 @@ class Inspector:
         _require_finite(outcome.result)
         detection = await self._as_asked(outcome.result, model, query)
         self.metrics.observe_detection(model.name, query.camera, detection)
-        self.drifts.add(model, query.camera, detection, inputs)
-        found = Inspection(model, source, detection, uuid.uuid4().hex, inputs)
+        self.drifts.add(model, query.camera, detection, prepared.inputs)
+        found = Inspection(
+            model,
+            source,
+            detection,
+            uuid.uuid4().hex,
+            prepared.inputs,
+            prepared.encoding,
+            self._warnings(model, query, prepared),
+        )
         if self.recording is not None:
-            self.recording.keep(found, query, timings=timings, image_sha256=sha256)
+            self.recording.keep(found, query, timings=timings, image_sha256=prepared.sha256)
         return found
+
+    def _warnings(
+        self, model: ServedModel, query: ScoreQuery, prepared: "_Prepared"
+    ) -> tuple[InputWarning, ...]:
+        calibration = model.detector.calibration_of(query.camera)
+        warnings = prepared.warnings + uncertified(calibration, query.false_alarm_rate)
+        for warning in warnings:
+            self.metrics.input_warnings.labels(model.name, warning.code).inc()
+        return warnings
 
     async def look(self, source: Source, model: ServedModel, camera: str | None) -> Inspection:
         """Inspect one image for our own purposes: at low priority, neither recorded nor counted."""
         deadline = time.monotonic() + _OWN_DEADLINE_S
         with self.engine.place(model, Priority.LOW, deadline) as kept:
-            work, inputs, _ = await self.in_pool(lambda: self._work(source, model, camera))
-            outcome = await self.engine.detect(model, work, kept)
+            prepared = await self.in_pool(lambda: self._prepare(source, model, camera))
+            outcome = await self.engine.detect(model, prepared.work, kept)
         _require_finite(outcome.result)
-        return Inspection(model, source, outcome.result, "", inputs)
+        return Inspection(model, source, outcome.result, "", prepared.inputs, prepared.encoding)
 
     def deadline_of(self, query: ScoreQuery) -> float:
         """When a request that begins now must be answered, on the clock of `time.monotonic`."""
@@ -162,15 +190,18 @@ class Inspector:
         except TimeoutError:
             raise BodyTooSlow(f"the body did not arrive within {limit:g} s") from None
 
-    def _work(
-        self, source: Source, model: ServedModel, camera: str | None
-    ) -> tuple[Work, FloatArray, str]:
+    def _prepare(self, source: Source, model: ServedModel, camera: str | None) -> "_Prepared":
         config = model.config.preprocess
         with self.budget.open() as charge:
             charge.add(self._decoded_bytes(source, config.canvas))
-            canvas, placement = place(self._decode(source, config.canvas), config)
+            image = self._decode(source, config.canvas)
+            canvas, placement = place(image, config)
+            encoding = encoding_of(source if isinstance(source, bytes) else None, image)
+            del image  # before what it was charged is given back
         sha256 = "" if self.recording is None else digest_of(source)
-        return Work(canvas, placement, camera), input_statistics(canvas), sha256
+        inputs = input_statistics(canvas)
+        warnings = unfamiliar(model.detector.calibration_of(camera), encoding, inputs)
+        return _Prepared(Work(canvas, placement, camera), inputs, encoding, warnings, sha256)
 
     def _decoded_bytes(self, source: Source, canvas: int | None) -> int:
         """What decoding will hold; 0 of what will be refused before."""

@@ -59,6 +59,9 @@ class Metrics:
             buckets=(1, 2, 4, 8, 16, 32, 64, 128),
             registry=self.registry,
         )
+        self.input_warnings = self._counter(
+            "input_warnings", "Images unlike those calibrated on, and in what.", "model", "code"
+        )
         self.rejected = self._counter("rejected", "Requests refused, by reason.", "reason")
         self.abandoned = self._counter("abandoned", "Requests whose client left.", "stage")
         self.last_image = self._gauge(

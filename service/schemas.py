@@ -1,11 +1,13 @@
 """The shapes of the wire, and one conversion from `Detection`."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from anomaly.drift import Drift
+from anomaly.familiarity import CODES, InputWarning
 from anomaly.statement import Statement
 from anomaly.types import Detection, Region, Verdict
 from service.registry import ServedModel
@@ -107,6 +109,19 @@ class ModelRef(BaseModel):
         return cls(name=model.name, version=bundle.version, digest=bundle.digest, calibration=judge)
 
 
+class InputWarningOut(BaseModel):
+    """One way in which an image, or what was asked of it, is unlike what was calibrated on."""
+
+    code: Annotated[str, Field(description=f"Stable: one of {', '.join(CODES)}; more may come.")]
+    text: str
+
+
+class InputOut(BaseModel):
+    """Whether the image is like those calibrated on: if not, look at the camera before the part."""
+
+    warnings: list[InputWarningOut]
+
+
 class ScoreOut(BaseModel):
     """The answer to one image."""
 
@@ -125,6 +140,9 @@ class ScoreOut(BaseModel):
     camera: str | None
     lot: str | None
     result_id: str
+    input: Annotated[
+        InputOut | None, Field(description="null in an answer that is repeated from the record.")
+    ] = None
     timings: Annotated[dict[str, float], Field(description="Seconds in each stage.")]
 
     @classmethod
@@ -137,8 +155,10 @@ class ScoreOut(BaseModel):
         heatmap: HeatmapOut | None,
         result_id: str,
         timings: dict[str, float],
+        warnings: Sequence[InputWarning] = (),
     ) -> "ScoreOut":
         """Convert a detection."""
+        said = [InputWarningOut(code=one.code, text=one.text) for one in warnings]
         return cls(
             score=detection.pred_score,
             p_value=detection.p_value,
@@ -153,6 +173,7 @@ class ScoreOut(BaseModel):
             camera=query.camera,
             lot=query.lot,
             result_id=result_id,
+            input=InputOut(warnings=said),
             timings=timings,
         )
 

@@ -68,6 +68,7 @@ _EXAMPLE = {
     "camera": "cam1",
     "lot": None,
     "result_id": "0b0c5b0e4a3f4d0c8f4b3f8f8a2b1c77",
+    "input": {"warnings": []},
     "timings": {"read": 0.001, "decode": 0.002, "queue": 0.0, "inference": 0.06, "encode": 0.0},
 }
 _PROBLEMS = problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anomaly.image import FORMATS, ImageLimits
 from anomaly.types import RgbImage
 
 RAW = "RAW"  # pixels that came without a file
@@ -97,43 +96,58 @@ def _ends(values: Iterable[int]) -> tuple[int, int]:
     return each[0], each[-1]
 
 
-def encoding_of(source: bytes | Path | None, image: RgbImage) -> Encoding:
-    """Describe an image by its file or its bytes, and what they were decoded to; None: it came as pixels."""
-    size, bits = image.source_size, 8 * image.pixels.dtype.itemsize
-    if source is None:
-        return Encoding(RAW, *size, 3, bits)
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of itself: (H, W) as stored, and how its pixels are packed."""
+
+    format: str
+    size: tuple[int, int]
+    channels: int
+    is_deep: bool
+    is_progressive: bool
+    quality: int = LOSSLESS
+    subsampling: int = 0
+
+    def decoded_bytes(self, canvas: int | None = None) -> int:
+        """Bytes that decoding for a canvas will hold."""
+        whole = self.size[0] * self.size[1]
+        height, width = _reduced(self.size, canvas) if self.format == "JPEG" else self.size
+        pixels = 3 * height * width * (2 if self.is_deep else 1)
+        # All coefficients of a progressive JPEG are held, at full size and two bytes each, before any pixel.
+        return pixels + (6 * whole if self.is_progressive else 0)
+
+
+def read_header(source: bytes | Path) -> Header | None:
+    """Read the header of an image; None of what is none, or of a kind that only another reads."""
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
-            return _encoding_of(opened, size, bits)
-    except _UNREADABLE:  # it was decoded all the same, by somebody who reads more
-        return Encoding(_OTHER, *size, 3, bits)
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return _header_of(image)
+    except _UNREADABLE:
+        return None
 
 
-def _encoding_of(image: Image.Image, size: tuple[int, int], bits: int) -> Encoding:
-    form = image.format if image.format in _KNOWN_FORMATS else _OTHER
-    channels = 1 if image.mode in _GREY_MODES else 3
+def _header_of(image: Image.Image) -> Header:
     quality, subsampling = LOSSLESS, 0
     if tables := getattr(image, "quantization", None):
         quality = _quality(np.array(tables[min(tables)]))
         subsampling = _subsampling(image)
-    return Encoding(str(form), *size, channels, bits, quality, subsampling)
+    return Header(
+        image.format if image.format in _KNOWN_FORMATS else _OTHER,
+        (image.height, image.width),
+        1 if image.mode in _GREY_MODES else 3,
+        _is_deep(image),
+        bool(image.info.get("progressive")),
+        quality,
+        subsampling,
+    )
 
 
-def decoded_bytes(data: bytes, limits: ImageLimits, *, canvas: int | None = None) -> int:
-    """Bytes that decoding will hold for one image, by its header; 0 where it will be refused by it."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            size, form = (image.height, image.width), image.format
-            depth = 2 if _is_deep(image) else 1
-            progressive = bool(image.info.get("progressive"))
-    except _UNREADABLE:
-        return 0
-    if size[0] * size[1] > limits.max_pixels:
-        return 0
-    height, width = _reduced(size, canvas) if form == "JPEG" else size
-    pixels = 3 * depth * height * width
-    # All coefficients of a progressive JPEG are held, at full size and two bytes each, before any pixel.
-    return pixels + (6 * size[0] * size[1] if progressive else 0)
+def encoding_of(header: Header | None, image: RgbImage, *, is_raw: bool = False) -> Encoding:
+    """Describe an image by its header and what it was decoded to; `is_raw`: it came as pixels."""
+    size, bits = image.source_size, 8 * image.pixels.dtype.itemsize
+    if header is None:
+        return Encoding(RAW if is_raw else _OTHER, *size, 3, bits)
+    return Encoding(header.format, *size, header.channels, bits, header.quality, header.subsampling)
 
 
 def _reduced(size: tuple[int, int], canvas: int | None) -> tuple[int, int]:

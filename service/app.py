@@ -120,6 +120,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             _workers(settings, "parse") as parsers,
         ):
             app.state.pools = (pool, parsers)
+            metrics.lost_decoders.set_function(lambda: float(pool.lost))
             drifts = Drifts(metrics, settings.drift_parts_per_alarm)
             budget = _budget(settings, metrics)
             app.state.inspector = inspector = Inspector(

@@ -11,6 +11,8 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 
 from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from service.errors import BudgetSpent, OverBudget
 
@@ -96,6 +98,22 @@ class Charge:
         declared = request.headers.get("content-length", "")
         if declared.isascii() and declared.isdecimal() and len(declared) < 20:
             self._budget.check(int(declared), bulk=self.bulk, held_bytes=self.taken_bytes)
+
+
+class CountedResponse(Response):
+    """An answer whose bytes are charged until the client has read them, even where nothing is left."""
+
+    def __init__(
+        self, budget: Budget, content: bytes, *, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(content, headers={"Content-Type": "application/json"} | (headers or {}))
+        self._budget = budget
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        with self._budget.open() as charge:
+            charge.overdraw(len(self.body))
+            await super().__call__(scope, receive, send)
 
 
 class CountedRequest(Request):

@@ -16,7 +16,7 @@ import numpy as np
 from starlette.requests import Request
 
 from anomaly.detector import judge
-from anomaly.encoding import Encoding, decoded_bytes, encoding_of
+from anomaly.encoding import Encoding, Header, encoding_of, read_header
 from anomaly.familiarity import InputWarning, uncertified, unfamiliar
 from anomaly.heatmap import encode_jpeg, encode_png, grey_png, overlay, picture_size
 from anomaly.image import ImageLimits, decode_image
@@ -192,22 +192,23 @@ class Inspector:
 
     def _prepare(self, source: Source, model: ServedModel, camera: str | None) -> "_Prepared":
         config = model.config.preprocess
+        header = read_header(source) if isinstance(source, bytes) else None
         with self.budget.open() as charge:
-            charge.add(self._decoded_bytes(source, config.canvas))
+            charge.add(self._decoded_bytes(header, config.canvas))
             image = self._decode(source, config.canvas)
             canvas, placement = place(image, config)
-            encoding = encoding_of(source if isinstance(source, bytes) else None, image)
+            encoding = encoding_of(header, image, is_raw=isinstance(source, RgbImage))
             del image  # before what it was charged is given back
         sha256 = "" if self.recording is None else digest_of(source)
         inputs = input_statistics(canvas)
         warnings = unfamiliar(model.detector.calibration_of(camera), encoding, inputs)
         return _Prepared(Work(canvas, placement, camera), inputs, encoding, warnings, sha256)
 
-    def _decoded_bytes(self, source: Source, canvas: int | None) -> int:
-        """What decoding will hold; 0 of what will be refused before."""
-        if isinstance(source, RgbImage):
-            return 0  # the body, which is counted, holds the pixels
-        return decoded_bytes(source, ImageLimits(self.settings.max_image_pixels), canvas=canvas)
+    def _decoded_bytes(self, header: Header | None, canvas: int) -> int:
+        """What decoding will hold; nothing where it will be refused, or came decoded in the body."""
+        if header is None or header.size[0] * header.size[1] > self.settings.max_image_pixels:
+            return 0
+        return header.decoded_bytes(canvas)
 
     def _decode(self, source: Source, canvas: int | None = None) -> RgbImage:
         if isinstance(source, RgbImage):

@@ -78,6 +78,9 @@ class Metrics:
         self.in_flight_bytes = self._gauge(
             "in_flight_bytes", "Bytes of bodies and decoded images at hand."
         )
+        self.lost_decoders = self._gauge(
+            "lost_decoders", "Threads that hang in an image and were replaced or given up."
+        )
         self.out_of_memory = self._counter("oom", "Batches that did not fit the device.", "model")
         self.batch_limit = self._gauge("batch_limit", "Most work items in a batch now.")
         self.device_memory = self._gauge(

@@ -6,6 +6,7 @@ import math
 import os
 import socket
 import ssl
+import threading
 import time
 from functools import partial
 from types import FrameType
@@ -24,6 +25,7 @@ from service.logs import log_to_stderr
 from service.settings import Settings
 
 _log = logging.getLogger(__name__)
+_CLOSING_S = 30.0  # for the record and the models, once requests are finished
 
 
 def serve(**given: Any) -> None:
@@ -140,6 +142,14 @@ class DrainingServer(uvicorn.Server):
             os._exit(128 + sig)
         self._asked = time.monotonic()
         self._state.draining = True
+        self._end_at_last()
+
+    def _end_at_last(self) -> None:
+        """End the process some time after all should be over: a disk or a database may hang for ever."""
+        limit_s = self._delay_s + (self.config.timeout_graceful_shutdown or 0) + _CLOSING_S
+        timer = threading.Timer(limit_s, os._exit, [1])
+        timer.daemon = True
+        timer.start()
 
     async def on_tick(self, counter: int) -> bool:
         """Leave the main loop once readiness has failed for a while."""

@@ -54,9 +54,13 @@ class WorkerPool(Executor):
     @property
     def is_stuck(self) -> bool:
         """Whether every thread is busy with a task that was given up: nothing would be done now."""
+        return self.lost >= self._workers + self._spares
+
+    @property
+    def lost(self) -> int:
+        """Threads that run a task which was given up."""
         with self._lock:
-            given_up = sum(task.given_up for task in self._running)
-            return given_up >= self._workers + self._spares
+            return sum(task.given_up for task in self._running)
 
     @property
     def is_done(self) -> bool:

@@ -17,7 +17,7 @@ from anomaly.calibration import (
     calibrate,
 )
 from anomaly.corruption import corrupt
-from anomaly.encoding import Encoding, encoding_of
+from anomaly.encoding import Encoding, encoding_of, read_header
 from anomaly.inputs import input_statistics
 from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed, preprocess
@@ -88,7 +88,7 @@ def measure(
                 altered.append(altered_cells(model, [mask for _, mask in drawn]))
             origin += [len(groups) + i for i in of]
             inputs += [input_statistics(c.permute(1, 2, 0).contiguous().numpy()) for c in pixels]
-            encodings += [encoding_of(sample.path, image) for sample, image in batch]
+            encodings += [encoding_of(read_header(sample.path), image) for sample, image in batch]
             groups += [sample.session for sample, _ in batch]
             if roi is not None:
                 counts += [roi.counts(placement, grid) for placement in placements]

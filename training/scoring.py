@@ -15,7 +15,7 @@ import torch
 from anomaly.bundle import load_bundle
 from anomaly.detector import Detector
 from anomaly.device import choose_device, share_cores, usable_cores
-from anomaly.encoding import encoding_of
+from anomaly.encoding import encoding_of, read_header
 from anomaly.errors import ImageError
 from anomaly.familiarity import unfamiliar
 from anomaly.heatmap import encode_jpeg, overlay
@@ -119,7 +119,7 @@ def _score_chunk(
         if heatmaps is not None:
             whole = image if image.sent is None else decode_image(path.read_bytes())
             _write_overlay(heatmaps / f"{path.stem}_heatmap.jpg", whole, detection, detector)
-        warnings = unfamiliar(detector.calibration, encoding_of(path, image), inputs)
+        warnings = unfamiliar(detector.calibration, encoding_of(read_header(path), image), inputs)
         yield _record(path, detection) | {"warnings": [asdict(one) for one in warnings]}
 
 

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from service.access import SECURED, needs
 from service.body import read_body
-from service.budget import CountedRequest
+from service.budget import CountedRequest, CountedResponse
 from service.bulk import all_in_turns
 from service.errors import ModelUnknown, problems
 from service.found import Source
@@ -114,7 +114,7 @@ async def _infer(
                 [partial(inspector.detect, one, query, deadline, {}) for one in images]
             )
         content, headers = await inspector.parse(lambda: write_response(name, wanted, inspections))
-    return Response(content, headers=headers)
+    return CountedResponse(inspector.budget, content, headers=headers)
 
 
 async def _read(request: CountedRequest, inspector: Inspector) -> tuple[InferIn, list[Source]]:

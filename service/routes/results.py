@@ -17,7 +17,7 @@ from record.store import Filter
 from service.access import SECURED, needs
 from service.errors import NothingRecorded, problems
 from service.inspection import Inspector
-from service.kept import heatmap_of, media_type, needed
+from service.kept import heatmap_of, media_type, needed, placement_of
 from service.keys import Role
 from service.parameters import inspector
 from service.recording import Recording
@@ -165,12 +165,15 @@ async def read_image(result_id: str, record: _Recording) -> Response:
     openapi_extra=SECURED,
     response_class=Response,
 )
-async def read_heatmap(result_id: str, record: _Recording) -> Response:
+async def read_heatmap(
+    result_id: str, record: _Recording, asked: Annotated[Inspector, Depends(inspector)]
+) -> Response:
     """Return the heatmap over the image, if both are kept."""
     row = await record.find(result_id)
     image = needed(await record.image(row), result_id)
     [evidence] = await record.evidence([row])
-    picture = await asyncio.to_thread(heatmap_of, image, needed(evidence, result_id), row)
+    kept = needed(evidence, result_id)
+    picture = await asked.draw(lambda: heatmap_of(image, kept, row), placement_of(kept).source)
     return Response(picture, media_type="image/jpeg")
 
 

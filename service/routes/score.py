@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from service.access import SECURED, check
+from service.budget import CountedResponse
 from service.bulk import inspect_all
 from service.errors import problems
 from service.keys import Role
@@ -89,7 +90,7 @@ async def score(request: Request) -> Response:
     query = score_query(request)
     asked = await inspector(request)
     found = await asked.inspect(request, query)
-    return Response(await asked.written(found), media_type="application/json")
+    return CountedResponse(asked.budget, await asked.written(found))
 
 
 _PARTS: dict[str, Any] = {
@@ -125,4 +126,4 @@ async def score_batch(request: Request) -> Response:
     check(request, Role.SCORE)
     asked = await inspector(request)
     found = await inspect_all(asked, request, score_query(request))
-    return Response(await asked.written(found), media_type="application/json")
+    return CountedResponse(asked.budget, await asked.written(found))

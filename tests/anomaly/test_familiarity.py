@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from anomaly.bundle import Bundle
 from anomaly.calibration import Calibration, Usual
 from anomaly.conformal import Conformal, group_weights
-from anomaly.encoding import Encoding, Encodings, encoding_of
+from anomaly.encoding import Encoding, Encodings, encoding_of, read_header
 from anomaly.familiarity import CODES, uncertified, unfamiliar
 from anomaly.image import decode_image
 from anomaly.inputs import STATISTICS, input_statistics
@@ -29,7 +29,7 @@ def jpeg(pixels: np.ndarray, quality: int = 95) -> bytes:
 
 def looked_at(data: bytes) -> tuple[Encoding, np.ndarray]:
     image = decode_image(data)
-    return encoding_of(data, image), input_statistics(place(image, CONFIG)[0])
+    return encoding_of(read_header(data), image), input_statistics(place(image, CONFIG)[0])
 
 
 def knowing(usual: Usual | None, encodings: Encodings | None) -> Calibration:

@@ -14,10 +14,12 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
+from starlette.datastructures import State
 
 from bench.local import free_port
-from service import inspection
+from service import inspection, run
 from service.app import create_app
 from tests.conftest import normal_pixels, png
 from tests.service.conftest import settings
@@ -107,6 +109,16 @@ def test_an_image_that_hangs_is_one_item_of_a_batch(
     items = client.post("/v1/score/batch", files=files).json()["items"]
     assert [item["status"] for item in items] == ["ok", "error", "ok"]
     assert items[1]["error"]["code"] == "image_too_slow"
+
+
+def test_the_process_ends_some_time_whatever_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(run.os, "_exit", ended.append)
+    monkeypatch.setattr(run, "_CLOSING_S", 0.05)
+    config = uvicorn.Config("none:app", timeout_graceful_shutdown=0)
+    server = run.DrainingServer(config, State(), 0.05)
+    server.handle_exit(signal.SIGTERM, None)
+    assert until(lambda: ended == [1])
 
 
 _SERVER = """

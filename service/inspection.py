@@ -23,6 +23,7 @@ from anomaly.image import ImageLimits, decode_image
 from anomaly.inputs import input_statistics
 from anomaly.preprocess import place
 from anomaly.types import Detection, FloatArray, RgbImage
+from service.answers import is_short, write
 from service.batching import Priority
 from service.body import read_image
 from service.budget import Budget, CountedRequest
@@ -42,7 +43,6 @@ T = TypeVar("T")
 _OWN_DEADLINE_S = 600.0
 _SMALL_PICTURE_PX = 4_000_000  # larger ones are drawn one at a time
 _PICTURE_BYTES_PER_PX = 12  # the image, the picture, as OpenCV has it, and encoded
-_SHORT_BYTES = 100_000  # of JSON: taken apart or written in less time than a thread takes to begin
 _PIECE_BYTES = 3 * 2**18  # a multiple of three, so that the pieces' base64 can be joined
 
 
@@ -271,10 +271,7 @@ class Inspector:
 
     async def written(self, answer: ScoreOut | BatchOut) -> bytes:
         """Write an answer as JSON; one with pictures in a thread."""
-        heatmap = answer.heatmap if isinstance(answer, ScoreOut) else None
-        if isinstance(answer, ScoreOut) and (heatmap is None or len(heatmap.data) < _SHORT_BYTES):
-            return answer.model_dump_json().encode()
-        return await self.parse(lambda: answer.model_dump_json().encode())
+        return write(answer) if is_short(answer) else await self.parse(lambda: write(answer))
 
     async def parse(self, work: Callable[[], T]) -> T:
         """Take a body apart, or put an answer together, in a thread apart from images."""

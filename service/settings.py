@@ -85,7 +85,7 @@ class Settings(BaseSettings):
         1024, gt=0, description="Megabytes of all bodies and decoded images; half for batches."
     )
     decode_timeout_s: float = Field(
-        15, gt=0, description="Longest that an image is decoded or drawn for."
+        20, gt=0, description="Longest that an image is decoded or drawn for."
     )
     max_image_pixels: int = Field(100_000_000, ge=1024)
     tls_cert_file: Path | None = Field(

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from service.access import SECURED, needs
-from service.body import read_body
+from service.body import read_chunks
 from service.budget import CountedRequest, CountedResponse
 from service.bulk import all_in_turns
 from service.errors import ModelUnknown, problems
@@ -122,8 +122,8 @@ async def _read(request: CountedRequest, inspector: Inspector) -> tuple[InferIn,
     settings = inspector.settings
     length = request.headers.get(HEADER_LENGTH)
     limits = Limits(settings.max_bulk_images, settings.max_image_pixels)
-    body = await inspector.in_time(read_body(request, settings.max_bulk_bytes))
-    return await inspector.parse(lambda: read_request(body, length, limits))
+    chunks = await inspector.in_time(read_chunks(request, settings.max_bulk_bytes))
+    return await inspector.parse(lambda: read_request(b"".join(chunks), length, limits))
 
 
 def _check_version(model: ServedModel, wanted: str | None) -> None:

@@ -664,7 +664,10 @@ def _say_calibration(calibration: Any, before: Any = None) -> None:
 def _score_line(row: dict[str, Any]) -> str:
     if row["status"] == "error":
         return f"ERROR  {row['image']}: {row['detail']}"
-    return f"{row['verdict']:<5}  {row['score']:8.3f}  p={row['p_value']:.4f}  {row['image']}"
+    unlike = "".join(f"\n       ! {one['text']}" for one in row.get("warnings", ()))
+    return (
+        f"{row['verdict']:<5}  {row['score']:8.3f}  p={row['p_value']:.4f}  {row['image']}{unlike}"
+    )
 
 
 def _print_json(value: Any) -> None:

@@ -20,6 +20,7 @@ from anomaly.conformal import (
     left_out_rate,
     share_above,
 )
+from anomaly.encoding import Encoding, Encodings
 from anomaly.errors import CalibrationError
 from anomaly.inputs import STATISTICS
 from anomaly.normalise import NORMALISERS, Normaliser, UniformNormaliser
@@ -115,7 +116,7 @@ class Calibration:
     are smoothed by `map_smoothing` patches. `images` are the image scores of held-out normals, `peaks` the
     maxima of their maps; thresholds for both follow from `false_alarm_rate`. Between the thresholds for
     `warn_rate` and for that a part is doubtful. Only what lies in `roi` counts. `rates` are the false alarms
-    among the calibration images themselves.
+    among the calibration images themselves; `encodings` is how those came.
     """
 
     normalisers: tuple[Normaliser, ...]
@@ -130,6 +131,7 @@ class Calibration:
     roi: Roi | None = None
     rates: Rates | None = None
     usual: Usual | None = None
+    encodings: Encodings | None = None
 
     @property
     def threshold(self) -> float:
@@ -199,7 +201,7 @@ class NormalSet:
     `grid` is the map's; `corrupted` holds the evidence on M copies with synthetic defects; copy j was
     made of image `origin[j]`, so that both fall into the same fold; `altered` (M, L) bool are the cells
     that its defect covers. `counts` (N, L) bool are the cells inside the region of interest; None: all.
-    `inputs` (N, 5) are what `anomaly.inputs` says of each image.
+    `inputs` (N, 5) are what `anomaly.inputs` says of each image, `encodings` what its header does.
     """
 
     errors: PatchErrors
@@ -210,6 +212,7 @@ class NormalSet:
     altered: torch.Tensor | None = None
     counts: torch.Tensor | None = None
     inputs: FloatArray | None = None
+    encodings: tuple[Encoding, ...] = ()
 
     def counted(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor | None:
         """Cells of some images that count, (n, L)."""
@@ -290,6 +293,7 @@ def _fitted(normals: NormalSet, held_out: torch.Tensor, how: _How, wanted: Choic
             left_out_rate(images, groups, rate),
         ),
         usual=_usual(normals, normalisers[0]),
+        encodings=Encodings.of(normals.encodings) if normals.encodings else None,
     )
 
 

@@ -3,15 +3,23 @@
 Pictures use one fixed scale anchored at the map threshold: half brightness is exactly the threshold
 and twice the threshold is full, so that two parts can be compared by eye. Nothing is ever stretched
 to the image at hand.
+
+Pictures have the caller's size up to 32 million pixels; larger images are drawn at a half, a quarter and so
+on, and whatever is drawn is so in strips: six maps of 100 million float32 pixels would take gigabytes.
 """
+
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from anomaly.types import Detection, FloatArray, Grid, Placement, Region, RgbImage
 
 _MIN_REGION_CANVAS_PX = 4
 _MAX_REGIONS = 50
+_MOST_PICTURE_PX = 32_000_000
+_STRIP_ROWS = 256
 
 
 def canvas_map(patch_scores: FloatArray, grid: Grid, canvas: tuple[int, int]) -> FloatArray:
@@ -26,6 +34,41 @@ def source_map(anomaly_map: FloatArray, placement: Placement) -> FloatArray:
     size = (placement.source[1], placement.source[0])
     inside = crop_to_image(anomaly_map, placement)
     return np.asarray(cv2.resize(inside, size, interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def picture_size(source: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of the pictures of an image of (H, W): its own, or so often halved that it is not too much."""
+    height, width = source
+    while height * width > _MOST_PICTURE_PX:
+        height, width = -(-height // 2), -(-width // 2)
+    return height, width
+
+
+def _strips(
+    anomaly_map: FloatArray, placement: Placement, size: tuple[int, int]
+) -> Iterator[tuple[slice, FloatArray]]:
+    """Cut the map of a picture of (H, W) into strips of rows; together they are what `source_map` gives."""
+    inside = crop_to_image(anomaly_map, placement)
+    height, rows = size[0], inside.shape[0]
+    wide = cv2.resize(inside, (size[1], rows), interpolation=cv2.INTER_LINEAR)  # (rows, W)
+    at = np.clip((np.arange(height) + 0.5) * (rows / height) - 0.5, 0, rows - 1)
+    above = np.floor(at).astype(int)
+    below, share = np.minimum(above + 1, rows - 1), (at - above).astype(np.float32)[:, None]
+    for top in range(0, height, _STRIP_ROWS):
+        strip = slice(top, min(top + _STRIP_ROWS, height))
+        low, high = wide[above[strip]], wide[below[strip]]
+        yield strip, np.asarray(low + (high - low) * share[strip], np.float32)
+
+
+def anomalous_pixels(
+    anomaly_map: FloatArray, placement: Placement, level: float
+) -> NDArray[np.bool_]:
+    """Say which pixels of a picture lie above a level, (H, W) of `picture_size`."""
+    size = picture_size(placement.source)
+    mask = np.empty(size, np.bool_)
+    for strip, values in _strips(anomaly_map, placement, size):
+        np.greater(values, level, out=mask[strip])
+    return mask
 
 
 def crop_to_image(canvas: FloatArray, placement: Placement) -> FloatArray:
@@ -58,25 +101,44 @@ def heat(anomaly_map: FloatArray, map_threshold: float) -> FloatArray:
 
 
 def grey_png(anomaly_map: FloatArray, map_threshold: float, placement: Placement) -> bytes:
-    """8-bit grey PNG in the caller's size; 128 is the threshold."""
-    grey = _to_bytes(heat(source_map(anomaly_map, placement), map_threshold))
+    """8-bit grey PNG in the caller's size, or what `picture_size` makes of it; 128 is the threshold."""
+    size = picture_size(placement.source)
+    grey = np.empty(size, np.uint8)
+    for strip, values in _strips(anomaly_map, placement, size):
+        grey[strip] = _to_bytes(heat(values, map_threshold))
     return _encode(".png", grey, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
 
 def overlay(image: RgbImage, detection: Detection, white_level: int = 65535) -> np.ndarray:
-    """Blend the coloured map over the image, with the regions' boxes: (H, W, 3) RGB uint8."""
-    level = heat(source_map(detection.anomaly_map, detection.placement), detection.map_threshold)
+    """Blend the coloured map over the image, with the regions' boxes: (H, W, 3) RGB uint8.
+
+    (H, W) is the caller's size, or what `picture_size` makes of it.
+    """
+    size = picture_size(image.source_size)
+    pixels = _resized(image.pixels, size)
+    picture = np.empty((*size, 3), np.uint8)
+    for strip, values in _strips(detection.anomaly_map, detection.placement, size):
+        level = heat(values, detection.map_threshold)
+        picture[strip] = _tinted(_as_uint8(pixels[strip], white_level), level)
+    _draw_boxes(picture, detection.regions, size[0] / image.source_size[0])
+    return picture
+
+
+def _tinted(shown: np.ndarray, level: FloatArray) -> np.ndarray:
     colours = cv2.cvtColor(
         cv2.applyColorMap(_to_bytes(level), cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB
     )
     weight = np.clip((level - 0.25) * 1.5, 0, 0.6)[..., None]  # below half the threshold: no tint
-    blended = as_uint8(image, white_level) * (1 - weight) + colours * weight
-    picture: np.ndarray = blended.round().astype(np.uint8)
-    thickness = max(1, round(max(image.source_size) / 400))
-    for region in detection.regions:
-        x, y, width, height = region.bbox
-        cv2.rectangle(picture, (x, y), (x + width - 1, y + height - 1), (255, 255, 255), thickness)
-    return picture
+    blended: np.ndarray = shown * (1 - weight) + colours * weight
+    return blended.round().astype(np.uint8)
+
+
+def _draw_boxes(picture: np.ndarray, regions: tuple[Region, ...], scale: float) -> None:
+    thickness = max(1, round(max(picture.shape) / 400))
+    for region in regions:
+        x, y, width, height = (round(scale * value) for value in region.bbox)
+        end = x + max(1, width) - 1, y + max(1, height) - 1
+        cv2.rectangle(picture, (x, y), end, (255, 255, 255), thickness)
 
 
 def encode_png(rgb: np.ndarray) -> bytes:
@@ -92,10 +154,20 @@ def encode_jpeg(rgb: np.ndarray, quality: int = 85) -> bytes:
 
 
 def as_uint8(image: RgbImage, white_level: int) -> np.ndarray:
-    """Show an image of any depth in 8 bits, by its declared white level, in its source's size."""
-    pixels: np.ndarray = image.pixels
-    if image.size != image.source_size:
-        pixels = cv2.resize(pixels, image.source_size[::-1], interpolation=cv2.INTER_LINEAR)
+    """Show an image of any depth in 8 bits, by its declared white level, in its `picture_size`."""
+    return _as_uint8(_resized(image.pixels, picture_size(image.source_size)), white_level)
+
+
+def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if pixels.shape[:2] == size:
+        return pixels
+    shrinks = pixels.shape[0] > size[0]
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(pixels, size[::-1], interpolation=interpolation)
+
+
+def _as_uint8(pixels: np.ndarray, white_level: int) -> np.ndarray:
+    """Show pixels of any depth in 8 bits, by their declared white level."""
     if pixels.dtype == np.uint8:
         return pixels
     scaled = pixels.astype(np.float32) * (255.0 / white_level)

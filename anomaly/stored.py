@@ -10,6 +10,7 @@ from safetensors.torch import save
 from anomaly.calibration import Calibration, Candidate, Rates, Usual
 from anomaly.config import from_dict, to_dict
 from anomaly.conformal import Conformal
+from anomaly.encoding import Encodings
 from anomaly.normalise import NORMALISERS, Normaliser
 from anomaly.reduction import Reduction
 from anomaly.roi import Roi
@@ -24,6 +25,8 @@ def digest_of(calibration: Calibration) -> str:
 def values_of(calibration: Calibration) -> dict[str, Any]:
     """What a person would read of a calibration; with `tensors_of`, all of it."""
     roi, rates = calibration.roi, calibration.rates
+    # Left out where unknown: calibrations of before keep their digests.
+    encodings = {} if calibration.encodings is None else {"inputs": to_dict(calibration.encodings)}
     return {
         "normalisers": [normaliser.kind for normaliser in calibration.normalisers],
         "weights": calibration.weights.tolist(),
@@ -41,6 +44,7 @@ def values_of(calibration: Calibration) -> dict[str, Any]:
         "statistics": None if calibration.usual is None else calibration.usual.names,
         "roi_share": None if roi is None else roi.share,
         "candidates": [to_dict(candidate) for candidate in calibration.candidates],
+        **encodings,
     }
 
 
@@ -79,6 +83,7 @@ def calibration_from(values: dict[str, Any], tensors: dict[str, torch.Tensor]) -
         roi=None if values["roi_share"] is None else Roi(tensors["roi.inside"].numpy()),
         rates=None if rates is None else from_dict(Rates, rates),
         usual=_usual(values["statistics"], tensors),
+        encodings=from_dict(Encodings, values["inputs"]) if "inputs" in values else None,
     )
 
 

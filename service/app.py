@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -16,6 +15,7 @@ from anomaly.errors import AnomalyError
 from service import errors
 from service.access import SCHEMES
 from service.batching import QueueFull
+from service.budget import Budget
 from service.calibrating import Calibrator
 from service.door import Door
 from service.drift import Drifts
@@ -32,6 +32,7 @@ from service.review import Reviewer
 from service.routes import calibration, health, lookout, models, oip, results, score
 from service.settings import Settings
 from service.tracing import trace
+from service.workers import WorkerPool
 
 _log = logging.getLogger(__name__)
 _TIDY_S = 60.0
@@ -76,6 +77,18 @@ def _recording(settings: Settings, metrics: Metrics) -> Recording | None:
         settings.keep_url,
         settings.record_days,
     )
+
+
+def _workers(settings: Settings, name: str) -> WorkerPool:
+    """Threads for images, or as many for bodies and answers: neither waits for the other."""
+    threads = settings.decode_threads or min(16, max(2, usable_cores() // 2))
+    return WorkerPool(threads, name, limit_s=settings.decode_timeout_s)
+
+
+def _budget(settings: Settings, metrics: Metrics) -> Budget:
+    budget = Budget(int(settings.max_in_flight_mb * 1e6))
+    metrics.in_flight_bytes.set_function(lambda: float(budget.taken_bytes))
+    return budget
 
 
 def _calibrator(inspector: Inspector) -> Calibrator:
@@ -137,17 +150,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         cv2.utils.logging.setLogLevel(
             cv2.utils.logging.LOG_LEVEL_SILENT
         )  # a damaged image is an answer, not lines in the log
-        decoders = settings.decode_threads or min(16, max(2, usable_cores() // 2))
         try:
             recording = _recording(settings, metrics)
             engine = Engine(settings, metrics, audit_of(settings))
         except (AnomalyError, StartError) as error:
             app.state.failure = error  # told again, in one line, by `service.run`
             raise
-        with ThreadPoolExecutor(decoders, "decode") as pool:
+        with (
+            _workers(settings, "decode") as pool,
+            _workers(settings, "parse") as parsers,
+        ):
+            app.state.pools = (pool, parsers)
+            metrics.lost_decoders.set_function(lambda: float(pool.lost))
             drifts = Drifts(metrics, settings.drift_parts_per_alarm)
-            inspector = Inspector(engine, metrics, settings, pool, drifts, recording)
-            app.state.inspector = inspector
+            budget = _budget(settings, metrics)
+            app.state.inspector = inspector = Inspector(
+                engine, metrics, settings, pool, parsers, budget, drifts, recording
+            )
             app.state.calibrator = _calibrator(inspector)
             tasks = [_watch(engine, settings.watch_models_s), _tidy_memory()]
             running = [asyncio.create_task(task) for task in tasks]

@@ -38,7 +38,12 @@ def media_type_of(request: Request) -> str:
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """Return a whole body of any type; raises `BodyTooLarge`."""
-    return b"".join([chunk async for chunk in _limited(request, max_bytes)])
+    return b"".join(await read_chunks(request, max_bytes))
+
+
+async def read_chunks(request: Request, max_bytes: int) -> list[bytes]:
+    """Return the pieces of a whole body; a large one is put together in a thread."""
+    return [chunk async for chunk in _limited(request, max_bytes)]
 
 
 async def read_images(

@@ -8,6 +8,7 @@ from typing import TypeVar
 from starlette.requests import Request
 
 from service.body import read_images
+from service.budget import CountedRequest
 from service.errors import code_of, document, rule_of
 from service.inspection import Inspector
 from service.schemas import BatchItemOut, BatchOut, Problem, ScoreOut, ScoreQuery
@@ -23,20 +24,28 @@ async def inspect_all(inspector: Inspector, request: Request, query: ScoreQuery)
     deadline, caller = inspector.deadline_of(query), getattr(request.state, "key", None)
     settings = inspector.settings
     inspector.engine.registry.find(query.model)
-    reading = read_images(
-        request, max_bytes=settings.max_bulk_bytes, max_images=settings.max_bulk_images
-    )
-    images = await inspector.in_time(reading)
-    # Each image has the deadline by itself; the whole only ends early when the client leaves.
-    async with while_wanted(request, deadline + _GRACE_S, ("read",)):
-        found = await in_turns(
-            [
-                partial(
-                    inspector.inspect_once, data, query, deadline, {}, caller=caller, item=number
-                )
-                for number, (_, _, data) in enumerate(images)
-            ]
+    with inspector.budget.open(bulk=True) as charge:
+        counted = CountedRequest(request, charge)
+        reading = read_images(
+            counted, max_bytes=settings.max_bulk_bytes, max_images=settings.max_bulk_images
         )
+        images = await inspector.in_time(reading)
+        # Each image has the deadline by itself; the whole only ends early when the client leaves.
+        async with while_wanted(request, deadline + _GRACE_S, ("read",)):
+            found = await in_turns(
+                [
+                    partial(
+                        inspector.inspect_once,
+                        data,
+                        query,
+                        deadline,
+                        {},
+                        caller=caller,
+                        item=number,
+                    )
+                    for number, (_, _, data) in enumerate(images)
+                ]
+            )
     return BatchOut(
         items=[_item(inspector, name, one) for (_, name, _), one in zip(images, found, strict=True)]
     )

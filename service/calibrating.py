@@ -11,6 +11,7 @@ import torch
 
 from anomaly.bundle import new_version
 from anomaly.calibration import Calibration, Choices, NormalSet, recalibrate
+from anomaly.encoding import Encoding
 from anomaly.errors import ImageError
 from anomaly.roi import Roi
 from anomaly.statement import Statement, compare, state
@@ -160,6 +161,7 @@ def _fit(
         grid,
         counts=counted(choices.roi),
         inputs=np.stack([one["inputs"] for one in normals.evidence]),
+        encodings=_encodings(normals.evidence),
     )
     calibration = recalibrate(before, found, choices)
     compared = compare(before, replace(found, counts=counted(before.roi)))
@@ -167,6 +169,12 @@ def _fit(
     if before.roi is not None and (choices.roi is None or choices.roi.reaches_beyond(before.roi)):
         statement = replace(statement, said=(*statement.said, _WIDER))
     return calibration, statement
+
+
+def _encodings(evidence: Sequence[Evidence]) -> tuple[Encoding, ...]:
+    """How the images came; nothing where one was stored by a version that did not keep it."""
+    rows = [one["encoding"] for one in evidence if "encoding" in one]
+    return tuple(map(Encoding.of_row, rows)) if len(rows) == len(evidence) else ()
 
 
 def _details(calibration: Calibration, camera: str | None, normals: int) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from service.batching import (
     TooMuchAtOnce,
 )
 from service.metrics import Metrics
+from service.workers import WorkTooSlow
 
 PROBLEM = "application/problem+json"
 _log = logging.getLogger(__name__)
@@ -78,6 +79,22 @@ class BodyTooSlow(ServiceError):
     """The body did not arrive in time."""
 
     code = "body_too_slow"
+
+
+class BudgetSpent(ServiceError):
+    """What is in flight leaves no memory for this now; come back in `retry_after_s`."""
+
+    code = "memory_in_use"
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class OverBudget(ServiceError):
+    """One request alone would hold more memory than all together may."""
+
+    code = "memory_exceeded"
 
 
 class TensorInvalid(ServiceError):
@@ -248,6 +265,9 @@ RULES: dict[type[Exception], Rule] = {
     NotReady: Rule(503, "not_ready"),
     TensorInvalid: Rule(400, "bad_image"),
     BodyTooSlow: Rule(408, "too_slow"),
+    BudgetSpent: Rule(429, "memory"),
+    OverBudget: Rule(413, "too_large"),
+    WorkTooSlow: Rule(400, "bad_image", "image_too_slow"),
     InferenceFailed: Rule(500, "internal"),
     QueueFull: Rule(429, "queue_full", "queue_full"),
     DeadlineMissed: Rule(504, "deadline", "deadline_missed"),

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from anomaly.encoding import Encoding
+from anomaly.familiarity import InputWarning
 from anomaly.heatmap import encode_png
 from anomaly.types import Detection, FloatArray, RgbImage, Verdict
 from service.registry import ServedModel
@@ -13,9 +15,11 @@ Source = bytes | RgbImage  # encoded, or decoded by the caller
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was found in an image, and by which version; `inputs` is what `anomaly.inputs` says of it.
+    """What was found in an image, and by which version.
 
-    `detection` is judged as the request asked; `calibrated_verdict` is the calibration's own.
+    `detection` is judged as the request asked; `calibrated_verdict` is the calibration's own. `inputs` is
+    what `anomaly.inputs` says of the image, `encoding` what its header does, `warnings` in what it is unlike
+    those calibrated on.
     """
 
     model: ServedModel
@@ -23,7 +27,9 @@ class Inspection:
     detection: Detection
     result_id: str
     inputs: FloatArray
+    encoding: Encoding
     calibrated_verdict: Verdict
+    warnings: tuple[InputWarning, ...] = ()
 
     @property
     def size(self) -> int:
@@ -46,5 +52,6 @@ class Inspection:
             "placement": np.array((*placement.source, *placement.canvas, *placement.box), np.int32),
             "white_level": np.array([self.model.config.preprocess.white_level], np.int32),
             "inputs": self.inputs,
+            "encoding": self.encoding.row(),
             "weights": np.frombuffer(bytes.fromhex(self.model.bundle.weights), np.uint8),
         }

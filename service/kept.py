@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from anomaly.heatmap import encode_jpeg, overlay
+from anomaly.heatmap import encode_jpeg, overlay, picture_size
 from anomaly.image import FORMATS, decode_image
 from anomaly.types import Detection, Placement, Region
 from service.errors import NothingKept
@@ -48,7 +48,8 @@ def heatmap_of(image: bytes, evidence: Evidence, row: dict[str, Any]) -> bytes:
         regions=tuple(Region(**region) for region in row["regions"]),
     )
     white = int(evidence["white_level"][0])
-    return encode_jpeg(overlay(decode_image(image), detection, white))
+    half = min(picture_size(placement.source)) // 2  # a JPEG is reduced to no less than twice that
+    return encode_jpeg(overlay(decode_image(image, canvas=half), detection, white))
 
 
 def placement_of(evidence: Evidence) -> Placement:

@@ -62,6 +62,9 @@ class Metrics:
             buckets=(1, 2, 4, 8, 16, 32, 64, 128),
             registry=self.registry,
         )
+        self.input_warnings = self._counter(
+            "input_warnings", "Images unlike those calibrated on, and in what.", "model", "code"
+        )
         self.rejected = self._counter("rejected", "Requests refused, by reason.", "reason")
         self.abandoned = self._counter("abandoned", "Requests whose client left.", "stage")
         self.last_image = self._gauge(
@@ -75,6 +78,12 @@ class Metrics:
         self.queue_limit = self._gauge("queue_limit", "Most requests the queue holds.")
         self.queue_depth = self._gauge("queue_depth", "Requests in the queue.")
         self.in_flight = self._gauge("in_flight_requests", "Requests past the door.")
+        self.in_flight_bytes = self._gauge(
+            "in_flight_bytes", "Bytes of bodies and decoded images at hand."
+        )
+        self.lost_decoders = self._gauge(
+            "lost_decoders", "Threads that hang in an image and were replaced or given up."
+        )
         self.out_of_memory = self._counter("oom", "Batches that did not fit the device.", "model")
         self.batch_limit = self._gauge("batch_limit", "Most work items in a batch now.")
         self.device_memory = self._gauge(

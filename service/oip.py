@@ -1,13 +1,16 @@
-"""Open Inference Protocol v2 (REST), with its binary tensor extension: tensors to images and back.
+"""Open Inference Protocol v2 (REST), with its binary tensor extension: a body to images.
 
 One input called `image`: BYTES (encoded images; base64 in JSON) or UINT8 pixels, RGB, (N, H, W, 3) or
-(H, W, 3).
+(H, W, 3). Everything is counted before it is taken apart, and no single step holds up the interpreter, and
+with it every other request, for long: base64 is lifted out of the JSON and decoded piece by piece, what is
+left of the JSON is small.
 """
 
 import base64
 import binascii
-import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -16,7 +19,7 @@ from pydantic import BaseModel, Field, ValidationError
 from anomaly.image import MIN_SIDE_PX
 from anomaly.types import RgbImage
 from service.errors import TensorInvalid
-from service.found import Inspection, Source
+from service.found import Source
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 OUTPUTS = {
@@ -26,14 +29,22 @@ OUTPUTS = {
     "is_anomalous": "BOOL",
     "anomaly_map": "FP32",
 }
-_NUMPY = {"FP32": "<f4", "BOOL": "?"}
+_MOST_JSON_BYTES = (
+    2_000_000  # without its base64: some 50 ms of the interpreter, and a million numbers
+)
+_MOST_TEXTS = 20_000
+_LONG_TEXT_BYTES = 4096  # texts longer than that are lifted out
+_LIFTED = "\x00"  # begins what stands in the place of a lifted text
+_PIECE_BYTES = 2**18  # of base64, a multiple of four
+_ESCAPES = ((b"\\/", b"/"), (b"\\u002B", b"+"), (b"\\u002b", b"+"), (b"\\u002F", b"/"))
+_BINARY = "send them by the binary tensor extension (binary_data_size), which has no such limit"
 
 
 class TensorIn(BaseModel):
     """An input tensor; without `data` its bytes follow the JSON."""
 
     name: str
-    shape: list[Annotated[int, Field(ge=0)]]
+    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=8)]
     datatype: Literal["BYTES", "UINT8"]
     data: list[Any] | None = None
     parameters: dict[str, Any] = {}
@@ -51,113 +62,203 @@ class InferIn(BaseModel):
 
     id: str | None = None
     inputs: Annotated[list[TensorIn], Field(min_length=1, max_length=1)]
-    outputs: list[OutputWanted] | None = None
+    outputs: Annotated[list[OutputWanted], Field(max_length=len(OUTPUTS))] | None = None
     parameters: dict[str, Any] = {}
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many images a request may have, and how many pixels each."""
+
+    images: int
+    pixels: int
+
+
 def read_request(
-    body: bytes, header_length: str | None, *, max_images: int, max_pixels: int
+    body: bytes, header_length: str | None, limits: Limits
 ) -> tuple[InferIn, list[Source]]:
     """Split a body into its JSON and its images. Raises `TensorInvalid`."""
-    if header_length is not None and not header_length.isdecimal():
-        raise TensorInvalid(f"{HEADER_LENGTH} is no number")
-    end = len(body) if header_length is None else int(header_length)
-    try:
-        wanted = InferIn.model_validate_json(body[:end])
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise TensorInvalid(f"the request's JSON: {where}: {first['msg']}") from error
+    end = _header_end(body, header_length)
+    raw = memoryview(body)[end:]  # a copy of a hundred megabytes would hold up the interpreter
+    json, lifted = _lift(body[:end])
+    if len(json) > _MOST_JSON_BYTES:
+        raise TensorInvalid(
+            f"the JSON has more than {_MOST_JSON_BYTES} bytes beside images in base64; pixels as "
+            f"numbers are too much that way: {_BINARY}"
+        )
+    wanted = _validated(json)
     [tensor] = wanted.inputs
     if tensor.name != "image":
-        raise TensorInvalid(f"there is no input {tensor.name!r}; the only one is 'image'")
+        raise TensorInvalid(f"there is no input {tensor.name[:100]!r}; the only one is 'image'")
     if tensor.datatype == "BYTES":
-        images: list[Source] = list(_encoded(tensor, body[end:]))
+        images: list[Source] = list(_encoded(tensor, raw, lifted, limits))
+    elif lifted:
+        raise TensorInvalid("UINT8 pixels are numbers, not texts")
     else:
-        images = list(_pixels(tensor, body[end:], max_pixels))
-    if not 1 <= len(images) <= max_images:
-        raise TensorInvalid(f"{len(images)} images; a request has 1 to {max_images}")
+        images = list(_pixels(tensor, raw, limits))
     return wanted, images
 
 
-def _encoded(tensor: TensorIn, raw: bytes) -> list[bytes]:
-    images = _split(raw) if tensor.data is None else [_from_base64(one) for one in tensor.data]
-    if len(images) != int(np.prod(tensor.shape, dtype=np.int64)):
-        raise TensorInvalid(f"{len(images)} elements do not fill the shape {tensor.shape}")
-    return images
+def _header_end(body: bytes, header_length: str | None) -> int:
+    """Where the JSON ends and the binary tensors begin."""
+    if header_length is None:
+        return len(body)
+    if not (header_length.isascii() and header_length.isdecimal() and len(header_length) < 20):
+        raise TensorInvalid(f"{HEADER_LENGTH} is no length in bytes")
+    if int(header_length) > len(body):
+        raise TensorInvalid(f"{HEADER_LENGTH} says more than the body's {len(body)} bytes")
+    return int(header_length)
 
 
-def _split(raw: bytes) -> list[bytes]:
-    """Cut BYTES elements, each behind its length in four little-endian bytes."""
-    elements, at = [], 0
-    while at < len(raw):
+def _validated(json: bytes) -> InferIn:
+    try:
+        wanted = InferIn.model_validate_json(json)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise TensorInvalid(f"the request's JSON: {where}: {first['msg']}") from error
+    names = [output.name for output in wanted.outputs or ()]
+    if len(set(names)) < len(names):
+        raise TensorInvalid("an output is asked for more than once")
+    return wanted
+
+
+def _lift(json: bytes) -> tuple[bytes, list[bytes]]:
+    """Take long texts out of JSON: what is left, with marks in their places, and the texts."""
+    if len(json) <= _LONG_TEXT_BYTES:
+        return json, []
+    left: list[bytes] = []
+    lifted: list[bytes] = []
+    done = 0
+    for start, end in _texts(json):
+        if end - start > _LONG_TEXT_BYTES:
+            mark = f"\\u0000{len(lifted)}".encode()
+            left += [json[done:start], mark]
+            lifted.append(json[start:end])
+            done = end
+    left.append(json[done:])
+    return b"".join(left), lifted
+
+
+def _texts(json: bytes) -> Iterator[tuple[int, int]]:
+    """Where the texts of JSON begin and end, without their quotes; raises `TensorInvalid` at too many."""
+    at = 0
+    for _ in range(_MOST_TEXTS):
+        start = json.find(b'"', at) + 1
+        if start == 0:
+            return
+        end = _closing_quote(json, start)
+        if end < 0:
+            return  # no JSON, as its parser will say
+        yield start, end
+        at = end + 1
+    raise TensorInvalid(f"the JSON has more than {_MOST_TEXTS} texts")
+
+
+def _closing_quote(json: bytes, start: int) -> int:
+    at = start
+    for _ in range(_MOST_TEXTS):
+        end = json.find(b'"', at)
+        before = json[max(start, end - 64) : end] if end > 0 else b""
+        if (len(before) - len(before.rstrip(b"\\"))) % 2 == 0:
+            return end
+        at = end + 1
+    raise TensorInvalid(f"a text has more than {_MOST_TEXTS} quotes")
+
+
+def _encoded(
+    tensor: TensorIn, raw: memoryview, lifted: list[bytes], limits: Limits
+) -> Iterator[bytes]:
+    count = _count(tensor.shape, limits)
+    if tensor.data is None:
+        if lifted:
+            raise TensorInvalid("a text is longer than any that is read here")
+        yield from _split(raw, count)
+        return
+    if len(tensor.data) != count:
+        raise TensorInvalid(f"{len(tensor.data)} elements do not fill the shape {tensor.shape}")
+    marks = [one for one in tensor.data if isinstance(one, str) and one.startswith(_LIFTED)]
+    if marks != [f"{_LIFTED}{number}" for number in range(len(lifted))]:
+        raise TensorInvalid("a text outside of 'data' is longer than any that is read here")
+    texts = iter(lifted)
+    for one in tensor.data:
+        yield _from_base64(next(texts) if isinstance(one, str) and one[:1] == _LIFTED else one)
+
+
+def _count(shape: list[int], limits: Limits) -> int:
+    """Images of a shape, none of which has been looked at yet."""
+    count = math.prod(shape)
+    if not 1 <= count <= limits.images:
+        said = count if count < 1e15 else "far too many"
+        raise TensorInvalid(f"{said} images; a request has 1 to {limits.images}")
+    return count
+
+
+def _split(raw: memoryview, count: int) -> Iterator[bytes]:
+    """Cut so many BYTES elements, each behind its length in four little-endian bytes."""
+    at = 0
+    for _ in range(count):
         length = int.from_bytes(raw[at : at + 4], "little")
-        element = raw[at + 4 : at + 4 + length]
         if len(raw) < at + 4 + length:
-            raise TensorInvalid("a BYTES element is shorter than it says")
-        elements.append(element)
+            raise TensorInvalid(f"the bytes do not fill the {count} BYTES elements of the shape")
+        yield bytes(raw[at + 4 : at + 4 + length])
         at += 4 + length
-    return elements
+    if at < len(raw):
+        raise TensorInvalid(f"{len(raw) - at} bytes follow the {count} elements of the shape")
 
 
 def _from_base64(text: Any) -> bytes:
+    """Decode, piece by piece: in one, no other thread of the interpreter would run meanwhile."""
     try:
-        return base64.b64decode(text, validate=True)
+        data = text.encode("ascii") if isinstance(text, str) else _unescaped(text)
+        if len(data) % 4:
+            raise ValueError("not a multiple of four")
+        pieces = (data[i : i + _PIECE_BYTES] for i in range(0, len(data), _PIECE_BYTES))
+        decoded = [base64.b64decode(piece, validate=True) for piece in pieces]
     except (binascii.Error, ValueError, TypeError) as error:
         raise TensorInvalid("BYTES in JSON are base64 of an encoded image each") from error
+    whole = _PIECE_BYTES // 4 * 3
+    if any(len(piece) < whole for piece in decoded[:-1]):  # padding before the end
+        raise TensorInvalid("BYTES in JSON are base64 of an encoded image each")
+    return b"".join(decoded)
 
 
-def _pixels(tensor: TensorIn, raw: bytes, max_pixels: int) -> list[RgbImage]:
+def _unescaped(text: Any) -> bytes:
+    """Undo what JSON writers escape in base64; anything else is none."""
+    if not isinstance(text, bytes):
+        raise TypeError("no text")
+    data: bytes = text
+    if b"\\" in data:
+        for escaped, plain in _ESCAPES:
+            data = data.replace(escaped, plain)
+    return data
+
+
+def _pixels(tensor: TensorIn, raw: memoryview, limits: Limits) -> Iterator[RgbImage]:
     shape = tensor.shape if len(tensor.shape) == 4 else [1, *tensor.shape]
     if len(shape) != 4 or shape[3] != 3 or min(shape[1:3]) < MIN_SIDE_PX:
         raise TensorInvalid(
             f"UINT8 pixels have the shape (N, H, W, 3) with sides of {MIN_SIDE_PX} px or more, not "
             f"{tensor.shape}"
         )
-    if shape[1] * shape[2] > max_pixels:
-        raise TensorInvalid(f"an image has more than the limit of {max_pixels} pixels")
+    _count(shape[:1], limits)
+    if shape[1] * shape[2] > limits.pixels:
+        raise TensorInvalid(f"an image has more than the limit of {limits.pixels} pixels")
+    pixels = np.frombuffer(raw, np.uint8) if tensor.data is None else _numbers(tensor.data)
+    if pixels.size != math.prod(shape):
+        raise TensorInvalid(f"{pixels.size} pixel values do not fill the shape {tensor.shape}")
+    return (RgbImage(one) for one in pixels.reshape(shape))
+
+
+def _numbers(data: list[Any]) -> np.ndarray:
+    """Pixel values that came as JSON numbers, flat or nested."""
     try:
-        if tensor.data is None:
-            pixels = np.frombuffer(raw, np.uint8).reshape(shape)
-        else:
-            pixels = np.array(tensor.data, dtype=np.uint8).reshape(shape)
+        values = np.array(data)
     except (ValueError, TypeError, OverflowError) as error:
-        raise TensorInvalid(f"the data do not fill the shape {tensor.shape}: {error}") from error
-    return [RgbImage(one) for one in pixels]
-
-
-def write_response(
-    name: str, wanted: InferIn, found: Sequence[Inspection]
-) -> tuple[bytes, dict[str, str]]:
-    """Return the body and its headers: JSON, followed by the tensors that are wanted in binary."""
-    everything = wanted.parameters.get("binary_data_output") is True
-    asked = wanted.outputs or [OutputWanted(name=one) for one in OUTPUTS]
-    outputs, binary = [], []
-    for output in asked:
-        tensor = _tensor(output.name, found)
-        described: dict[str, Any] = {
-            "name": output.name,
-            "datatype": OUTPUTS[output.name],
-            "shape": list(tensor.shape),
-        }
-        if output.parameters.get("binary_data", everything) is True:
-            binary.append(tensor.tobytes())
-            described["parameters"] = {"binary_data_size": len(binary[-1])}
-        else:
-            described["data"] = tensor.flatten().tolist()
-        outputs.append(described)
-    answer: dict[str, Any] = {
-        "model_name": name,
-        "model_version": found[0].model.bundle.version,
-        "outputs": outputs,
-    }
-    if wanted.id is not None:
-        answer["id"] = wanted.id
-    head = json.dumps(answer).encode()
-    if not binary:
-        return head, {"Content-Type": "application/json"}
-    headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(head))}
-    return b"".join([head, *binary]), headers
+        raise TensorInvalid(f"the data are no even list of numbers: {error}") from error
+    if values.size and (values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255):
+        raise TensorInvalid("UINT8 pixels are whole numbers from 0 to 255")
+    return values.astype(np.uint8)
 
 
 def deadline_ms(wanted: InferIn) -> float | None:
@@ -165,15 +266,4 @@ def deadline_ms(wanted: InferIn) -> float | None:
     timeout_us = wanted.parameters.get("timeout")
     if type(timeout_us) is not int or timeout_us <= 0:
         return None
-    return min(timeout_us / 1000, 600_000)
-
-
-def _tensor(name: str, found: Sequence[Inspection]) -> np.ndarray:
-    detections = [one.detection for one in found]
-    values: list[Any]
-    match name:
-        case "anomaly_map":
-            values = [one.patch_scores for one in detections]
-        case _:
-            values = [getattr(one, name) for one in detections]
-    return np.ascontiguousarray(np.stack(values), dtype=_NUMPY[OUTPUTS[name]])
+    return min(timeout_us, 600_000_000) / 1000

@@ -7,6 +7,7 @@ import math
 import os
 import socket
 import ssl
+import threading
 import time
 from functools import partial
 from types import FrameType
@@ -25,6 +26,7 @@ from service.logs import log_to_stderr
 from service.settings import Settings
 
 _log = logging.getLogger(__name__)
+_CLOSING_S = 30.0  # for the record and the models, once requests are finished
 
 
 def serve(**given: Any) -> None:
@@ -73,11 +75,21 @@ def _serve(settings: Settings) -> None:
     try:
         with listener:
             server.run(sockets=[listener])
+        _leave_lost_threads(app.state)
     except SystemExit:  # uvicorn's way of saying that the application did not start
         failure = getattr(app.state, "failure", None)
         if failure is None:
             raise
         raise failure from None
+
+
+def _leave_lost_threads(state: State) -> None:
+    """End the process at once where a thread still hangs in a decoder: its clean-up would wait for it."""
+    if all(pool.is_done for pool in getattr(state, "pools", ())):
+        return
+    _log.warning("stopped; a decoder still hangs and is left behind")
+    logging.shutdown()
+    os._exit(0)
 
 
 def _check_keys(settings: Settings) -> None:
@@ -142,6 +154,14 @@ class DrainingServer(uvicorn.Server):
             os._exit(128 + sig)
         self._asked = time.monotonic()
         self._state.draining = True
+        self._end_at_last()
+
+    def _end_at_last(self) -> None:
+        """End the process some time after all should be over: a disk or a database may hang for ever."""
+        limit_s = self._delay_s + (self.config.timeout_graceful_shutdown or 0) + _CLOSING_S
+        timer = threading.Timer(limit_s, os._exit, [1])
+        timer.daemon = True
+        timer.start()
 
     async def on_tick(self, counter: int) -> bool:
         """Leave the main loop once readiness has failed for a while."""

@@ -1,11 +1,13 @@
 """The shapes of the wire, and one conversion from `Detection`."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from anomaly.drift import Drift
+from anomaly.familiarity import CODES, InputWarning
 from anomaly.statement import Statement
 from anomaly.types import Detection, Region, Verdict
 from service.feedback import FeedbackOut
@@ -58,7 +60,9 @@ class ScoreQuery(BaseModel):
         Field(
             description=(
                 "float16: the patch grid, little-endian; png: grey in the image's size, 128 is the "
-                "threshold; overlay: JPEG over the image; overlay_png: the same as PNG."
+                "threshold; overlay: JPEG over the image; overlay_png: the same as PNG. Images of "
+                "more than 32 million pixels are drawn at a half or a quarter of their size; height "
+                "and width say how large."
             )
         ),
     ] = "float16"
@@ -113,6 +117,19 @@ class ModelRef(BaseModel):
         return cls(name=model.name, version=bundle.version, digest=bundle.digest, calibration=judge)
 
 
+class InputWarningOut(BaseModel):
+    """One way in which an image, or what was asked of it, is unlike what was calibrated on."""
+
+    code: Annotated[str, Field(description=f"Stable: one of {', '.join(CODES)}; more may come.")]
+    text: str
+
+
+class InputOut(BaseModel):
+    """Whether the image is like those calibrated on: if not, look at the camera before the part."""
+
+    warnings: list[InputWarningOut]
+
+
 class ScoreOut(BaseModel):
     """The answer to one image."""
 
@@ -131,6 +148,9 @@ class ScoreOut(BaseModel):
     camera: str | None
     lot: str | None
     result_id: str
+    input: Annotated[
+        InputOut | None, Field(description="null in an answer that is repeated from the record.")
+    ] = None
     timings: Annotated[dict[str, float], Field(description="Seconds in each stage.")]
 
     @classmethod
@@ -143,8 +163,10 @@ class ScoreOut(BaseModel):
         heatmap: HeatmapOut | None,
         result_id: str,
         timings: dict[str, float],
+        warnings: Sequence[InputWarning] = (),
     ) -> "ScoreOut":
         """Convert a detection."""
+        said = [InputWarningOut(code=one.code, text=one.text) for one in warnings]
         return cls(
             score=detection.pred_score,
             p_value=detection.p_value,
@@ -159,6 +181,7 @@ class ScoreOut(BaseModel):
             camera=query.camera,
             lot=query.lot,
             result_id=result_id,
+            input=InputOut(warnings=said),
             timings=timings,
         )
 

@@ -85,6 +85,12 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024)
     max_bulk_bytes: int = Field(128 * 1024 * 1024, ge=1024, description="A batch's body.")
     max_bulk_images: int = Field(64, ge=1, le=1000, description="Images in one batch request.")
+    max_in_flight_mb: float = Field(
+        1024, gt=0, description="Megabytes of all bodies and decoded images; half for batches."
+    )
+    decode_timeout_s: float = Field(
+        20, gt=0, description="Longest that an image is decoded or drawn for."
+    )
     max_image_pixels: int = Field(100_000_000, ge=1024)
     tls_cert_file: Path | None = Field(
         None, description="Certificate (PEM): HTTPS, without a proxy."

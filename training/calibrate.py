@@ -17,6 +17,7 @@ from anomaly.calibration import (
     calibrate,
 )
 from anomaly.corruption import corrupt
+from anomaly.encoding import Encoding, encoding_of, read_header
 from anomaly.inputs import input_statistics
 from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed, preprocess
@@ -70,6 +71,7 @@ def measure(
     altered: list[torch.Tensor] = []
     counts: list[torch.Tensor] = []
     inputs: list[FloatArray] = []
+    encodings: list[Encoding] = []
     grid = model.target.map_grid
     wanted = _copies(len(samples))
     with tqdm(total=len(samples), desc="calibration", unit="image", disable=quiet) as bar:
@@ -86,6 +88,7 @@ def measure(
                 altered.append(altered_cells(model, [mask for _, mask in drawn]))
             origin += [len(groups) + i for i in of]
             inputs += [input_statistics(c.permute(1, 2, 0).contiguous().numpy()) for c in pixels]
+            encodings += [encoding_of(read_header(sample.path), image) for sample, image in batch]
             groups += [sample.session for sample, _ in batch]
             if roi is not None:
                 counts += [roi.counts(placement, grid) for placement in placements]
@@ -101,6 +104,7 @@ def measure(
         torch.cat(altered).flatten(1) >= _COVERED if altered else None,
         torch.stack(counts) if counts else None,
         np.stack(inputs),
+        tuple(encodings),
     )
 
 

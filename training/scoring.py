@@ -15,10 +15,14 @@ import torch
 from anomaly.bundle import load_bundle
 from anomaly.detector import Detector
 from anomaly.device import choose_device, share_cores, usable_cores
+from anomaly.encoding import encoding_of, read_header
 from anomaly.errors import ImageError
+from anomaly.familiarity import unfamiliar
 from anomaly.heatmap import encode_jpeg, overlay
 from anomaly.image import EXTENSIONS, decode_image
-from anomaly.types import Detection, RgbImage
+from anomaly.inputs import input_statistics
+from anomaly.preprocess import preprocess
+from anomaly.types import Detection, FloatArray, RgbImage
 from training.checkpoint import write_whole
 from training.errors import DataError
 from training.outputs import HEATMAPS, claim, file_name
@@ -115,13 +119,14 @@ def _score_chunk(
     heatmaps: Path | None,
 ) -> Iterator[dict[str, Any]]:
     readable = [image for image in decoded if isinstance(image, RgbImage)]
-    detections = iter(detector.detect(readable))
+    found = zip(*_inspected(detector, readable), strict=True) if readable else iter(())
     for path, image in zip(paths, decoded, strict=True):
         if not isinstance(image, RgbImage):
             yield {"image": str(path), "status": "error", **image}
             continue
-        detection = next(detections)
-        record = _record(path, detection)
+        detection, inputs = next(found)
+        warnings = unfamiliar(detector.calibration, encoding_of(read_header(path), image), inputs)
+        record = _record(path, detection) | {"warnings": [asdict(one) for one in warnings]}
         if heatmaps is not None:
             whole = image if image.sent is None else decode_image(path.read_bytes())
             picture = heatmaps / heatmap_name(path)
@@ -149,6 +154,15 @@ def is_records(ends: bytes) -> bool:
 
 def _begins_a_record(line: bytes) -> bool:
     return line[: len(_RECORD)] == _RECORD[: len(line)]
+
+
+def _inspected(
+    detector: Detector, images: Sequence[RgbImage]
+) -> tuple[list[Detection], list[FloatArray]]:
+    """Detections, and what `anomaly.inputs` says of each image."""
+    pixels, placements = preprocess(images, detector.model.config.preprocess)
+    inputs = [input_statistics(one.permute(1, 2, 0).contiguous().numpy()) for one in pixels]
+    return detector.detect_canvases(pixels, placements), inputs
 
 
 def _decode(path: Path, canvas: int | None = None) -> RgbImage | dict[str, Any]:

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import ValidationError
 
-from anomaly.roi import read_roi
+from anomaly.roi import Roi, read_roi
 from record.store import Filter
 from service.access import SECURED, needs
 from service.body import media_type_of, read_body, read_images
+from service.budget import CountedRequest
 from service.calibrating import Calibrator, Normals, Wanted
 from service.errors import BodyUnusable, NothingRecorded, problems
 from service.inspection import Inspector
@@ -76,7 +77,9 @@ async def calibrate(
     read = readers.get(media_type_of(request))
     if read is None:
         raise BodyUnusable("send JSON that names stored results, or multipart/form-data of images")
-    normals, wanted = await read(request, model, query, calibrator)
+    with inspector.budget.open(bulk=True) as charge:
+        counted = CountedRequest(request, charge)
+        normals, wanted = await read(counted, model, query, calibrator)
     done = await calibrator.calibrate(model, normals, wanted)
     if query.activate:
         await registry.activate(model.name, version=done.version)
@@ -97,19 +100,25 @@ async def _from_json(
     if recording is None:
         raise NothingRecorded("this service keeps no results (MASKLINE_RECORD=off); send images")
     body = await calibrator.inspector.in_time(read_body(request, _MOST_JSON_BYTES))
-    try:
-        asked = CalibrateIn.model_validate_json(body or b"{}")
-    except ValidationError as error:
-        raise invalid("body", error) from error
+    asked, roi = await calibrator.inspector.parse(lambda: _asked(body))
     which = asked.results
     chosen = Filter(
         camera=which.camera or query.camera, lot=which.lot, since=which.since, until=which.until
     )
-    roi = read_roi(json.dumps(asked.roi).encode()) if isinstance(asked.roi, dict) else None
     normals = await calibrator.from_results(
         recording, model, chosen, limit=which.limit, group_by=which.group_by
     )
     return normals, _wanted(query, roi=roi, changes_roi=asked.roi is not None)
+
+
+def _asked(body: bytes) -> tuple[CalibrateIn, Roi | None]:
+    try:
+        asked = CalibrateIn.model_validate_json(body or b"{}")
+    except ValidationError as error:
+        raise invalid("body", error) from error
+    if not isinstance(asked.roi, dict):
+        return asked, None
+    return asked, read_roi(json.dumps(asked.roi).encode())
 
 
 async def _from_multipart(
@@ -121,7 +130,7 @@ async def _from_multipart(
     )
     regions = [data for part, _, data in parts if part == _ROI]
     images = [(name, data) for part, name, data in parts if part != _ROI]
-    roi = read_roi(regions[0]) if regions else None
+    roi = await calibrator.inspector.in_pool(lambda: read_roi(regions[0])) if regions else None
     normals = await calibrator.from_images(model, images, query.camera)
     return normals, _wanted(query, roi=roi, changes_roi=bool(regions))
 

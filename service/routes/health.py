@@ -35,6 +35,8 @@ async def ready(
         raise NotReady("the service is shutting down; send images elsewhere")
     if not inspector.engine.is_ready:
         raise NotReady("inference has stopped or hangs; restart the service")
+    if inspector.pool.is_stuck:
+        raise NotReady("every decoder hangs; look at what was sent, and restart the service")
     return {"status": "ready"}
 
 

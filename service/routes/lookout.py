@@ -5,19 +5,17 @@ looked at, the access key id is one of our API keys (its signature is not checke
 for an anomalous part and p for a normal one, p being the share of normal parts at least as anomalous.
 """
 
-import asyncio
-import base64
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
-from anomaly.heatmap import encode_png, source_map
+from anomaly.heatmap import anomalous_pixels, encode_png
 from anomaly.types import Detection
 from service.access import SECURED, needs
 from service.errors import problems
-from service.inspection import Inspector
+from service.inspection import Inspector, to_base64
 from service.keys import Role
 from service.parameters import inspector
 from service.schemas import ScoreQuery
@@ -77,14 +75,13 @@ async def detect_anomalies(
 ) -> DetectAnomaliesResponse:
     """Inspect one JPEG or PNG."""
     found = await inspector.inspect_raw(request, ScoreQuery(model=project, heatmap="none"))
-    loop = asyncio.get_running_loop()
-    result = await loop.run_in_executor(inspector.pool, _result, found.detection)
+    detection = found.detection
+    result = await inspector.draw(lambda: _result(detection), detection.placement.source)
     return DetectAnomaliesResponse(DetectAnomalyResult=result)
 
 
 def _result(detection: Detection) -> DetectAnomalyResult:
-    small = detection.anomaly_map
-    mask = source_map(small, detection.placement) > detection.map_threshold
+    mask = anomalous_pixels(detection.anomaly_map, detection.placement, detection.map_threshold)
     if not detection.is_anomalous:
         mask[:] = False
     share = float(mask.mean())
@@ -103,5 +100,5 @@ def _result(detection: Detection) -> DetectAnomalyResult:
             for name, area, colour in parts
             if area
         ],
-        AnomalyMask=base64.b64encode(encode_png(picture)).decode("ascii"),
+        AnomalyMask=to_base64(encode_png(picture)),
     )

@@ -8,16 +8,19 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from service.access import SECURED, needs
-from service.body import read_body
+from service.body import read_chunks
+from service.budget import CountedRequest, CountedResponse
 from service.bulk import all_in_turns
 from service.errors import ModelUnknown, problems
+from service.found import Source
 from service.inspection import Inspector
 from service.keys import Role
-from service.oip import HEADER_LENGTH, OUTPUTS, deadline_ms, read_request, write_response
+from service.oip import HEADER_LENGTH, OUTPUTS, InferIn, Limits, deadline_ms, read_request
 from service.parameters import inspector
 from service.registry import ServedModel
 from service.routes import health
 from service.schemas import ScoreQuery
+from service.tensors import write_response
 from service.waiting import while_wanted
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
@@ -100,24 +103,27 @@ async def infer_version(
 async def _infer(
     request: Request, name: str, version_name: str | None, inspector: Inspector
 ) -> Response:
-    settings = inspector.settings
     inspector.engine.registry.find(name)
-    body = await inspector.in_time(read_body(request, settings.max_bulk_bytes))
-    wanted, images = read_request(
-        body,
-        request.headers.get(HEADER_LENGTH),
-        max_images=settings.max_bulk_images,
-        max_pixels=settings.max_image_pixels,
-    )
-    query = ScoreQuery(model=name, deadline_ms=deadline_ms(wanted))
-    deadline = inspector.deadline_of(query)
-    async with while_wanted(request, deadline, ("read",)):
-        _check_version(await inspector.engine.registry.acquire(name), version_name)
-        inspections = await all_in_turns(
-            [partial(inspector.detect, one, query, deadline, {}) for one in images]
-        )
-    content, headers = write_response(name, wanted, inspections)
-    return Response(content, headers=headers)
+    with inspector.budget.open(bulk=True) as charge:
+        wanted, images = await _read(CountedRequest(request, charge), inspector)
+        query = ScoreQuery(model=name, deadline_ms=deadline_ms(wanted))
+        deadline = inspector.deadline_of(query)
+        async with while_wanted(request, deadline, ("read",)):
+            _check_version(await inspector.engine.registry.acquire(name), version_name)
+            inspections = await all_in_turns(
+                [partial(inspector.detect, one, query, deadline, {}) for one in images]
+            )
+        content, headers = await inspector.parse(lambda: write_response(name, wanted, inspections))
+    return CountedResponse(inspector.budget, content, headers=headers)
+
+
+async def _read(request: CountedRequest, inspector: Inspector) -> tuple[InferIn, list[Source]]:
+    """Read the body, and take it apart in a thread."""
+    settings = inspector.settings
+    length = request.headers.get(HEADER_LENGTH)
+    limits = Limits(settings.max_bulk_images, settings.max_image_pixels)
+    chunks = await inspector.in_time(read_chunks(request, settings.max_bulk_bytes))
+    return await inspector.parse(lambda: read_request(b"".join(chunks), length, limits))
 
 
 def _check_version(model: ServedModel, wanted: str | None) -> None:

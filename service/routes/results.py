@@ -17,7 +17,7 @@ from service.access import SECURED, check, needs
 from service.errors import NothingRecorded, RoleInsufficient, problems
 from service.feedback import FeedbackIn, FeedbackKind, FeedbackOut
 from service.inspection import Inspector
-from service.kept import heatmap_of, media_type, needed
+from service.kept import heatmap_of, media_type, needed, placement_of
 from service.keys import Role
 from service.parameters import inspector
 from service.recording import Recording
@@ -83,11 +83,22 @@ async def recording(inspector: Annotated[Inspector, Depends(inspector)]) -> Reco
 _Recording = Annotated[Recording, Depends(recording)]
 
 
-@router.get("/v1/results", dependencies=_MAY_OPERATE, responses=_RESPONSES, openapi_extra=SECURED)
-async def list_results(query: Annotated[PageQuery, Query()], record: _Recording) -> ResultsOut:
+@router.get(
+    "/v1/results",
+    dependencies=_MAY_OPERATE,
+    responses=_RESPONSES,
+    openapi_extra=SECURED,
+    response_model=ResultsOut,
+)
+async def list_results(query: Annotated[PageQuery, Query()], record: _Recording) -> Response:
     """List results, newest first; `cursor` of the answer asks for the next page."""
     page = await record.page(query.filter, cursor=query.cursor, limit=query.limit)
-    return ResultsOut(results=[ResultOut.of(row) for row in page.rows], cursor=page.cursor)
+
+    def written() -> str:
+        rows = [ResultOut.of(row) for row in page.rows]
+        return ResultsOut(results=rows, cursor=page.cursor).model_dump_json()
+
+    return Response(await asyncio.to_thread(written), media_type="application/json")
 
 
 @router.get(
@@ -151,12 +162,15 @@ async def read_image(result_id: str, record: _Recording) -> Response:
     openapi_extra=SECURED,
     response_class=Response,
 )
-async def read_heatmap(result_id: str, record: _Recording) -> Response:
+async def read_heatmap(
+    result_id: str, record: _Recording, asked: Annotated[Inspector, Depends(inspector)]
+) -> Response:
     """Return the heatmap over the image, if both are kept."""
     row = await record.find(result_id)
     image = needed(await record.image(row), result_id)
     [evidence] = await record.evidence([row])
-    picture = await asyncio.to_thread(heatmap_of, image, needed(evidence, result_id), row)
+    kept = needed(evidence, result_id)
+    picture = await asked.draw(lambda: heatmap_of(image, kept, row), placement_of(kept).source)
     return Response(picture, media_type="image/jpeg")
 
 

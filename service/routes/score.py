@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from service.access import SECURED, asks
+from service.budget import CountedResponse
 from service.bulk import inspect_all
 from service.errors import problems
 from service.keys import Role
@@ -68,6 +69,7 @@ _EXAMPLE = {
     "camera": "cam1",
     "lot": None,
     "result_id": "0b0c5b0e4a3f4d0c8f4b3f8f8a2b1c77",
+    "input": {"warnings": []},
     "timings": {"read": 0.001, "decode": 0.002, "queue": 0.0, "inference": 0.06, "encode": 0.0},
 }
 _PROBLEMS = problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
@@ -86,8 +88,9 @@ async def score(request: Request) -> Response:
     Every parameter may also come as a header, `X-Maskline-<Name>`; the query wins.
     """
     query = score_query(request)
-    found = await (await inspector(request)).inspect(request, query)
-    return Response(found.model_dump_json(), media_type="application/json")
+    asked = await inspector(request)
+    found = await asked.inspect(request, query)
+    return CountedResponse(asked.budget, await asked.written(found))
 
 
 _PARTS: dict[str, Any] = {
@@ -114,11 +117,13 @@ _PARTS: dict[str, Any] = {
 }
 
 
-@router.post("/v1/score/batch", responses=_PROBLEMS, openapi_extra=_PARTS)
+@router.post("/v1/score/batch", response_model=BatchOut, responses=_PROBLEMS, openapi_extra=_PARTS)
 @asks(Role.SCORE)
-async def score_batch(request: Request) -> BatchOut:
+async def score_batch(request: Request) -> Response:
     """Inspect many images, the file parts of one multipart body; each has its own status.
 
     `deadline_ms` holds for each image. Use `priority=low` for archives, so that the line goes first.
     """
-    return await inspect_all(await inspector(request), request, score_query(request))
+    asked = await inspector(request)
+    found = await inspect_all(asked, request, score_query(request))
+    return CountedResponse(asked.budget, await asked.written(found))

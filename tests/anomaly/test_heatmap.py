@@ -1,10 +1,14 @@
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anomaly import heatmap
 from anomaly.heatmap import (
+    anomalous_pixels,
     as_uint8,
     canvas_map,
     encode_jpeg,
@@ -13,6 +17,7 @@ from anomaly.heatmap import (
     grey_png,
     heat,
     overlay,
+    picture_size,
     source_map,
 )
 from anomaly.preprocess import PreprocessConfig, place
@@ -110,3 +115,73 @@ def test_an_overlay_tints_only_what_is_hot(dtype: type) -> None:
     png = cv2.imdecode(np.frombuffer(encode_png(picture), np.uint8), cv2.IMREAD_COLOR)
     np.testing.assert_array_equal(png[..., ::-1], picture)
     assert encode_jpeg(picture)[:2] == b"\xff\xd8"
+
+
+def drawn(size: tuple[int, int], seed: int) -> tuple[RgbImage, Detection]:
+    generator = np.random.default_rng(seed)
+    pixels = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
+    small = generator.uniform(0, 8, (8, 8)).astype(np.float32)
+    anomaly_map = canvas_map(small.ravel(), GRID, (64, 64))
+    found = Detection(9.0, 0.0, 0.01, small, anomaly_map, placement(size), 4.0, 4.0, True)
+    return RgbImage(pixels), found
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(16, 700), st.integers(16, 300), st.integers(0, 5))
+def test_a_picture_drawn_in_strips_is_the_one_drawn_whole(
+    height: int, width: int, seed: int
+) -> None:
+    image, found = drawn((height, width), seed)
+    whole = source_map(found.anomaly_map, found.placement)
+    level = heat(whole, found.map_threshold)
+    colours = cv2.applyColorMap((level * 256).clip(0, 255).astype(np.uint8), cv2.COLORMAP_TURBO)
+    weight = np.clip((level - 0.25) * 1.5, 0, 0.6)[..., None]
+    wanted = image.pixels * (1 - weight) + colours[..., ::-1] * weight
+    differs = np.abs(overlay(image, found) - wanted).max(axis=2) > 4
+    assert differs.mean() < 0.001  # rounding at a step of the colour map
+    grey = grey_png(found.anomaly_map, found.map_threshold, found.placement)
+    decoded = cv2.imdecode(np.frombuffer(grey, np.uint8), cv2.IMREAD_UNCHANGED).astype(int)
+    assert np.abs(decoded - (level * 256).clip(0, 255)).max() < 1.01
+    above = anomalous_pixels(found.anomaly_map, found.placement, 4.0)
+    assert (above != (whole > 4.0)).mean() < 0.001
+
+
+@given(st.integers(16, 200_000), st.integers(16, 200_000))
+def test_a_picture_has_the_images_size_or_a_half_or_quarter_that_fits(
+    height: int, width: int
+) -> None:
+    size = picture_size((height, width))
+    assert size[0] * size[1] <= 32_000_000
+    factor = next(f for f in (2**n for n in range(12)) if -(-height // f) == size[0])
+    assert size == (-(-height // factor), -(-width // factor))
+    if factor > 1:
+        assert (2 * size[0]) * (2 * size[1]) > 32_000_000
+
+
+def test_what_is_too_large_is_drawn_at_half_with_its_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, found = drawn((200, 120), 1)
+    hot = np.zeros((64, 64), np.float32)
+    hot[16:32, 16:32] = 8
+    regions = find_regions(hot, found.placement, 4.0)
+    found = Detection(9, 0, 0.01, hot[:8, :8], hot, found.placement, 4.0, 4.0, True, regions)
+    monkeypatch.setattr(heatmap, "_MOST_PICTURE_PX", 200 * 120 - 1)
+    picture = overlay(image, found)
+    assert picture.shape == (100, 60, 3)
+    x, y = (value // 2 for value in regions[0].bbox[:2])
+    assert picture[y, x].tolist() == [255, 255, 255]
+    small = cv2.resize(image.pixels, (60, 100), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(picture[60:, 40:], small[60:, 40:])
+    reduced = RgbImage(np.ascontiguousarray(small), sent=(200, 120))  # as a JPEG is decoded
+    np.testing.assert_array_equal(overlay(reduced, found), picture)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_large_overlay_holds_little_beside_the_picture(dtype: type) -> None:
+    size = 2000, 2000
+    _, found = drawn(size, 2)
+    image = RgbImage(np.zeros((*size, 3), dtype))
+    tracemalloc.start()
+    overlay(image, found)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5 * 3 * size[0] * size[1]

@@ -1,0 +1,152 @@
+"""Whether an image is unlike those calibrated on: another camera or setting, rather than a bad part.
+
+The header is held against what the calibration images had: any other size, format or depth is another. What
+the camera sends (`anomaly.inputs`) is held against their extremes, with a margin: a new good part passes the
+extreme of N others with a chance of 1/N already. The margin is half their span, and wider the fewer
+independent groups there are (a whole span at thirty), so that less than one good part in a hundred is called
+unlike, whatever the spread.
+It knows nothing of defects: the verdict is another matter.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from anomaly.calibration import Calibration, Usual
+from anomaly.encoding import LOSSLESS, RAW, Encoding, Encodings
+from anomaly.inputs import STATISTICS
+from anomaly.types import FloatArray
+
+_QUALITY_MARGIN = 3  # cameras hold a file's size rather than its quality
+_ASPECT_MARGIN = 0.01
+_SPANS, _SPANS_OF_GROUPS = 0.5, 15.0
+# Changes smaller than these no model minds, however alike the calibration images were.
+_LEAST_CHANGE = {"brightness": 0.02, "contrast": 0.01, "sharpness": 0.1, "red": 0.05, "blue": 0.05}
+_CODES = {"red": "colour", "blue": "colour"}
+CODES = (
+    "size",
+    "aspect",
+    "format",
+    "compression",
+    "bit_depth",
+    "channels",
+    "brightness",
+    "contrast",
+    "sharpness",
+    "colour",
+    "rate_uncertified",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class InputWarning:
+    """One way in which an image, or what was asked of it, is unlike the calibration; `code` is stable."""
+
+    code: str
+    text: str
+
+
+def unfamiliar(
+    calibration: Calibration, encoding: Encoding, inputs: FloatArray
+) -> tuple[InputWarning, ...]:
+    """Say in what an image is unlike those calibrated on; nothing where the calibration does not know."""
+    warnings: list[InputWarning] = []
+    if calibration.encodings is not None:
+        warnings += _by_header(calibration.encodings, encoding)
+    if calibration.usual is not None:
+        warnings += _by_content(calibration.usual, inputs)
+    return tuple({one.code: one for one in reversed(warnings)}.values())[::-1]
+
+
+def uncertified(calibration: Calibration, rate: float | None) -> tuple[InputWarning, ...]:
+    """Say that a false-alarm rate is smaller than the calibration can certify."""
+    least = calibration.images.smallest_rate
+    if rate is None or rate >= least:
+        return ()
+    text = (
+        f"a false-alarm rate of {rate:.3g} is not certified: {calibration.images.groups} groups certify "
+        f"{least:.3g} at the least, and the threshold is their largest score"
+    )
+    return (InputWarning("rate_uncertified", text),)
+
+
+def _by_header(known: Encodings, now: Encoding) -> Iterator[InputWarning]:
+    aspect = now.width / now.height
+    if not (_within(now.height, known.heights) and _within(now.width, known.widths)):
+        usual = f"{_range(*known.widths)} × {_range(*known.heights)}"
+        yield _warning("size", f"{now.width} × {now.height} px", f"{usual} px")
+    low, high = known.aspects
+    if not low * (1 - _ASPECT_MARGIN) <= aspect <= high * (1 + _ASPECT_MARGIN):
+        yield _warning("aspect", f"{aspect:.3f}", _range(round(low, 3), round(high, 3)))
+    if now.format not in (RAW, *known.formats):
+        yield _warning("format", now.format, " or ".join(known.formats))
+    if _is_compressed_otherwise(known, now):
+        low_quality, high_quality = known.qualities
+        yield _warning(
+            "compression",
+            _quality(now.quality, now.subsampling),
+            _qualities(low_quality, high_quality, known.subsamplings),
+        )
+    if now.bits not in known.bits:
+        yield _warning("bit_depth", f"{now.bits} bits", _or(known.bits, "bits"))
+    if now.format != RAW and now.channels not in known.channels:
+        yield _warning(
+            "channels", _colours(now.channels), " or ".join(map(_colours, known.channels))
+        )
+
+
+def _is_compressed_otherwise(known: Encodings, now: Encoding) -> bool:
+    low, high = known.qualities
+    if (now.quality == LOSSLESS) != (high == LOSSLESS) and not low < high == LOSSLESS:
+        return True
+    chroma = now.subsampling and now.channels in known.channels
+    return not low - _QUALITY_MARGIN <= now.quality <= high + _QUALITY_MARGIN or bool(
+        chroma and now.subsampling not in known.subsamplings
+    )
+
+
+def _by_content(usual: Usual, inputs: FloatArray) -> Iterator[InputWarning]:
+    columns = [usual.names.index(name) for name in STATISTICS]
+    low, high = usual.values[:, columns].min(axis=0), usual.values[:, columns].max(axis=0)
+    spans = _SPANS + _SPANS_OF_GROUPS / max(float(usual.weights.sum(dtype=np.float64)), 1.0)
+    for name, now, least, most in zip(STATISTICS, inputs, low, high, strict=True):
+        margin = spans * float(most - least) + _LEAST_CHANGE[name]
+        if not least - margin <= now <= most + margin:
+            told = name if name in _CODES else ""
+            yield _warning(
+                _CODES.get(name, name), f"{told} {now:.3g}".strip(), f"{least:.3g} to {most:.3g}"
+            )
+
+
+def _warning(code: str, now: str, usual: str) -> InputWarning:
+    return InputWarning(code, f"{code.replace('_', ' ')}: {now}; calibrated on {usual}")
+
+
+def _within(value: int, ends: tuple[int, int]) -> bool:
+    return ends[0] <= value <= ends[1]
+
+
+def _range(low: object, high: object) -> str:
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _or(values: tuple[int, ...], unit: str) -> str:
+    return f"{' or '.join(map(str, values))} {unit}"
+
+
+def _colours(channels: int) -> str:
+    return "grey" if channels == 1 else "colour"
+
+
+def _qualities(low: int, high: int, subsamplings: tuple[int, ...]) -> str:
+    if low == high:
+        return _quality(low, *subsamplings)
+    return f"{_quality(low, *subsamplings)} to {_quality(high)}"
+
+
+def _quality(quality: int, *subsamplings: int) -> str:
+    if quality == LOSSLESS:
+        return "lossless"
+    chroma = " or ".join(":".join(str(one)) for one in subsamplings if one > 1)
+    return f"JPEG quality {quality}" + (f" ({chroma})" if chroma else "")

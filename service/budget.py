@@ -1,0 +1,131 @@
+"""A budget of bytes for all that is in flight: bodies, and the pixels that are made of them.
+
+Counting requests bounds memory only as far as each is small. Nothing waits here: what does not fit is
+refused with 429, so that whoever sends knows, and what was taken is given back however a request ends. A
+body counts as it arrives; an announced length takes nothing, else a few heads alone would lock everybody out.
+For a moment more is held than is counted: a body that is put together or parsed is there twice.
+"""
+
+import threading
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from service.errors import BudgetSpent, OverBudget
+
+_BULK_SHARE = 0.5  # batches leave the other half to the line
+_RETRY_S = 1.0
+
+
+class Budget:
+    """Bytes that all requests together may hold; safe to use from any thread."""
+
+    def __init__(self, total_bytes: int) -> None:
+        self.total_bytes = total_bytes
+        self.bulk_bytes = int(total_bytes * _BULK_SHARE)
+        self._lock = threading.Lock()
+        self._taken = 0
+        self._bulk_taken = 0
+
+    @property
+    def taken_bytes(self) -> int:
+        """Bytes that are held now; more than `total_bytes` while something is overdrawn."""
+        return self._taken
+
+    @contextmanager
+    def open(self, *, bulk: bool = False) -> Iterator["Charge"]:
+        """Begin a charge, which is given back when the block ends; bulk may take half of the budget."""
+        charge = Charge(self, bulk=bulk)
+        try:
+            yield charge
+        finally:
+            self._move(-charge.taken_bytes, bulk=bulk)
+
+    def check(self, wanted_bytes: int, *, bulk: bool, held_bytes: int = 0) -> None:
+        """Raise `BudgetSpent` where so many bytes do not fit now, `OverBudget` where they never do."""
+        most = self.bulk_bytes if bulk else self.total_bytes
+        if held_bytes + wanted_bytes > most:
+            raise OverBudget(
+                f"{held_bytes + wanted_bytes} bytes at once are more than the {most} that one request may "
+                "hold; send less at once, or raise MASKLINE_MAX_IN_FLIGHT_MB"
+            )
+        if self._taken + wanted_bytes > self.total_bytes or (
+            bulk and self._bulk_taken + wanted_bytes > self.bulk_bytes
+        ):
+            raise BudgetSpent(
+                "other requests hold all the memory that bodies and images may have; try again shortly",
+                _RETRY_S,
+            )
+
+    def _take(self, charge: "Charge", wanted_bytes: int) -> None:
+        with self._lock:
+            self.check(wanted_bytes, bulk=charge.bulk, held_bytes=charge.taken_bytes)
+            self._count(wanted_bytes, bulk=charge.bulk)
+            charge.taken_bytes += wanted_bytes
+
+    def _move(self, change_bytes: int, *, bulk: bool) -> None:
+        with self._lock:
+            self._count(change_bytes, bulk=bulk)
+
+    def _count(self, change_bytes: int, *, bulk: bool) -> None:
+        self._taken += change_bytes
+        if bulk:
+            self._bulk_taken += change_bytes
+
+
+class Charge:
+    """What one request has taken of a budget."""
+
+    def __init__(self, budget: Budget, *, bulk: bool) -> None:
+        self._budget = budget
+        self.bulk = bulk
+        self.taken_bytes = 0
+
+    def add(self, wanted_bytes: int) -> None:
+        """Take more; raises `BudgetSpent` or `OverBudget`, and takes nothing then."""
+        self._budget._take(self, wanted_bytes)
+
+    def overdraw(self, wanted_bytes: int) -> None:
+        """Take more even where there is nothing left: for the end of work that is nearly done."""
+        self._budget._move(wanted_bytes, bulk=self.bulk)
+        self.taken_bytes += wanted_bytes
+
+    def expect(self, request: Request) -> None:
+        """Raise where a body of the announced length would not fit now; takes nothing."""
+        declared = request.headers.get("content-length", "")
+        if declared.isascii() and declared.isdecimal() and len(declared) < 20:
+            self._budget.check(int(declared), bulk=self.bulk, held_bytes=self.taken_bytes)
+
+
+class CountedResponse(Response):
+    """An answer whose bytes are charged until the client has read them, even where nothing is left."""
+
+    def __init__(
+        self, budget: Budget, content: bytes, *, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(content, headers={"Content-Type": "application/json"} | (headers or {}))
+        self._budget = budget
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        with self._budget.open() as charge:
+            charge.overdraw(len(self.body))
+            await super().__call__(scope, receive, send)
+
+
+class CountedRequest(Request):
+    """A request whose body is charged as it arrives."""
+
+    def __init__(self, request: Request, charge: Charge) -> None:
+        super().__init__(request.scope, request.receive)
+        self._charge = charge
+        charge.expect(request)
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body's chunks; raises what `Charge.add` raises."""
+        async for chunk in super().stream():
+            self._charge.add(len(chunk))
+            yield chunk

@@ -1,0 +1,71 @@
+"""Inspections to an answer of the Open Inference Protocol v2: JSON, and tensors in binary behind it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from service.found import Inspection
+from service.oip import HEADER_LENGTH, OUTPUTS, InferIn, OutputWanted
+
+_NUMPY = {"FP32": "<f4", "BOOL": "?"}
+_AT_ONCE = 4096  # numbers; longer lists would hold up every other thread of the interpreter
+
+
+def write_response(
+    name: str, wanted: InferIn, found: Sequence[Inspection]
+) -> tuple[bytes, dict[str, str]]:
+    """Return the body and its headers: JSON, followed by the tensors that are wanted in binary."""
+    everything = wanted.parameters.get("binary_data_output") is True
+    asked = wanted.outputs or [OutputWanted(name=one) for one in OUTPUTS]
+    outputs, binary = [], []
+    for output in asked:
+        tensor = _tensor(output.name, found)
+        described: dict[str, Any] = {
+            "name": output.name,
+            "datatype": OUTPUTS[output.name],
+            "shape": list(tensor.shape),
+        }
+        if output.parameters.get("binary_data", everything) is True:
+            binary.append(tensor.tobytes())
+            described["parameters"] = {"binary_data_size": len(binary[-1])}
+            outputs.append(json.dumps(described))
+        else:
+            outputs.append(_with_data(described, tensor))
+    answer: dict[str, Any] = {
+        "model_name": name,
+        "model_version": found[0].model.bundle.version,
+    }
+    if wanted.id is not None:
+        answer["id"] = wanted.id
+    head = _appended(answer, "outputs", f"[{', '.join(outputs)}]").encode()
+    if not binary:
+        return head, {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(head))}
+    return b"".join([head, *binary]), headers
+
+
+def _with_data(described: dict[str, Any], tensor: np.ndarray) -> str:
+    return _appended(described, "data", f"[{', '.join(_numbers(tensor.ravel()))}]")
+
+
+def _appended(values: dict[str, Any], key: str, text: str) -> str:
+    """JSON of an object, with one more value that is JSON already."""
+    return f"{json.dumps(values)[:-1]}, {json.dumps(key)}: {text}}}"
+
+
+def _numbers(values: np.ndarray) -> Iterator[str]:
+    for start in range(0, len(values), _AT_ONCE):
+        yield json.dumps(values[start : start + _AT_ONCE].tolist())[1:-1]
+
+
+def _tensor(name: str, found: Sequence[Inspection]) -> np.ndarray:
+    detections = [one.detection for one in found]
+    values: list[Any]
+    match name:
+        case "anomaly_map":
+            values = [one.patch_scores for one in detections]
+        case _:
+            values = [getattr(one, name) for one in detections]
+    return np.ascontiguousarray(np.stack(values), dtype=_NUMPY[OUTPUTS[name]])

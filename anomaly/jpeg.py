@@ -1,0 +1,185 @@
+"""JPEG to pixels, by libjpeg-turbo in strict mode: whatever it warns of is an error.
+
+Knows the markers up to the first scan, and how many scans follow: size, kind and work are known before
+a pixel is decoded. Of a multi-picture file (MPO) the primary picture is read, as the file says.
+JPEG carries no checksum: damage that decodes to as many blocks as before cannot be told from a picture.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from anomaly.errors import CorruptImage, ImageTooLarge, UnsupportedFormat
+from anomaly.limits import ImageLimits, check_size
+from anomaly.orientation import orientation_of, upright, upright_size
+from anomaly.types import RgbImage
+
+# A reduced image is at least so many times the canvas, so that placing it averages still.
+_SPARE = 2
+_MAX_SEGMENTS = 5000  # before the first scan
+_MAX_SCANS = 100  # encoders write 10 to 20
+_MAX_WORK = 2_000_000_000  # pixels times scans; each visit of a pixel takes about a nanosecond
+_SCAN, _END = 0xDA, 0xD9
+_STANDALONE = {0x01, *range(0xD0, 0xD8)}
+_READ_FRAMES = (
+    0xC0,
+    0xC1,
+    0xC2,
+    0xC9,
+    0xCA,
+)  # baseline, extended, progressive; Huffman, arithmetic
+_NOT_READ = {0xC3: "lossless JPEG", 0xF7: "JPEG-LS"}
+_NOT_READ |= dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF), "hierarchical JPEG")
+_NEXT_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+_EXIF, _XMP, _ADOBE = b"Exif\0", b"http://ns.adobe.com/xap/1.0/\0", b"Adobe"
+
+
+@dataclass(frozen=True, slots=True)
+class JpegHeader:
+    """What a JPEG says ahead of its first scan; `size` is (H, W) as stored."""
+
+    size: tuple[int, int]
+    components: int
+    is_adobe: bool
+    orientation: int
+    scan_start: int
+
+
+def read_jpeg(data: bytes, limits: ImageLimits, canvas: int | None) -> RgbImage:
+    """Decode a JPEG, at a half, a quarter or an eighth where that is enough for the canvas."""
+    header = read_header(data)
+    check_size(header.size, len(data), limits)
+    check_scans(data, header.scan_start, header.size[0] * header.size[1])
+    least = header.size
+    if header.components == 4:
+        pixels = _decode_cmyk(data, header)
+    else:
+        least = _reduced(header.size, canvas)
+        pixels = _decode(data, "RGB", least)
+    sent = None if least == header.size else upright_size(header.size, header.orientation)
+    return RgbImage(np.ascontiguousarray(upright(pixels, header.orientation)), sent)
+
+
+def read_header(data: bytes) -> JpegHeader:
+    """Read up to the first scan. Raises `CorruptImage` or `UnsupportedFormat`."""
+    frame, end, adobe, exif, xmp = None, 0, False, b"", b""
+    for marker, start, end in _segments(data):
+        if marker in _READ_FRAMES:
+            frame = frame or _frame(data[start:end])
+        elif marker in _NOT_READ:
+            raise UnsupportedFormat(
+                f"{_NOT_READ[marker]} is not read; send a baseline or progressive JPEG, or a PNG"
+            )
+        elif marker == 0xE1 and data.startswith(_EXIF, start):
+            exif = exif or data[start + 6 : end]
+        elif marker == 0xE1 and data.startswith(_XMP, start):
+            xmp = xmp or data[start + len(_XMP) : end]
+        elif marker == 0xEE and data.startswith(_ADOBE, start):
+            adobe = True
+    if frame is None:
+        raise CorruptImage("the JPEG has no frame ahead of its first scan; it is damaged")
+    return JpegHeader(*frame, adobe, orientation_of(exif, xmp), scan_start=end)
+
+
+def check_scans(data: bytes, start: int, pixels: int) -> None:
+    """Refuse a JPEG whose scans keep a decoder busy; `start` is behind the first scan's header.
+
+    A progressive JPEG may hold any number, each legal, and each visits every pixel. Raises `ImageTooLarge`.
+    """
+    most = min(_MAX_SCANS, max(1, _MAX_WORK // max(pixels, 1)))
+    if data.count(b"\xff\xda", start) < most:  # an upper bound, fast; most have none
+        return
+    scans, position = 1, start
+    while following := _NEXT_MARKER.search(data, position):
+        marker, position = following[1][0], following.end()
+        if marker == _END:
+            return
+        if marker not in _STANDALONE:
+            position += max(2, int.from_bytes(data[position : position + 2], "big"))
+        scans += marker == _SCAN
+        if scans > most:
+            raise ImageTooLarge(
+                f"the JPEG has more than {most} scans over {pixels} pixels; save it as a baseline "
+                "JPEG, or with an encoder's usual progression"
+            )
+
+
+def decode_segment(data: bytes, size: tuple[int, int], *, grey: bool) -> np.ndarray:
+    """Decode a strip or tile of a TIFF, whose header was read: (H, W) or (H, W, 3) uint8."""
+    return _decode(data, "GRAY" if grey else "RGB", size)
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (marker, start, end) of each segment's content up to the first scan's header."""
+    position = 2
+    for _ in range(_MAX_SEGMENTS):
+        if data[position : position + 1] != b"\xff":
+            break
+        while data[position : position + 1] == b"\xff":
+            position += 1
+        marker = data[position] if position < len(data) else _END
+        position += 1
+        if marker in _STANDALONE:
+            continue
+        if marker == _END or position + 2 > len(data):
+            break
+        (length,) = struct.unpack_from(">H", data, position)
+        if length < 2 or position + length > len(data):
+            break
+        yield marker, position + 2, position + length
+        position += length
+        if marker == _SCAN:
+            return
+    raise CorruptImage("the JPEG's header is truncated or damaged")
+
+
+def _frame(content: bytes) -> tuple[tuple[int, int], int]:
+    """((H, W), components) of a frame's header."""
+    if len(content) < 6:
+        raise CorruptImage("the JPEG's header is truncated or damaged")
+    bits, height, width, components = struct.unpack_from(">BHHB", content)
+    if bits != 8:
+        raise UnsupportedFormat(f"a JPEG of {bits} bits is not read; send 8 bits, or a 16-bit PNG")
+    if components not in (1, 3, 4):
+        raise UnsupportedFormat(
+            f"a JPEG of {components} components is not read; send grey, RGB or CMYK"
+        )
+    return (height, width), components
+
+
+def _reduced(size: tuple[int, int], canvas: int | None) -> tuple[int, int]:
+    """(H, W) to decode a JPEG to: by powers of two, which libjpeg-turbo does fast."""
+    for factor in (8, 4, 2):
+        least = -(-size[0] // factor), -(-size[1] // factor)
+        if canvas is not None and min(least) >= _SPARE * canvas:
+            return least
+    return size
+
+
+def _decode(data: bytes, colours: str, least: tuple[int, int]) -> np.ndarray:
+    try:
+        pixels: np.ndarray = simplejpeg.decode_jpeg(
+            data, colorspace=colours, min_height=least[0], min_width=least[1], strict=True
+        )
+    except ValueError as error:
+        raise CorruptImage(f"the JPEG is truncated or damaged: {error}") from error
+    return pixels
+
+
+def _decode_cmyk(data: bytes, header: JpegHeader) -> np.ndarray:
+    light = _decode(data, "CMYK", header.size)
+    if not header.is_adobe:  # Adobe stores what the inks leave of the light, others the inks
+        light = np.bitwise_not(light)
+    return cmyk_to_rgb(light)
+
+
+def cmyk_to_rgb(light: np.ndarray) -> np.ndarray:
+    """Turn (H, W, 4) uint8, of which 0 is full ink, into RGB: each ink's light times black's."""
+    black = light[..., 3]
+    channels = [cv2.multiply(light[..., i], black, scale=1 / 255) for i in range(3)]
+    return cv2.merge(channels)

@@ -1,0 +1,185 @@
+"""The strips and tiles of a TIFF to samples (H, W, C): strict, each must give exactly its pixels.
+
+Knows compressions, predictors and byte order; knows nothing of colours. Libraries stop at the first
+sample that is enough; here what is missing or left over is damage, which is how LZW shows it.
+"""
+
+import zlib
+from dataclasses import dataclass
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly.directory import Directory
+from anomaly.errors import CorruptImage, UnsupportedFormat
+from anomaly.jpeg import check_scans, decode_segment, read_header
+
+_ROWS_PER_STRIP, _PLANAR, _PREDICTOR, _JPEG_TABLES = 278, 284, 317, 347
+_STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES = 273, 279, 324, 325
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
+_NONE, _LZW, _JPEG, _DEFLATE, _PACKBITS, _OLD_DEFLATE = 1, 5, 7, 8, 32773, 32946
+COMPRESSIONS = (_NONE, _LZW, _JPEG, _DEFLATE, _PACKBITS, _OLD_DEFLATE)
+_MAX_SEGMENTS = 200_000
+_SEPARATE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Where a picture of `size` (H, W) lies in the file: a grid of segments, for each plane one."""
+
+    page: Directory
+    size: tuple[int, int]
+    samples: int  # of a segment's pixel
+    planes: int
+    bits: int
+    compression: int
+    is_rgb: bool
+    step: tuple[int, int]  # (H, W) of a segment
+    is_tiled: bool
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls,
+        page: Directory,
+        size: tuple[int, int],
+        *,
+        samples: int,
+        bits: int,
+        compression: int,
+        is_rgb: bool,
+    ) -> "Segments":
+        """Read the layout. Raises `CorruptImage` where it does not fit the picture's size."""
+        is_tiled = _TILE_WIDTH in page
+        separate = page.integer(_PLANAR, 1) == _SEPARATE and samples > 1
+        planes = samples if separate else 1
+        step = _step(page, size, is_tiled=is_tiled)
+        starts = page.integers(_TILES if is_tiled and _TILES in page else _STRIPS)
+        lengths = page.integers(_TILE_BYTES if is_tiled and _TILE_BYTES in page else _STRIP_BYTES)
+        count = -(-size[0] // step[0]) * -(-size[1] // step[1]) * planes
+        if count > _MAX_SEGMENTS:
+            raise UnsupportedFormat(
+                f"the TIFF is cut into {count} strips or tiles; save it with larger ones"
+            )
+        if len(starts) != count or len(lengths) != count:
+            raise CorruptImage("the TIFF is damaged: its strips or tiles do not fit its size")
+        return cls(page, size, samples // planes, planes, bits, compression, is_rgb, step, is_tiled,
+                   starts, lengths)  # fmt: skip
+
+    def content(self, number: int) -> bytes:
+        """Return a segment's bytes as they are stored."""
+        start, length = int(self.starts[number]), int(self.lengths[number])
+        if start <= 0 or length <= 0 or start + length > len(self.page.data):
+            raise CorruptImage("the TIFF is truncated or damaged: a strip lies beyond the file")
+        return self.page.data[start : start + length]
+
+
+def read_planes(segments: Segments) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Decode all segments: (H, W, C), uint8 up to 8 bits and uint16 beyond. Raises `CorruptImage`."""
+    (height, width), (rows, columns) = segments.size, segments.step
+    dtype = np.uint8 if segments.bits <= 8 else np.uint16
+    whole = np.empty((height, width, segments.samples * segments.planes), dtype)
+    number = 0
+    for plane in range(segments.planes):
+        channels = slice(plane * segments.samples, (plane + 1) * segments.samples)
+        for top in range(0, height, rows):
+            for left in range(0, width, columns):
+                target = whole[top : top + rows, left : left + columns, channels]
+                block = _block(segments, number, target.shape[0])
+                target[...] = block[: target.shape[0], : target.shape[1]]
+                number += 1
+    return whole
+
+
+def _step(page: Directory, size: tuple[int, int], *, is_tiled: bool) -> tuple[int, int]:
+    if is_tiled:
+        step = page.integer(_TILE_HEIGHT, 0), page.integer(_TILE_WIDTH, 0)
+        if not all(0 < side <= max(1024, 2 * max(size)) for side in step):
+            raise CorruptImage(f"the TIFF is damaged: its tiles are {step[1]}×{step[0]} px")
+        return step
+    rows = page.integer(_ROWS_PER_STRIP, size[0])
+    if rows <= 0:
+        raise CorruptImage("the TIFF is damaged: its strips have no rows")
+    return min(rows, size[0]), size[1]
+
+
+def _block(segments: Segments, number: int, rows: int) -> np.ndarray:
+    """Decode one segment, (R, columns, C); of a last strip `rows` or, from some writers, a whole one's."""
+    content = segments.content(number)
+    most = segments.step[0]
+    least = most if segments.is_tiled else rows
+    if segments.compression == _JPEG:
+        return _by_jpeg(segments, content, (least, most))
+    row_bytes = -(-segments.step[1] * segments.samples * segments.bits // 8)
+    plain = _decompressed(content, segments.compression, most * row_bytes)
+    sizes = (least * row_bytes, most * row_bytes)
+    if segments.compression == _NONE and len(plain) > sizes[0]:
+        plain = plain[: sizes[0]]
+    if len(plain) not in sizes:
+        raise CorruptImage(
+            f"the TIFF is damaged: a strip or tile has {len(plain)} bytes in place of {sizes[0]}"
+        )
+    return _samples(segments, plain, len(plain) // row_bytes)
+
+
+def _decompressed(content: bytes, compression: int, most: int) -> bytes:
+    """Decompress, but no more than one byte beyond `most`."""
+    try:
+        if compression == _LZW:
+            return bytes(imagecodecs.lzw_decode(content, out=most + 1))
+        if compression == _PACKBITS:
+            return bytes(imagecodecs.packbits_decode(content, out=most + 1))
+        if compression in (_DEFLATE, _OLD_DEFLATE):
+            return _inflated(content, most)
+    except (RuntimeError, ValueError, zlib.error) as error:
+        raise CorruptImage(
+            f"the TIFF is damaged: a strip cannot be decompressed: {error}"
+        ) from error
+    return content
+
+
+def _inflated(content: bytes, most: int) -> bytes:
+    inflater = zlib.decompressobj()
+    plain = inflater.decompress(content, most + 1)
+    if not inflater.eof:  # the checksum stands at the end
+        raise CorruptImage("the TIFF is damaged: a strip's compressed data do not end")
+    return plain
+
+
+def _samples(segments: Segments, plain: bytes, rows: int) -> np.ndarray:
+    """Take bytes apart into samples (rows, columns, C) and undo the predictor."""
+    columns, per_pixel, bits = segments.step[1], segments.samples, segments.bits
+    if bits in (8, 16):
+        stored = np.frombuffer(plain, "u1" if bits == 8 else segments.page.order + "u2")
+        native = stored.astype(np.uint8 if bits == 8 else np.uint16, copy=False)
+    else:
+        dtype = np.dtype(np.uint8 if bits <= 8 else np.uint16)
+        native = imagecodecs.packints_decode(plain, dtype, bits, runlen=columns * per_pixel)
+    block = native.reshape(rows, columns, per_pixel)
+    if segments.page.integer(_PREDICTOR, 1) == 2:
+        return np.cumsum(block, axis=1, dtype=block.dtype)
+    return block
+
+
+def _by_jpeg(segments: Segments, content: bytes, rows: tuple[int, int]) -> np.ndarray:
+    data = _with_tables(content, segments.page.content(_JPEG_TABLES), is_rgb=segments.is_rgb)
+    header = read_header(data)
+    columns = segments.step[1]
+    if header.size not in ((rows[0], columns), (rows[1], columns)):
+        raise CorruptImage("the TIFF is damaged: a JPEG strip is not of the strip's size")
+    if header.components != segments.samples:
+        raise CorruptImage("the TIFF is damaged: a JPEG strip has other components than the image")
+    check_scans(data, header.scan_start, segments.size[0] * segments.size[1])
+    pixels = decode_segment(data, header.size, grey=segments.samples == 1)
+    return pixels.reshape(*header.size, segments.samples)
+
+
+def _with_tables(content: bytes, tables: bytes, *, is_rgb: bool) -> bytes:
+    """Make a JPEG of its own of a strip: with the file's tables, and its colours declared."""
+    if content[:2] != b"\xff\xd8":
+        raise CorruptImage("the TIFF is damaged: a JPEG strip does not begin as one")
+    transform = b"\0" if is_rgb else b"\1"  # Adobe's mark: 0 is RGB, 1 is YCbCr
+    mark = b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0" + transform
+    return b"\xff\xd8" + mark + tables[2:-2] + content[2:]

@@ -9,6 +9,8 @@ import torch
 from anomaly.calibration import Calibration
 from anomaly.device import choose_device
 from anomaly.heatmap import canvas_map, find_regions
+from anomaly.image import decode_image
+from anomaly.limits import DEFAULT_LIMITS, ImageLimits
 from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed, preprocess
 from anomaly.scoring import PatchErrors
@@ -47,16 +49,27 @@ class Detector:
         return self.cameras.get(camera or "", self.calibration)
 
     def detect(
-        self, images: Sequence[RgbImage], cameras: Sequence[str | None] | None = None
+        self,
+        images: Sequence[RgbImage | bytes],
+        cameras: Sequence[str | None] | None = None,
     ) -> list[Detection]:
         """Inspect images of any size; the answer for each does not depend on its batch-mates.
 
+        An image is a file's bytes, or was decoded by `read`, or is pixels that were never a file.
         `cameras` names the camera or product of each, where some are calibrated by themselves.
         """
         if not images:
             return []
-        pixels, placements = preprocess(images, self.model.config.preprocess)  # (B, 3, S, S)
+        decoded = [self.read(image) if isinstance(image, bytes) else image for image in images]
+        pixels, placements = preprocess(decoded, self.model.config.preprocess)  # (B, 3, S, S)
         return self.detect_canvases(pixels, placements, cameras)
+
+    def read(self, data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> RgbImage:
+        """Decode a file's bytes as the model was trained to see them; raises what `decode_image` does.
+
+        This is the one way in: another decoding of a large JPEG has another score.
+        """
+        return decode_image(data, limits, canvas=self.model.config.preprocess.canvas)
 
     def detect_canvases(
         self,

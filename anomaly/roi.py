@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from anomaly.errors import ImageError, RoiInvalid
-from anomaly.image import decode_image
+from anomaly.image import decode_mask
 from anomaly.types import Grid, Placement
 
 SIDE = 512  # a region is kept as a square raster of this side, whatever the image's aspect
@@ -101,7 +101,7 @@ def read_roi(data: bytes) -> Roi:
     if data.lstrip()[:1] == b"{":
         return _of_json(data)
     try:
-        mask = decode_image(data).pixels.max(axis=2) > 0
+        mask = decode_mask(data)
     except ImageError as error:
         raise RoiInvalid(f"neither JSON of polygons nor a mask image: {error}") from error
     return Roi.of_mask(mask)

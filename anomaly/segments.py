@@ -58,6 +58,10 @@ class Segments:
         step = _step(page, size, is_tiled=is_tiled)
         starts = page.integers(_TILES if is_tiled and _TILES in page else _STRIPS)
         lengths = page.integers(_TILE_BYTES if is_tiled and _TILE_BYTES in page else _STRIP_BYTES)
+        if compression == _JPEG and samples // planes not in (1, 3):
+            raise UnsupportedFormat(
+                f"a TIFF with JPEG compression of {samples} bands is not read; leave alpha out"
+            )
         count = -(-size[0] // step[0]) * -(-size[1] // step[1]) * planes
         if count > _MAX_SEGMENTS:
             raise UnsupportedFormat(

@@ -5,16 +5,17 @@ knows what a tag's numbers are, not what they mean. The readers at hand are leni
 not be, and parse private tags of microscopes that nobody here asks for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.errors import CorruptImage
+from anomaly.errors import CorruptImage, UnsupportedFormat
 
-_MAX_TAGS = 4096
-_MAX_DIRECTORIES = 1000
+_MAX_TAGS = 1024
+_MAX_DIRECTORIES = 100
+_SUB_DIRECTORIES = 330
 _ASCII, _RATIONAL = 2, 5
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8}
 _SIZES |= {11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -76,26 +77,49 @@ def is_tiff(data: bytes) -> bool:
     return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def read_directories(data: bytes, sub_of: Directory | None = None) -> Iterator[Directory]:
-    """Yield the directories of a TIFF file in their order, or those that another one's SubIFDs name.
+def read_directories(data: bytes) -> Iterator[Directory]:
+    """Yield the directories of a TIFF file in their order.
 
-    Raises `CorruptImage` for a chain without an end or a directory beyond the file's.
+    Raises `CorruptImage` for one beyond the file's end or a chain without one, and `UnsupportedFormat` for
+    far too many.
     """
-    order, big = "<" if data[:2] == b"II" else ">", data[2:4] in (b"+\0", b"\0+")
-    waiting = [_first(data, order, big=big)] if sub_of is None else sub_of.integers(_SUB).tolist()
-    seen: set[int] = set()
-    while waiting:
-        position = waiting.pop(0)
-        if position in seen or len(seen) >= _MAX_DIRECTORIES:
-            raise CorruptImage("the TIFF's directories form a circle, or there are far too many")
-        seen.add(position)
-        directory, following = _read(data, position, order, big=big)
+    order, big = _order(data)
+    position, seen = _first(data, order, big=big), set[int]()
+    while position:
+        if position in seen:
+            raise CorruptImage("the TIFF is damaged: its directories form a circle")
+        _note(position, seen)
+        directory, position = _read(data, position, order, big=big)
         yield directory
-        if following:
-            waiting.append(following)
 
 
-_SUB = 330  # SubIFDs
+def read_below(parents: Sequence[Directory]) -> Iterator[tuple[Directory, Directory]]:
+    """Yield each directory that the SubIFDs of others name, after its parent; raises the same."""
+    seen: set[int] = set()
+    for parent in parents:
+        order, big = _order(parent.data)
+        waiting = parent.integers(_SUB_DIRECTORIES)[: _MAX_DIRECTORIES + 1].tolist()
+        while waiting:
+            position = waiting.pop()
+            if position in seen:  # some writers chain them as well
+                continue
+            _note(position, seen)
+            directory, following = _read(parent.data, position, order, big=big)
+            waiting += [following] if following else []
+            yield parent, directory
+
+
+def _note(position: int, seen: set[int]) -> None:
+    if len(seen) >= _MAX_DIRECTORIES:
+        raise UnsupportedFormat(
+            f"the TIFF has more than {_MAX_DIRECTORIES} pages; send one image for each"
+        )
+    seen.add(position)
+
+
+def _order(data: bytes) -> tuple[str, bool]:
+    """Byte order, `<` or `>`, and whether it is a BigTIFF."""
+    return "<" if data[:2] == b"II" else ">", data[2:4] in (b"+\0", b"\0+")
 
 
 def _first(data: bytes, order: str, *, big: bool) -> int:

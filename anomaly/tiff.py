@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.directory import Directory, read_directories
+from anomaly.directory import Directory, read_below, read_directories
 from anomaly.errors import CorruptImage, UnsupportedFormat
 from anomaly.jpeg import cmyk_to_rgb
 from anomaly.limits import ImageLimits, check_size
@@ -19,11 +19,9 @@ from anomaly.orientation import ORIENTATION_TAG, orientation_of, tagged_orientat
 from anomaly.segments import COMPRESSIONS, Segments, read_planes
 from anomaly.types import RgbImage
 
-_SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = (
-    254, 255, 256, 257, 258, 259, 262)  # fmt: skip
-_FILL_ORDER, _SAMPLES, _PLANAR, _PREDICTOR, _PALETTE, _SUBS, _EXTRA = (
-    266, 277, 284, 317, 320, 330, 338)  # fmt: skip
-_FORMAT, _XMP, _INK_SET = 339, 700, 332
+_SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _BITS = 254, 255, 256, 257, 258
+_COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES = 259, 262, 266, 277
+_PREDICTOR, _PALETTE, _INK_SET, _FORMAT, _XMP = 317, 320, 332, 339, 700
 _REDUCED, _TRANSPARENCY = 1, 4  # bits of the subfile's type
 _OLD_REDUCED = 2
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _INDEXED, _SEPARATED, _YCBCR = 0, 1, 2, 3, 5, 6
@@ -72,8 +70,8 @@ def _picture(data: bytes) -> Directory:
     """Return the directory of the one picture that is no reduced copy of another."""
     chain = list(read_directories(data))
     pages = [page for page in chain if not _is_reduced(page)]
-    for page in chain:
-        pages += _full_below(data, page)
+    if len(pages) <= 1:
+        pages += [page for parent, page in read_below(chain) if _is_full(page, parent)]
     if not pages and len(chain) == 1:
         return chain[0]
     if len(pages) != 1:
@@ -81,12 +79,9 @@ def _picture(data: bytes) -> Directory:
     return pages[0]
 
 
-def _full_below(data: bytes, parent: Directory) -> list[Directory]:
-    """Pictures below a directory that are not smaller than its own: no reduced copies of it."""
-    if _SUBS not in parent:
-        return []
-    below = [one for one in read_directories(data, parent) if not _is_reduced(one)]
-    return [one for one in below if one.integer(_WIDTH, 0) >= parent.integer(_WIDTH, 0)]
+def _is_full(page: Directory, parent: Directory) -> bool:
+    """Whether a picture below another is no reduced copy of it."""
+    return not _is_reduced(page) and page.integer(_WIDTH, 0) >= parent.integer(_WIDTH, 0)
 
 
 def _is_reduced(page: Directory) -> bool:

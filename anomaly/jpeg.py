@@ -35,8 +35,9 @@ _READ_FRAMES = (
 )  # baseline, extended, progressive; Huffman, arithmetic
 _NOT_READ = {0xC3: "lossless JPEG", 0xF7: "JPEG-LS"}
 _NOT_READ |= dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF), "hierarchical JPEG")
+_NO_FILL = re.compile(rb"[^\xff]", re.DOTALL)
 _NEXT_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
-_EXIF, _XMP, _ADOBE = b"Exif\0", b"http://ns.adobe.com/xap/1.0/\0", b"Adobe"
+_EXIF, _XMP = b"Exif\0", b"http://ns.adobe.com/xap/1.0/\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,6 @@ class JpegHeader:
 
     size: tuple[int, int]
     components: int
-    is_adobe: bool
     orientation: int
     scan_start: int
 
@@ -57,7 +57,8 @@ def read_jpeg(data: bytes, limits: ImageLimits, canvas: int | None) -> RgbImage:
     check_scans(data, header.scan_start, header.size[0] * header.size[1])
     least = header.size
     if header.components == 4:
-        pixels = _decode_cmyk(data, header)
+        # All inks are taken to be stored inverted, as Adobe does and every other reader assumes.
+        pixels = cmyk_to_rgb(_decode(data, "CMYK", header.size))
     else:
         least = _reduced(header.size, canvas)
         pixels = _decode(data, "RGB", least)
@@ -67,7 +68,7 @@ def read_jpeg(data: bytes, limits: ImageLimits, canvas: int | None) -> RgbImage:
 
 def read_header(data: bytes) -> JpegHeader:
     """Read up to the first scan. Raises `CorruptImage` or `UnsupportedFormat`."""
-    frame, end, adobe, exif, xmp = None, 0, False, b"", b""
+    frame, end, exif, xmp = None, 0, b"", b""
     for marker, start, end in _segments(data):
         if marker in _READ_FRAMES:
             frame = frame or _frame(data[start:end])
@@ -79,11 +80,9 @@ def read_header(data: bytes) -> JpegHeader:
             exif = exif or data[start + 6 : end]
         elif marker == 0xE1 and data.startswith(_XMP, start):
             xmp = xmp or data[start + len(_XMP) : end]
-        elif marker == 0xEE and data.startswith(_ADOBE, start):
-            adobe = True
     if frame is None:
         raise CorruptImage("the JPEG has no frame ahead of its first scan; it is damaged")
-    return JpegHeader(*frame, adobe, orientation_of(exif, xmp), scan_start=end)
+    return JpegHeader(*frame, orientation_of(exif, xmp), scan_start=end)
 
 
 def check_scans(data: bytes, start: int, pixels: int) -> None:
@@ -120,10 +119,8 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     for _ in range(_MAX_SEGMENTS):
         if data[position : position + 1] != b"\xff":
             break
-        while data[position : position + 1] == b"\xff":
-            position += 1
-        marker = data[position] if position < len(data) else _END
-        position += 1
+        mark = _NO_FILL.search(data, position)
+        marker, position = (mark[0][0], mark.end()) if mark else (_END, len(data))
         if marker in _STANDALONE:
             continue
         if marker == _END or position + 2 > len(data):
@@ -169,13 +166,6 @@ def _decode(data: bytes, colours: str, least: tuple[int, int]) -> np.ndarray:
     except ValueError as error:
         raise CorruptImage(f"the JPEG is truncated or damaged: {error}") from error
     return pixels
-
-
-def _decode_cmyk(data: bytes, header: JpegHeader) -> np.ndarray:
-    light = _decode(data, "CMYK", header.size)
-    if not header.is_adobe:  # Adobe stores what the inks leave of the light, others the inks
-        light = np.bitwise_not(light)
-    return cmyk_to_rgb(light)
 
 
 def cmyk_to_rgb(light: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from training.config import ObjectiveConfig, TrainConfig
 from training.data import Sample
 from training.errors import DataError, OutOfMemory, RecipeError, TrainingDiverged
 from training.evidence import fit_evidence
+from training.exposure import warn_of_dark
 from training.index import identity
 from training.log import RunLog
 from training.meter import Meter, matrix_rate, training_flops
@@ -95,6 +96,8 @@ def train(
         )
     started = time.monotonic()
     quiet = quiet or not world.is_first
+    if world.is_first:
+        warn_of_dark(samples, config.model.preprocess)
     run_folder.mkdir(parents=True, exist_ok=True)
     model = new_model(config, world)
     if start is not None:

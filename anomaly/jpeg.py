@@ -33,6 +33,7 @@ _READ_FRAMES = (
     0xC9,
     0xCA,
 )  # baseline, extended, progressive; Huffman, arithmetic
+_PROGRESSIVE = (0xC2, 0xCA)
 _NOT_READ = {0xC3: "lossless JPEG", 0xF7: "JPEG-LS"}
 _NOT_READ |= dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF), "hierarchical JPEG")
 _NO_FILL = re.compile(rb"[^\xff]", re.DOTALL)
@@ -48,13 +49,15 @@ class JpegHeader:
     components: int
     orientation: int
     scan_start: int
+    has_scans: bool  # more than the first one: only then does the decoder look for them
 
 
 def read_jpeg(data: bytes, limits: ImageLimits, canvas: int | None) -> RgbImage:
     """Decode a JPEG, at a half, a quarter or an eighth where that is enough for the canvas."""
     header = read_header(data)
     check_size(header.size, len(data), limits)
-    check_scans(data, header.scan_start, header.size[0] * header.size[1])
+    if header.has_scans:
+        check_scans(data, header.scan_start, header.size[0] * header.size[1])
     least = header.size
     if header.components == 4:
         # All inks are taken to be stored inverted, as Adobe does and every other reader assumes.
@@ -68,10 +71,10 @@ def read_jpeg(data: bytes, limits: ImageLimits, canvas: int | None) -> RgbImage:
 
 def read_header(data: bytes) -> JpegHeader:
     """Read up to the first scan. Raises `CorruptImage` or `UnsupportedFormat`."""
-    frame, end, exif, xmp = None, 0, b"", b""
+    frame, start, end, exif, xmp, progressive = None, 0, 0, b"", b"", False
     for marker, start, end in _segments(data):
         if marker in _READ_FRAMES:
-            frame = frame or _frame(data[start:end])
+            frame, progressive = frame or _frame(data[start:end]), marker in _PROGRESSIVE
         elif marker in _NOT_READ:
             raise UnsupportedFormat(
                 f"{_NOT_READ[marker]} is not read; send a baseline or progressive JPEG, or a PNG"
@@ -82,7 +85,10 @@ def read_header(data: bytes) -> JpegHeader:
             xmp = xmp or data[start + len(_XMP) : end]
     if frame is None:
         raise CorruptImage("the JPEG has no frame ahead of its first scan; it is damaged")
-    return JpegHeader(*frame, orientation_of(exif, xmp), scan_start=end)
+    size, components = frame
+    is_partial = data[start] < components  # the first scan has not all
+    orientation = orientation_of(exif, xmp)
+    return JpegHeader(size, components, orientation, end, has_scans=progressive or is_partial)
 
 
 def check_scans(data: bytes, start: int, pixels: int) -> None:
@@ -91,7 +97,7 @@ def check_scans(data: bytes, start: int, pixels: int) -> None:
     A progressive JPEG may hold any number, each legal, and each visits every pixel. Raises `ImageTooLarge`.
     """
     most = min(_MAX_SCANS, max(1, _MAX_WORK // max(pixels, 1)))
-    if data.count(b"\xff\xda", start) < most:  # an upper bound, fast; most have none
+    if data.count(b"\xff\xda", start) < most:  # an upper bound, and fast
         return
     scans, position = 1, start
     while following := _NEXT_MARKER.search(data, position):
@@ -126,7 +132,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if marker == _END or position + 2 > len(data):
             break
         (length,) = struct.unpack_from(">H", data, position)
-        if length < 2 or position + length > len(data):
+        if length < (3 if marker == _SCAN else 2) or position + length > len(data):
             break
         yield marker, position + 2, position + length
         position += length

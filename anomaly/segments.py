@@ -1,15 +1,16 @@
 """The strips and tiles of a TIFF to samples (H, W, C): strict, each must give exactly its pixels.
 
 Knows compressions, predictors and byte order; knows nothing of colours. What is missing or left over is
-damage. LZW is libtiff's, by way of Pillow, which is told of every error: of the libraries at hand it alone
-survives any bytes.
+damage. LZW and PackBits are libtiff's, by way of Pillow, which is told of every error: of the libraries at
+hand it alone survives any bytes.
 """
 
 import io
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, groupby, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +25,13 @@ _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES = 273, 279, 324, 325
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _NONE, _LZW, _JPEG, _DEFLATE, _PACKBITS, _OLD_DEFLATE = 1, 5, 7, 8, 32773, 32946
 COMPRESSIONS = (_NONE, _LZW, _JPEG, _DEFLATE, _PACKBITS, _OLD_DEFLATE)
-_MAX_SEGMENTS = 200_000
+_MAX_SEGMENTS = 100_000
+_TOGETHER_BYTES = 16_000_000  # decompressed by one call of libtiff
 _AT_ONCE = 1 << 19  # packed integers
 _SEPARATE = 2
 _LZW_END = 257
 _TAIL = bytes((0xA7, 0x11, 0xE3, 0x5C))
+_TAIL_RUN = b"\x03" + _TAIL  # as PackBits
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +89,31 @@ class Segments:
             raise CorruptImage("the TIFF is truncated or damaged: a strip lies beyond the file")
         return self.page.data[start : start + length]
 
+    def rows(self, number: int) -> tuple[int, int]:
+        """Rows of a segment: of a plane's last strip what is left or, from some writers, a whole one's."""
+        height, most = self.size[0], self.step[0]
+        across, down = -(-self.size[1] // self.step[1]), -(-height // most)
+        top = number % (across * down) // across * most
+        return most if self.is_tiled else min(most, height - top), most
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a segment's row, decompressed."""
+        return -(-self.step[1] * self.samples * self.bits // 8)
+
 
 def read_planes(segments: Segments) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Decode all segments: (H, W, C), uint8 up to 8 bits and uint16 beyond. Raises `CorruptImage`."""
     (height, width), (rows, columns) = segments.size, segments.step
     dtype = np.uint8 if segments.bits <= 8 else np.uint16
     whole = np.empty((height, width, segments.samples * segments.planes), dtype)
-    number = 0
+    blocks = _by_jpeg(segments) if segments.compression == _JPEG else _by_bytes(segments)
     for plane in range(segments.planes):
         channels = slice(plane * segments.samples, (plane + 1) * segments.samples)
         for top in range(0, height, rows):
             for left in range(0, width, columns):
                 target = whole[top : top + rows, left : left + columns, channels]
-                block = _block(segments, number, target.shape[0])
-                target[...] = block[: target.shape[0], : target.shape[1]]
-                number += 1
+                target[...] = next(blocks)[: target.shape[0], : target.shape[1]]
     return whole
 
 
@@ -116,49 +129,48 @@ def _step(page: Directory, size: tuple[int, int], *, is_tiled: bool) -> tuple[in
     return min(rows, size[0]), size[1]
 
 
-def _block(segments: Segments, number: int, rows: int) -> np.ndarray:
-    """Decode one segment, (R, columns, C); of a last strip `rows` or, from some writers, a whole one's."""
-    content = segments.content(number)
-    most = segments.step[0]
-    least = most if segments.is_tiled else rows
-    if segments.compression == _JPEG:
-        return _by_jpeg(segments, content, (least, most))
-    row_bytes = -(-segments.step[1] * segments.samples * segments.bits // 8)
-    sizes = (least * row_bytes, most * row_bytes)
-    plain = _decompressed(content, segments.compression, sizes)
-    if segments.compression == _NONE and len(plain) > sizes[0]:
-        plain = plain[: sizes[0]]
-    if len(plain) not in sizes:
-        raise CorruptImage(
-            f"the TIFF is damaged: a strip or tile has {len(plain)} bytes in place of {sizes[0]}"
-        )
-    return _samples(segments, plain, len(plain) // row_bytes)
+def _by_bytes(segments: Segments) -> Iterator[np.ndarray]:
+    """Yield the samples of each segment, (R, columns, C)."""
+    row_bytes = segments.row_bytes
+    for rows, group in groupby(range(len(segments.starts)), segments.rows):
+        sizes = rows[0] * row_bytes, rows[1] * row_bytes
+        together = max(1, _TOGETHER_BYTES // sizes[1])
+        while numbers := list(islice(group, together)):
+            contents = [segments.content(number) for number in numbers]
+            for plain in _decompressed(contents, segments.compression, sizes):
+                yield _samples(segments, plain, len(plain) // row_bytes)
 
 
-def _decompressed(content: bytes, compression: int, sizes: tuple[int, int]) -> bytes:
-    """Decompress to one of two sizes; of what is too long no more than shows it."""
-    if compression == _LZW:
-        return _by_lzw(content, sizes)
-    if compression == _PACKBITS:
-        return _unpacked_runs(content, sizes[1])
-    if compression in (_DEFLATE, _OLD_DEFLATE):
-        return _inflated(content, sizes[1])
-    return content
+def _decompressed(
+    contents: list[bytes], compression: int, sizes: tuple[int, int]
+) -> Iterator[bytes]:
+    """Decompress each to one of two sizes. Raises `CorruptImage` where it is neither."""
+    if compression in (_LZW, _PACKBITS):
+        yield from _exactly(contents, compression, sizes)
+        return
+    for content in contents:
+        plain = content[: sizes[0]] if compression == _NONE else _inflated(content, sizes[1])
+        if len(plain) not in sizes:
+            raise CorruptImage(
+                f"the TIFF is damaged: a strip or tile has {len(plain)} bytes, not {sizes[0]}"
+            )
+        yield plain
 
 
-def _by_lzw(content: bytes, sizes: Sequence[int]) -> bytes:
-    """Decompress LZW that ends after exactly one of so many bytes.
+def _exactly(contents: list[bytes], compression: int, sizes: Sequence[int]) -> list[bytes]:
+    """Decompress LZW or PackBits that end after exactly one of so many bytes.
 
     libtiff stops when it has enough, so the end is moved behind a few bytes that are known: where they
-    do not follow, codes are missing or left over.
+    do not follow, something is missing or left over.
     """
-    longer = _lengthened(content)
-    if longer is None:  # a writer that marks no end
-        return _by_libtiff(content, sizes[0])
+    longer = [_lengthened(c) if compression == _LZW else c + _TAIL_RUN for c in contents]
+    whole = [content for content in longer if content is not None]
+    if len(whole) < len(longer):  # a writer that marks no end
+        return _by_libtiff(contents, compression, sizes[0])
     for size in sorted(set(sizes)):
-        plain = _by_libtiff(longer, size + len(_TAIL))
-        if plain.endswith(_TAIL):
-            return plain[:size]
+        plain = _by_libtiff(whole, compression, size + len(_TAIL))
+        if all(one.endswith(_TAIL) for one in plain):
+            return [one[:size] for one in plain]
     raise CorruptImage("the TIFF is damaged: a strip is longer than its rows")
 
 
@@ -177,37 +189,28 @@ def _lengthened(content: bytes) -> bytes | None:
     return body[:-3] + (bits << padding).to_bytes((count + padding) // 8, "big")
 
 
-def _by_libtiff(content: bytes, size: int) -> bytes:
-    """Decompress LZW as the one strip of a grey picture of one row, whose pixels are the bytes."""
-    tags = {256: size, 257: 1, 258: 8, 259: _LZW, 262: 1, _STRIPS: 8 + 2 + 9 * 12 + 4, 277: 1,
-            _ROWS_PER_STRIP: 1, _STRIP_BYTES: len(content)}  # fmt: skip
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
-    head = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
+def _by_libtiff(contents: list[bytes], compression: int, size: int) -> list[bytes]:
+    """Decompress each to so many bytes: as strips of a grey picture, a row each, whose pixels are bytes."""
+    count = len(contents)
+    lists_at = 8 + 2 + 9 * 12 + 4
+    lengths = [len(content) for content in contents]
+    first = lists_at + (8 * count if count > 1 else 0)
+    starts = [first + before for before in accumulate(lengths[:-1], initial=0)]
+    lists = struct.pack(f"<{2 * count}I", *starts, *lengths) if count > 1 else b""
+    where = (lists_at, lists_at + 4 * count) if count > 1 else (starts[0], lengths[0])
+    tags = ((256, 1, size), (257, 1, count), (258, 1, 8), (259, 1, compression), (262, 1, 1),
+            (_STRIPS, count, where[0]), (277, 1, 1), (_ROWS_PER_STRIP, 1, 1),
+            (_STRIP_BYTES, count, where[1]))  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, many, value) for tag, many, value in tags)
+    head = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4) + lists
     try:
-        with TiffImagePlugin.TiffImageFile(io.BytesIO(head + content)) as picture:
-            return picture.tobytes()
+        with TiffImagePlugin.TiffImageFile(io.BytesIO(b"".join((head, *contents)))) as picture:
+            rows = picture.tobytes()
     except (OSError, SyntaxError, ValueError) as error:
         raise CorruptImage(
             f"the TIFF is damaged: a strip cannot be decompressed: {error}"
         ) from error
-
-
-def _unpacked_runs(content: bytes, most: int) -> bytes:
-    """Decompress PackBits: runs of one byte repeated, and of bytes as they are."""
-    plain, position, end = bytearray(), 0, len(content)
-    while position < end and len(plain) <= most:
-        control = content[position]
-        if control < 128:
-            plain += content[position + 1 : position + 2 + control]
-            position += 2 + control
-        elif control > 128:
-            plain += content[position + 1 : position + 2] * (257 - control)
-            position += 2
-        else:
-            position += 1  # no operation
-    if position > end:
-        raise CorruptImage("the TIFF is damaged: the last run of a strip is longer than the strip")
-    return bytes(plain)
+    return [rows[start : start + size] for start in range(0, count * size, size)]
 
 
 def _inflated(content: bytes, most: int) -> bytes:
@@ -250,7 +253,13 @@ def _unpacked_bits(packed: NDArray[np.uint8], bits: int, count: int) -> np.ndarr
     return whole
 
 
-def _by_jpeg(segments: Segments, content: bytes, rows: tuple[int, int]) -> np.ndarray:
+def _by_jpeg(segments: Segments) -> Iterator[np.ndarray]:
+    """Yield the samples of each segment, (R, columns, C), from JPEGs."""
+    for number in range(len(segments.starts)):
+        yield _of_jpeg(segments, segments.content(number), segments.rows(number))
+
+
+def _of_jpeg(segments: Segments, content: bytes, rows: tuple[int, int]) -> np.ndarray:
     data = _with_tables(content, segments.page.content(_JPEG_TABLES), is_rgb=segments.is_rgb)
     header = read_header(data)
     columns = segments.step[1]

@@ -1,3 +1,4 @@
+import base64
 import contextlib
 import io
 import resource
@@ -18,7 +19,7 @@ from anomaly.errors import (
     ImageTooSmall,
     UnsupportedFormat,
 )
-from anomaly.image import ImageLimits, decode_image
+from anomaly.image import ImageLimits, decode_image, decode_mask
 from anomaly.preprocess import PreprocessConfig, place
 from tests.conftest import jpeg, normal_pixels, png
 
@@ -87,11 +88,82 @@ def test_no_bytes_is_its_own_error() -> None:
         decode_image(b"")
 
 
-@pytest.mark.parametrize("data", [b"hello", b"%PDF-1.7 ...", b"GIF89a" + bytes(40), b"<svg/>"])
-def test_other_files_are_refused(data: bytes) -> None:
-    with pytest.raises(ImageError) as caught:
+def saved(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(RGB).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"hello", "not an image"),
+        (bytes(500), "not an image"),
+        (b"%PDF-1.7 ...", "a PDF"),
+        (saved("GIF"), "a GIF"),
+        (saved("WEBP"), "WebP"),
+        (saved("AVIF"), "AVIF"),
+        (saved("JPEG2000"), "JPEG 2000"),
+        (saved("PPM"), "Netpbm"),
+        (saved("ICO"), "ICO"),
+        (b"\xff\x4f\xff\x51\0\x2f", "JPEG 2000"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0", "HEIC"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0", "video"),
+        (b"\xff\x0a\xfa\x1f", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (bytes(128) + b"DICM" + bytes(40), "DICOM"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="x"/>', "SVG"),
+        (b"<svg/>", "SVG"),
+        (b"<!DOCTYPE html><html>", "HTML"),
+        (b"RIFF\0\0\0\0AVI LIST", "RIFF"),
+        (base64.b64encode(jpeg(RGB)), "base64 text"),
+        (base64.b64encode(png(RGB)), "base64 text"),
+        (b'"' + base64.b64encode(png(RGB)) + b'"', "base64 text"),
+        (b"data:image/png;base64," + base64.b64encode(png(RGB)), "data URI"),
+        (b'{"image": "/9j/4AAQ"}', "JSON"),
+        (b'\xef\xbb\xbf  [{"image": 1}]', "JSON"),
+    ],
+)
+def test_what_is_not_read_is_named_with_what_to_send(data: bytes, name: str) -> None:
+    with pytest.raises(UnsupportedFormat, match=name) as caught:
         decode_image(data)
-    assert isinstance(caught.value, UnsupportedFormat | CorruptImage)
+    assert "send" in str(caught.value)
+    assert "JPEG, PNG, BMP or TIFF" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [1, 255])
+@pytest.mark.parametrize("extension", [".png", ".bmp", ".tiff"])
+@pytest.mark.parametrize("channels", [0, 3])
+def test_a_mask_is_whatever_is_not_black(extension: str, value: int, channels: int) -> None:
+    mask = np.zeros((40, 60), np.uint8)
+    mask[5:20, 30:50] = value
+    picture = np.dstack([mask, 0 * mask, 0 * mask]) if channels else mask
+    np.testing.assert_array_equal(decode_mask(encoded(extension, picture)), mask > 0)
+
+
+def test_a_mask_of_sixteen_bits_or_of_one_or_of_a_palette_is_read() -> None:
+    mask = np.zeros((40, 60), np.uint16)
+    mask[5:20, 30:50] = 1  # of 65535
+    np.testing.assert_array_equal(decode_mask(encoded(".png", mask)), mask > 0)
+    for mode in ("1", "P", "LA"):
+        buffer = io.BytesIO()
+        Image.fromarray((mask * 255).astype(np.uint8)).convert(mode).save(buffer, "PNG")
+        np.testing.assert_array_equal(decode_mask(buffer.getvalue()), mask > 0)
+
+
+def test_a_large_mask_of_one_bit_is_no_bomb() -> None:
+    buffer = io.BytesIO()
+    Image.new("1", (5000, 4000)).save(buffer, "PNG")
+    assert not decode_mask(buffer.getvalue()).any()
+
+
+@pytest.mark.parametrize("extension", [".png", ".tiff"])
+def test_a_damaged_mask_is_refused(extension: str) -> None:
+    whole = bytearray(encoded(extension, RGB))
+    whole[len(whole) // 2 : len(whole) // 2 + 16] = bytes(16)
+    with pytest.raises(CorruptImage):
+        decode_mask(bytes(whole))
 
 
 @pytest.mark.parametrize("extension", [".png", ".bmp", ".tiff", ".jpg"])

@@ -1,7 +1,9 @@
 """TIFF against arrays that are known: equal, or refused by its name."""
 
+import contextlib
 import io
 import struct
+import time
 import zlib
 from itertools import cycle, product
 from typing import Any
@@ -296,6 +298,25 @@ def test_size_is_refused_before_pixels_and_too_many_strips_by_their_number() -> 
     tags[257] = (4, (62_500,))
     with pytest.raises(UnsupportedFormat, match="250000 strips"):
         decode_image(raw(tags, bytes(100)), ImageLimits(max_ratio=1e9))
+
+
+@pytest.mark.parametrize("compression", ["lzw", "packbits", "deflate"])
+def test_many_small_strips_cost_little(compression: str) -> None:
+    whole = np.tile(RGB[..., 0], (140, 1))  # 10,080 rows
+    started = time.monotonic()
+    data = tiff(whole, photometric="minisblack", compression=compression, rowsperstrip=1)
+    wrote = time.monotonic()
+    np.testing.assert_array_equal(decode_image(data).pixels[..., 0], whole)
+    assert time.monotonic() - wrote < 10 * (wrote - started) + 1
+
+
+@pytest.mark.parametrize("content", [b"\0a" * 800_000, b"\x80" * 1_600_000, b"\x81a" * 500_000])
+def test_runs_that_say_little_cost_little(content: bytes) -> None:
+    tags = grey_tags(8, len(content), tag256=1000, tag257=800, tag278=800, tag259=32773)
+    started = time.monotonic()
+    with contextlib.suppress(CorruptImage):
+        assert decode_image(raw(tags, content)).size == (800, 1000)
+    assert time.monotonic() - started < 1
 
 
 def test_a_jpeg_strip_that_is_larger_than_its_strip_is_not_decoded() -> None:

@@ -88,3 +88,13 @@ def test_too_many_points_are_refused() -> None:
     polygon = [[0.5, 0.5]] * 10_001
     with pytest.raises(RoiInvalid, match="draw it as a mask"):
         read_roi(json.dumps({"include": [polygon]}).encode())
+
+
+def test_a_damaged_mask_is_no_region() -> None:
+    mask = np.zeros((96, 128), np.uint8)
+    mask[24:72, 32:96] = 1  # dark, but not black
+    whole = png(mask)
+    assert read_roi(whole).share == pytest.approx(0.25, abs=0.01)
+    at = whole.index(b"IDAT") + 8
+    with pytest.raises(RoiInvalid, match="checksum"):
+        read_roi(whole[:at] + bytes(8) + whole[at + 8 :])

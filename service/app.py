@@ -110,7 +110,7 @@ def _surround(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
 
     def full() -> QueueFull | None:
         inspector: Inspector | None = getattr(app.state, "inspector", None)
-        return None if inspector is None else inspector.engine.batcher.full()
+        return None if inspector is None else inspector.engine.full()
 
     app.add_middleware(
         Door,

@@ -12,7 +12,7 @@ before it costs anything.
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -97,6 +97,7 @@ class _Item(Generic[Request, Result]):
     request: Request
     cost: int
     deadline: float | None
+    caller: str
     future: "Future[Outcome[Result]]" = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
 
@@ -108,6 +109,7 @@ class Place:
     priority: Priority
     cost: int
     deadline: float | None
+    caller: str = ""
 
 
 class Batcher(Generic[Request, Result]):
@@ -116,6 +118,9 @@ class Batcher(Generic[Request, Result]):
     `run(key, requests)` returns one result for each request, in order. When it raises for a batch
     of several, each request is run alone, so that a bad one fails by itself. When it raises
     `TooMuchAtOnce`, the same requests are run again in smaller batches.
+
+    Callers have their turns in rotation: whoever asks seldom does not wait behind all of who floods, and is
+    not refused for the room that the others have taken.
     """
 
     def __init__(
@@ -170,24 +175,24 @@ class Batcher(Generic[Request, Result]):
 
         It is not refused any more, but dropped where its turn comes after the place's deadline.
         """
-        item: _Item[Request, Result] = _Item(key, request, place.cost, place.deadline)
+        item: _Item[Request, Result] = _Item(key, request, place.cost, place.deadline, place.caller)
         with self._changed:
             if not self.is_alive:
                 raise BatcherClosed("the service is shutting down")
             self._kept.discard(place)
-            self._queues[place.priority].append(item)
+            _put(self._queues[place.priority], item)
             self._changed.notify()
         return item.future
 
-    def admit(self, priority: Priority, deadline: float | None = None) -> None:
+    def admit(self, priority: Priority, deadline: float | None = None, *, caller: str = "") -> None:
         """Raise what `place` would raise now: ask before a request costs anything."""
         with self._changed:
-            self._admit(priority, deadline)
+            self._admit(priority, deadline, caller)
 
-    def full(self) -> QueueFull | None:
+    def full(self, caller: str = "") -> QueueFull | None:
         """What a request of normal priority would be refused with now; None where it would not be."""
         try:
-            self.admit(Priority.NORMAL)
+            self.admit(Priority.NORMAL, caller=caller)
         except QueueFull as full:
             return full
         except BatcherClosed:  # another answer, which is not for here
@@ -196,7 +201,12 @@ class Batcher(Generic[Request, Result]):
 
     @contextmanager
     def place(
-        self, priority: Priority, *, cost: int = 1, deadline: float | None = None
+        self,
+        priority: Priority,
+        *,
+        cost: int = 1,
+        deadline: float | None = None,
+        caller: str = "",
     ) -> Iterator[Place]:
         """Keep room for a request until it is submitted, or the block ends.
 
@@ -205,9 +215,9 @@ class Batcher(Generic[Request, Result]):
         request whose turn would come after it, or after `max_queue_wait_s`, is refused now, while its sender
         can still do something else.
         """
-        place = Place(priority, cost, deadline)
+        place = Place(priority, cost, deadline, caller)
         with self._changed:
-            self._admit(priority, deadline)
+            self._admit(priority, deadline, caller)
             self._kept.add(place)
         try:
             yield place
@@ -215,27 +225,39 @@ class Batcher(Generic[Request, Result]):
             with self._changed:
                 self._kept.discard(place)
 
-    def _admit(self, priority: Priority, deadline: float | None) -> None:
+    def _admit(self, priority: Priority, deadline: float | None, caller: str) -> None:
         if not self.is_alive:
             raise BatcherClosed("the service is shutting down")
-        wait = self.seconds_for(self._cost_before(priority))
+        wait = self.seconds_for(self._cost_before(priority, caller))
         most = self._config.max_queue_wait_s
         if deadline is not None:
             most = min(most, deadline - time.monotonic())
-        taken = len(self._queues[priority]) + sum(one.priority is priority for one in self._kept)
-        if 0 < most < wait or not self._has_room(priority, taken):
+        if 0 < most < wait or not self._has_room(priority, caller):
             raise QueueFull(wait)
 
-    def _has_room(self, priority: Priority, taken: int) -> bool:
+    def _has_room(self, priority: Priority, caller: str) -> bool:
+        holders = [item.caller for item in self._queues[priority]]
+        holders += [one.caller for one in self._kept if one.priority is priority]
+        taken, most = len(holders), self._config.max_queue_size
+        if caller not in holders and taken < 2 * most and len(set(holders)) < most:
+            return True  # it waits for one turn of each other caller, however much they have sent
         if priority is Priority.NORMAL:
             return self._room.has_room(taken)
-        return taken < self._config.max_queue_size  # an archive is patient
+        return taken < most  # an archive is patient
 
-    def _cost_before(self, priority: Priority) -> int:
-        """Work items that have their turn before a new request of this priority."""
+    def _cost_before(self, priority: Priority, caller: str) -> int:
+        """Work items that have their turn before a new request of this priority and caller."""
         waiting = self._queues if priority is Priority.LOW else self._queues[:1]
-        kept = sum(one.cost for one in self._kept if one.priority <= priority)
-        return kept + sum(item.cost for queue in waiting for item in queue)
+        ahead = [(item.caller, item.cost) for queue in waiting for item in queue]
+        ahead += [(one.caller, one.cost) for one in self._kept if one.priority <= priority]
+        turns = sum(one == caller for one, _ in ahead) + 1
+        seen: Counter[str] = Counter()
+        total = 0
+        for one, cost in ahead:
+            seen[one] += 1
+            if one == caller or seen[one] <= turns:
+                total += cost
+        return total
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Take no more requests, finish those that wait, and stop the threads."""
@@ -431,6 +453,18 @@ class Batcher(Generic[Request, Result]):
             for queue in self._queues:
                 queue.clear()
         _fail(waiting, error)
+
+
+def _put(queue: "deque[_Item[Request, Result]]", item: _Item[Request, Result]) -> None:
+    """Put an item behind those whose turn comes before it: as many of each other caller as of its own."""
+    turns = sum(one.caller == item.caller for one in queue)
+    seen: Counter[str] = Counter()
+    place = 0
+    for number, one in enumerate(queue, start=1):
+        if seen[one.caller] <= turns:
+            place = number
+        seen[one.caller] += 1
+    queue.insert(place, item)
 
 
 def _fail(items: Sequence[_Item[Request, Result]], error: Exception) -> None:

@@ -23,6 +23,7 @@ from service.batching import (
     Outcome,
     Place,
     Priority,
+    QueueFull,
     TooMuchAtOnce,
 )
 from service.errors import AuditUnwritable, InferenceFailed
@@ -96,13 +97,17 @@ class Engine:
 
     def admit(self, priority: Priority, deadline: float) -> None:
         """Raise `QueueFull` where one more image would be refused now."""
-        self.batcher.admit(priority, deadline)
+        self.batcher.admit(priority, deadline, caller=ACTOR.get())
+
+    def full(self) -> QueueFull | None:
+        """What an image of whoever asks would be refused with now; None where it would not be."""
+        return self.batcher.full(ACTOR.get())
 
     def place(
         self, model: ServedModel, priority: Priority, deadline: float
     ) -> AbstractContextManager[Place]:
         """Keep room in the queue for an image while it is decoded; raises `QueueFull`."""
-        return self.batcher.place(priority, cost=model.cost, deadline=deadline)
+        return self.batcher.place(priority, cost=model.cost, deadline=deadline, caller=ACTOR.get())
 
     async def detect(self, model: ServedModel, work: Work, place: Place) -> Outcome[Detection]:
         """Queue one image and wait for its detection; leaving the wait cancels queued work."""

@@ -52,9 +52,10 @@ def ask(
     cost: int = 1,
     priority: Priority = Priority.NORMAL,
     deadline: float | None = None,
+    caller: str = "",
 ) -> "Future[Outcome[int]]":
     """Queue a request at once."""
-    with batcher.place(priority, cost=cost, deadline=deadline) as place:
+    with batcher.place(priority, cost=cost, deadline=deadline, caller=caller) as place:
         return batcher.submit(key, request, place)
 
 
@@ -550,3 +551,47 @@ def test_whatever_is_asked_every_request_ends(
         else:
             assert future.result().result == 2 * value
     batcher.close()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from("abc"), max_size=30))
+def test_callers_have_their_turns_in_rotation(callers: list[str]) -> None:
+    run = Recorder()
+    batcher = Batcher(run, BatchingConfig(max_batch_cost=1))
+    first = busy(batcher, run)
+    asked = [
+        ask(batcher, "k", 100 * "abc".index(caller) + number, caller=caller)
+        for number, caller in enumerate(callers, start=1)
+    ]
+    run.gate.set()
+    results([first, *asked])
+    batcher.close()
+    order = [requests[0] for _, requests in run.batches[1:]]
+    for caller in range(3):  # each caller's own requests stay in their order
+        own = [one for one in order if one // 100 == caller]
+        assert own == sorted(own)
+    served = {
+        caller: [i for i, one in enumerate(order) if one // 100 == caller] for caller in range(3)
+    }
+    for one in served.values():  # the n-th request of one waits for n of each other at most
+        for turn, index in enumerate(one):
+            before = [sum(i < index for i in other) for other in served.values()]
+            assert max(before) <= turn + 1
+
+
+def test_who_asks_seldom_is_neither_refused_nor_late_because_of_a_flood() -> None:
+    run = Recorder()
+    batcher = Batcher(run, BatchingConfig(max_batch_cost=1, max_queue_size=20))
+    first = busy(batcher, run)
+    flood = [ask(batcher, "k", number, caller="flood") for number in range(1, 21)]
+    with pytest.raises(QueueFull):
+        ask(batcher, "k", 99, caller="flood")
+    batcher._cost_seconds = 1.0
+    now = time.monotonic()
+    line = ask(batcher, "k", 100, caller="line", deadline=now + 5)  # behind one, not behind twenty
+    assert batcher.full("flood") is not None
+    assert batcher.full("another line") is None
+    run.gate.set()
+    results([first, *flood, line])
+    batcher.close()
+    assert [requests[0] for _, requests in run.batches].index(100) <= 2

@@ -12,6 +12,7 @@
     ├── CalibrationError           calibration_impossible
     │   └── RoiInvalid             roi_invalid
     ├── ExportFailed               export_failed
+    ├── ScoreNotFinite             score_not_finite
     └── ModelError                 a model folder cannot be used
         ├── ModelNotFound          model_not_found
         ├── ModelCorrupt           model_corrupt
@@ -95,6 +96,12 @@ class ExportFailed(AnomalyError):
     """The model cannot be written as a graph, or the graph does not compute the same."""
 
     code = "export_failed"
+
+
+class ScoreNotFinite(AnomalyError):
+    """The model gave no number: of such a part nothing can be said, least of all OK."""
+
+    code = "score_not_finite"
 
 
 class ModelError(AnomalyError):

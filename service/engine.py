@@ -14,6 +14,7 @@ import torch
 from anomaly.bundle import Bundle
 from anomaly.detector import Detector
 from anomaly.device import choose_device, memory_of, share_cores, usable_cores
+from anomaly.errors import ScoreNotFinite
 from anomaly.types import Detection, FloatArray, Placement
 from record.audit import Audit
 from service.batching import (
@@ -127,6 +128,8 @@ class Engine:
                 return key.detector.detect_canvases(
                     pixels, [work.placement for work in works], [work.camera for work in works]
                 )
+        except ScoreNotFinite:
+            raise
         except Exception as error:
             if is_out_of_memory(error):
                 raise TooMuchAtOnce(

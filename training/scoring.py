@@ -15,7 +15,7 @@ import torch
 from anomaly.bundle import load_bundle
 from anomaly.detector import Detector
 from anomaly.device import choose_device, share_cores, usable_cores
-from anomaly.errors import ImageError
+from anomaly.errors import ImageError, ScoreNotFinite
 from anomaly.heatmap import encode_jpeg, overlay
 from anomaly.image import EXTENSIONS, decode_image
 from anomaly.types import Detection, RgbImage
@@ -106,16 +106,30 @@ def _score_chunk(
     heatmaps: Path | None,
 ) -> Iterator[dict[str, Any]]:
     readable = [image for image in decoded if isinstance(image, RgbImage)]
-    detections = iter(detector.detect(readable))
+    detections = iter(_detect(detector, readable))
     for path, image in zip(paths, decoded, strict=True):
         if not isinstance(image, RgbImage):
             yield {"image": str(path), "status": "error", **image}
             continue
         detection = next(detections)
+        if isinstance(detection, ScoreNotFinite):
+            detail = {"code": detection.code, "detail": str(detection)}
+            yield {"image": str(path), "status": "error", **detail}
+            continue
         if heatmaps is not None:
             whole = image if image.sent is None else decode_image(path.read_bytes())
             _write_overlay(heatmaps / f"{path.stem}_heatmap.jpg", whole, detection, detector)
         yield _record(path, detection)
+
+
+def _detect(detector: Detector, images: Sequence[RgbImage]) -> Sequence[Detection | ScoreNotFinite]:
+    """Detect in all images at once; where one has no finite score, in each by itself."""
+    try:
+        return detector.detect(images)
+    except ScoreNotFinite as error:
+        if len(images) == 1:
+            return [error]
+        return [_detect(detector, [image])[0] for image in images]
 
 
 def _decode(path: Path, canvas: int | None = None) -> RgbImage | dict[str, Any]:

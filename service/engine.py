@@ -16,7 +16,7 @@ from anomaly.detector import Detector
 from anomaly.device import choose_device, memory_of, share_cores, usable_cores
 from anomaly.errors import ScoreNotFinite
 from anomaly.types import Detection, FloatArray, Placement
-from record.audit import Audit
+from record.audit import Audit, AuditBroken
 from service.batching import (
     Batcher,
     BatchingConfig,
@@ -168,13 +168,17 @@ class Engine:
         }
         try:
             self._audit.add(action, name, ACTOR.get(), **details)
-        except OSError as error:
+        except (OSError, AuditBroken) as error:
+            reason = getattr(error, "strerror", None) or error
             raise AuditUnwritable(
-                f"the audit trail cannot be written ({error.strerror}), so nothing is changed"
+                f"the audit trail cannot be written ({reason}), so nothing is changed"
             ) from error
 
     def _publish(self) -> None:
-        """Tell the metrics which versions serve."""
+        """Tell the metrics which versions serve, and which models are broken."""
+        for slot in self.registry.slots.values():
+            if slot.failure is not None:
+                self._metrics.model_ready.labels(slot.name).set_function(lambda: 0.0)
         self._metrics.model_info.clear()
         for model in self.registry.active:
             bundle = model.bundle

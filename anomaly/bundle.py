@@ -25,32 +25,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 
 from anomaly.calibration import Calibration
-from anomaly.config import from_dict, to_dict
-from anomaly.detector import Detector
-from anomaly.device import Cores, choose_device
-from anomaly.errors import (
-    ConfigError,
-    ModelCorrupt,
-    ModelNotFound,
-    ModelNotSaved,
-    ModelSchemaUnknown,
-    ModelUncalibrated,
-    OutputRefused,
+from anomaly.checked import (
+    calibrations_from,
+    check_golden_form,
+    corrupt_unless_sound,
+    model_from,
+    read_tensors,
 )
+from anomaly.config import to_dict
+from anomaly.detector import Detector, detection_of
+from anomaly.device import Cores, choose_device
+from anomaly.errors import ModelCorrupt, ModelNotSaved, ModelUncalibrated, OutputRefused
 from anomaly.export import GRAPH_ERRORS, OnnxModel
 from anomaly.folders import recover, recover_all, replace_folder
-from anomaly.model import AnomalyModel, ModelConfig
+from anomaly.manifest import MANIFEST, SCHEMA_VERSION, Manifest, read_files, read_manifest
+from anomaly.model import AnomalyModel
+from anomaly.preprocess import content_seed
+from anomaly.scoring import PatchErrors
 from anomaly.staged import StagedModel
-from anomaly.stored import calibration_from, tensors_of, values_of
+from anomaly.stored import tensors_of, values_of
 from anomaly.targets import state_digest
 from anomaly.types import Placement
 
-SCHEMA_VERSION = 3
-MANIFEST = "manifest.json"
 _WEIGHTS, _CALIBRATION, _GOLDEN, _GRAPH = (
     "model.safetensors",
     "calibration.safetensors",
@@ -131,7 +130,8 @@ def stored_version(folder: Path) -> str:
 
     Raises `ModelNotFound`, `ModelSchemaUnknown` or `ModelCorrupt`.
     """
-    return str(_read_manifest(folder)[1]["version"])
+    recover(folder.absolute())
+    return read_manifest(folder).version
 
 
 def new_version() -> str:
@@ -171,52 +171,84 @@ def save_bundle(bundle: Bundle, folder: Path, version: str) -> Bundle:
 def load_bundle(folder: Path, *, check_golden: bool = True, with_graph: bool = True) -> Bundle:
     """Read a model folder, checking schema, digests and golden scores; its graph may be left out.
 
-    Raises `ModelNotFound`, `ModelSchemaUnknown` or `ModelCorrupt`.
+    Raises `ModelNotFound`, `ModelSchemaUnknown` or `ModelCorrupt`, whatever lies in the folder.
     """
-    raw, manifest = _read_manifest(folder)
-    stored = {name: _read_checked(folder, name, sha) for name, sha in manifest["files"].items()}
+    recover(folder.absolute())
+    manifest = read_manifest(folder)
+    _check_complete(folder, manifest)
+    stored = dict(read_files(folder, manifest))
     graph = stored.pop(_GRAPH, None)
-    tensors = {name: _tensors(folder / name, data) for name, data in stored.items()}
-    try:
-        model = AnomalyModel.empty(from_dict(ModelConfig, manifest["config"]))
-        model.load_state_dict(tensors[_WEIGHTS])
-        calibration, cameras = _calibrations(manifest, tensors.get(_CALIBRATION))
-    except (KeyError, TypeError, RuntimeError, ConfigError) as error:
-        reason = textwrap.shorten(str(error), 200)  # torch lists every tensor
-        raise ModelCorrupt(
-            f"the model in {folder} does not fit its manifest or this version of Maskline: {reason}"
-        ) from error
+    tensors = {name: read_tensors(folder / name, data) for name, data in stored.items()}
+    stored.clear()
+    values, calibration = manifest.calibration, None
+    cameras: dict[str, Calibration] = {}
+    with corrupt_unless_sound(folder):
+        if values is not None:
+            check_golden_form(tensors[_GOLDEN], manifest.config)
+        model = model_from(manifest.config, tensors[_WEIGHTS])
+        if values is not None:
+            told = tensors[_CALIBRATION]
+            calibration, cameras = calibrations_from(values, manifest.cameras, told, model)
     bundle = Bundle(
-        name=manifest["name"],
-        model=model.eval(),
+        name=manifest.name,
+        model=model,
         calibration=calibration,
-        card=manifest["card"],
-        version=manifest["version"],
-        digest=hashlib.sha256(raw).hexdigest(),
+        card=manifest.card,
+        version=manifest.version,
+        digest=manifest.digest,
         graph=graph if with_graph else None,
         cameras=cameras,
-        weights=manifest["files"][_WEIGHTS],
+        weights=manifest.files[_WEIGHTS],
     )
     if check_golden and calibration is not None:
-        try:
-            check_golden_scores(bundle.detector(), tensors[_GOLDEN])
-        except GRAPH_ERRORS as error:
-            raise ModelCorrupt(
-                f"ONNX Runtime cannot run {folder / _GRAPH} ({textwrap.shorten(str(error), 200)}); "
-                f"make it anew with 'maskline export {folder}'"
-            ) from error
+        with corrupt_unless_sound(folder):
+            _check_all_that_serves(bundle, tensors[_GOLDEN], folder)
     return bundle
 
 
 def check_golden_scores(detector: Detector, golden: dict[str, torch.Tensor]) -> None:
-    """Raise `ModelCorrupt` unless the stored canvases give their stored scores on this device."""
-    found, wanted = _scores(detector, golden["canvases"]), golden["scores"]
+    """Raise `ModelCorrupt` unless the stored canvases give their stored scores on this device.
+
+    Cameras' own calibrations have no stored scores; theirs must be finite (`ScoreNotFinite`).
+    """
+    errors, place = _evidence(detector, golden["canvases"])
+    found, wanted = _scores(detector, detector.calibration, errors, place), golden["scores"]
     allowed = _GOLDEN_TOLERANCE * (1 + wanted.abs())
     if not bool(((found - wanted).abs() <= allowed).all()):
         raise ModelCorrupt(
             f"the model does not give its golden scores: wanted {wanted.tolist()}, found "
             f"{found.tolist()}; the libraries differ too much or the files were changed"
         )
+    for calibration in detector.cameras.values():
+        _scores(detector, calibration, errors, place)
+
+
+def _check_all_that_serves(bundle: Bundle, golden: dict[str, torch.Tensor], folder: Path) -> None:
+    """Check the model itself and its graph: which of them serves depends on the device.
+
+    Raises `ModelCorrupt` or `ScoreNotFinite`.
+    """
+    check_golden_scores(dataclasses.replace(bundle, graph=None).detector(), golden)
+    if bundle.graph is None:
+        return
+    try:
+        check_golden_scores(bundle.detector(), golden)
+    except GRAPH_ERRORS as error:
+        raise ModelCorrupt(
+            f"ONNX Runtime cannot run {folder / _GRAPH} ({textwrap.shorten(str(error), 200)}); "
+            f"make it anew with 'maskline export {folder}'"
+        ) from error
+
+
+def _check_complete(folder: Path, manifest: Manifest) -> None:
+    """Raise `ModelCorrupt` where the manifest names too few files for what it says is there."""
+    needed = {_WEIGHTS} if manifest.calibration is None else {_WEIGHTS, _CALIBRATION, _GOLDEN}
+    if missing := needed - manifest.files.keys():
+        raise ModelCorrupt(
+            f"{folder / MANIFEST} lacks {', '.join(sorted(missing))}; copy the whole folder again"
+        )
+    if manifest.cameras and manifest.calibration is None:
+        raise ModelCorrupt(f"{folder / MANIFEST} has cameras' calibrations and none for others")
 
 
 def _manifest(bundle: Bundle, version: str, files: dict[str, bytes]) -> dict[str, Any]:
@@ -236,53 +268,6 @@ def _manifest(bundle: Bundle, version: str, files: dict[str, bytes]) -> dict[str
         "card": bundle.card,
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
-
-
-def _read_manifest(folder: Path) -> tuple[bytes, dict[str, Any]]:
-    recover(folder.absolute())
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise ModelNotFound(f"no model in {folder} (there is no {MANIFEST}); train one first")
-    raw = path.read_bytes()
-    try:
-        manifest = json.loads(raw)
-        schema = manifest["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelCorrupt(f"{path} is not a manifest: {error}") from error
-    if schema != SCHEMA_VERSION:
-        raise ModelSchemaUnknown(
-            f"{path} has schema version {schema}, this version reads {SCHEMA_VERSION}; update "
-            "Maskline or train the model again"
-        )
-    missing = {
-        "name",
-        "version",
-        "config",
-        "calibration",
-        "cameras",
-        "card",
-        "files",
-    } - manifest.keys()
-    if missing:
-        raise ModelCorrupt(f"{path} lacks {', '.join(sorted(missing))}")
-    return raw, manifest
-
-
-def _read_checked(folder: Path, name: str, sha256: str) -> bytes:
-    path = folder / name
-    if Path(name).name != name or not path.is_file():  # a manifest cannot reach outside its folder
-        raise ModelCorrupt(f"the model in {folder} lacks {name}; copy the whole folder again")
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise ModelCorrupt(f"{path} was changed or damaged (its SHA-256 differs); copy it again")
-    return data
-
-
-def _tensors(path: Path, data: bytes) -> dict[str, torch.Tensor]:
-    try:
-        return load(data)
-    except SafetensorError as error:
-        raise ModelCorrupt(f"{path} cannot be read: {error}") from error
 
 
 def _write_whole(files: dict[str, bytes], folder: Path) -> None:
@@ -348,19 +333,6 @@ def _tensors_of(bundle: Bundle) -> dict[str, torch.Tensor]:
     return found
 
 
-def _calibrations(
-    manifest: dict[str, Any], tensors: dict[str, torch.Tensor] | None
-) -> tuple[Calibration | None, dict[str, Calibration]]:
-    if manifest["calibration"] is None or tensors is None:
-        return None, {}
-    cameras = {}
-    for number, (name, values) in enumerate(manifest["cameras"].items()):
-        prefix = f"camera{number}."
-        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        cameras[name] = calibration_from(values, own)
-    return calibration_from(manifest["calibration"], tensors), cameras
-
-
 def _golden(detector: Detector) -> dict[str, torch.Tensor]:
     side = detector.model.config.preprocess.canvas
     generator = torch.Generator().manual_seed(20)
@@ -369,11 +341,24 @@ def _golden(detector: Detector) -> dict[str, torch.Tensor]:
     squares = ((torch.arange(side) // 16).view(-1, 1) + torch.arange(side) // 16) % 2
     canvases = torch.stack([ramp, 0.5 * ramp + 0.3 * noise, squares.expand(3, -1, -1) * 0.8])
     canvases = (canvases * 255).round().to(torch.uint8)
-    return {"canvases": canvases, "scores": _scores(detector, canvases)}
+    errors, place = _evidence(detector, canvases)
+    scores = _scores(detector, detector.calibration, errors, place)
+    return {"canvases": canvases, "scores": scores}
 
 
-def _scores(detector: Detector, canvases: torch.Tensor) -> torch.Tensor:
-    side = canvases.shape[-1]
-    whole = Placement((side, side), (side, side), (0, 0, side, side))
-    detections = detector.detect_canvases(canvases.float() / 255, [whole] * len(canvases))
-    return torch.tensor([detection.pred_score for detection in detections])
+def _evidence(detector: Detector, canvases: torch.Tensor) -> tuple[PatchErrors, Placement]:
+    """Evidence on uint8 canvases as an inspection gathers it, and how each lies: whole."""
+    side, pixels = canvases.shape[-1], canvases.float() / 255
+    errors = detector.network(pixels, [content_seed(canvas) for canvas in pixels])
+    return errors, Placement((side, side), (side, side), (0, 0, side, side))
+
+
+def _scores(
+    detector: Detector, calibration: Calibration, errors: PatchErrors, place: Placement
+) -> torch.Tensor:
+    """Score evidence by one calibration, (B,); raises `ScoreNotFinite`."""
+    grid = detector.model.target.map_grid
+    each = [
+        detection_of(errors[i : i + 1], calibration, place, grid) for i in range(len(errors.error))
+    ]
+    return torch.tensor([detection.pred_score for detection in each])

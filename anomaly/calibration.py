@@ -214,6 +214,16 @@ class NormalSet:
     inputs: FloatArray | None = None
     encodings: tuple[Encoding, ...] = ()
 
+    def __post_init__(self) -> None:
+        corrupted = None if self.corrupted is None else self.corrupted.error
+        inputs = None if self.inputs is None else torch.from_numpy(self.inputs)
+        gathered = (self.errors.error, corrupted, inputs)
+        if not all(one is None or bool(torch.isfinite(one).all()) for one in gathered):
+            raise CalibrationError(
+                "the model's evidence on the normal images is not finite (NaN or infinite), so no threshold "
+                "follows from it; check the model with 'maskline doctor --models MODEL', or train it again"
+            )
+
     def counted(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor | None:
         """Cells of some images that count, (n, L)."""
         return None if self.counts is None else self.counts[rows]

@@ -45,6 +45,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if origin is tuple:
         return _convert_tuple(hint, value, where)
+    if origin is dict:
+        return _convert_dict(hint, value, where)
+    if hint is Any:
+        return value
     return _convert_scalar(hint, value, where)
 
 
@@ -67,10 +71,24 @@ def _convert_tuple(hint: Any, value: Any, where: str) -> tuple[Any, ...]:
     )
 
 
+def _convert_dict(hint: Any, value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where} is {value!r}; want a table of keys")
+    _, arm = typing.get_args(hint)
+    return {str(key): _convert(arm, one, f"{where}.{key}") for key, one in value.items()}
+
+
 def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return _as_float(value, where)
     is_kind = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
     if not is_kind:
         raise ConfigError(f"{where} is {value!r}; want {hint.__name__}")
     return value
+
+
+def _as_float(value: int, where: str) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ConfigError(f"{where} is larger than any float") from error

@@ -8,13 +8,14 @@ import torch
 
 from anomaly.calibration import Calibration
 from anomaly.device import choose_device
+from anomaly.errors import ScoreNotFinite
 from anomaly.heatmap import canvas_map, find_regions
 from anomaly.image import decode_image
 from anomaly.limits import DEFAULT_LIMITS, ImageLimits
 from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed, preprocess
 from anomaly.scoring import PatchErrors
-from anomaly.types import Detection, Grid, Placement, RgbImage
+from anomaly.types import Detection, Grid, Placement, RgbImage, check_finite
 
 # An NG part always shows where: if no place passes the map threshold by itself, the area within
 # this share of the peak is reported.
@@ -97,8 +98,16 @@ def _by_model(
 def detection_of(
     errors: PatchErrors, calibration: Calibration, placement: Placement, grid: Grid
 ) -> Detection:
-    """Reduce one image's evidence (1, R, E, L) to its verdict, map and regions."""
+    """Reduce one image's evidence (1, R, E, L) to its verdict, map and regions.
+
+    Raises `ScoreNotFinite`.
+    """
     scores = calibration.patch_scores(errors)[0]  # (R, L)
+    if not bool(torch.isfinite(scores).all()):  # a mean of the highest cells would hide -inf
+        raise ScoreNotFinite(
+            "the model's evidence on the image is not finite, so nothing can be said of the part; look "
+            "at it by hand, and check the model with 'maskline doctor --models MODEL'"
+        )
     counts = calibration.counts(placement, grid)  # (L,) or None
     mean = scores.mean(dim=0)  # (L,)
     pred_score = float(calibration.reduction(mean, grid, counts))
@@ -120,7 +129,11 @@ def detection_of(
 
 
 def judge(detection: Detection, threshold: float, map_threshold: float) -> Detection:
-    """Return the same evidence under other thresholds: verdict and regions are drawn anew."""
+    """Return the same evidence under other thresholds: verdict and regions are drawn anew.
+
+    Raises `ScoreNotFinite` where score or threshold is no finite number: NaN lies above no threshold.
+    """
+    check_finite(score=detection.pred_score, threshold=threshold, map_threshold=map_threshold)
     anomalous = detection.pred_score > threshold
     level = min(map_threshold, _NG_LEVEL * float(detection.anomaly_map.max()))
     regions = find_regions(detection.anomaly_map, detection.placement, level) if anomalous else ()

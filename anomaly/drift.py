@@ -19,7 +19,7 @@ import numpy as np
 
 from anomaly.calibration import Calibration
 from anomaly.inputs import STATISTICS
-from anomaly.types import FloatArray
+from anomaly.types import FloatArray, check_finite
 
 Finding = Literal["none", "camera", "parts"]
 _WINDOW, _LEAST = 200, 50
@@ -169,8 +169,9 @@ class Watch:
         self.parts = 0
 
     def add(self, score: float, inputs: FloatArray, embedding: float | None, at: datetime) -> None:
-        """Take one inspected part."""
+        """Take one inspected part. Raises `ScoreNotFinite`: NaN has no rank among numbers."""
         values = (score, *inputs.tolist(), embedding or 0.0)[: len(self.names)]
+        check_finite(**dict(zip(self.names, values, strict=True)))
         self.parts += 1
         self._last.append(values)
         for i, value in enumerate(values):

@@ -13,6 +13,7 @@
     │   └── RoiInvalid             roi_invalid
     ├── ExportFailed               export_failed
     ├── OutputRefused              output_refused
+    ├── ScoreNotFinite             score_not_finite
     └── ModelError                 a model folder cannot be used
         ├── ModelNotFound          model_not_found
         ├── ModelCorrupt           model_corrupt
@@ -102,6 +103,12 @@ class OutputRefused(AnomalyError):
     """What lies where something is to be written is not ours; nothing was changed."""
 
     code = "output_refused"
+
+
+class ScoreNotFinite(AnomalyError):
+    """The model gave no number: of such a part nothing can be said, least of all OK."""
+
+    code = "score_not_finite"
 
 
 class ModelError(AnomalyError):

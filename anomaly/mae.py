@@ -42,10 +42,15 @@ class MaeConfig:
     window: int = 14
 
     def __post_init__(self) -> None:
+        heads = min(self.heads, self.decoder_heads)
+        if min(heads, self.width, self.decoder_width, self.window) < 1:
+            raise ConfigError("mae.window, widths and heads must be 1 or more")
         if self.width % self.heads or self.decoder_width % self.decoder_heads:
             raise ConfigError("mae.width and mae.decoder_width must be divisible by their heads")
-        if min(self.depth, self.decoder_depth) < 1:
-            raise ConfigError("mae.depth and mae.decoder_depth must be 1 or more")
+        if min(self.depth, self.decoder_depth) < 1 or max(self.depth, self.decoder_depth) > 128:
+            raise ConfigError("mae.depth and mae.decoder_depth must be 1 to 128")
+        if not 0 < self.norm_eps < 1:
+            raise ConfigError(f"mae.norm_eps is {self.norm_eps}; want more than 0 and less than 1")
         if self.decoder not in ("query", "classic"):
             raise ConfigError(f"mae.decoder is {self.decoder!r}; want 'query' or 'classic'")
         if self.positions not in ("learned", "sincos"):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from anomaly.errors import ConfigError
 from anomaly.mae import MaeConfig, MaskedAutoencoder
 from anomaly.masking import MaskingConfig
 from anomaly.memory import Memory
@@ -23,6 +24,8 @@ from anomaly.scoring import (
 from anomaly.targets import Target, TargetConfig, build_target, empty_backbone
 from anomaly.windows import window_of, window_places
 
+_MOST_ROWS = 4096  # windows × masks of an image
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -35,6 +38,14 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_error_suits_target(self.scoring, self.target)
+        side = max(1, self.preprocess.canvas // self.target.patch)
+        windows = (-(-side // min(side, self.mae.window))) ** 2
+        rows = windows * self.scoring.masking.repeats * self.scoring.masking.parts
+        if rows > _MOST_ROWS:
+            raise ConfigError(
+                f"an image would be {rows} windows × masks, more than {_MOST_ROWS}; want a smaller canvas, "
+                "larger patches or windows, or fewer masks"
+            )
 
 
 class AnomalyModel(nn.Module):

@@ -17,6 +17,8 @@ import torch
 from anomaly.errors import ConfigError
 from anomaly.types import FloatArray, Placement, RgbImage
 
+MOST_CANVAS = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class PreprocessConfig:
@@ -32,9 +34,9 @@ class PreprocessConfig:
     white_level: int = 65535
 
     def __post_init__(self) -> None:
-        if self.canvas < 32 or self.canvas % 16:
+        if not 32 <= self.canvas <= MOST_CANVAS or self.canvas % 16:
             raise ConfigError(
-                f"preprocess.canvas is {self.canvas}; want a multiple of 16, 32 or more"
+                f"preprocess.canvas is {self.canvas}; want a multiple of 16 from 32 to {MOST_CANVAS}"
             )
         if self.fit not in ("stretch", "letterbox"):
             raise ConfigError(f"preprocess.fit is {self.fit!r}; want 'stretch' or 'letterbox'")

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from anomaly.errors import ConfigError
 from anomaly.types import Grid
+
+_MOST_SMOOTHING = 32.0  # patches: its kernel grows with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,13 @@ class Reduction:
 
     smoothing: float = 0.5
     top_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.smoothing <= _MOST_SMOOTHING and 0 <= self.top_share <= 1):
+            raise ConfigError(
+                f"a reduction has smoothing {self.smoothing} and top_share {self.top_share}; want 0 to "
+                f"{_MOST_SMOOTHING:g} patches and 0 to 1"
+            )
 
     def smooth(
         self, scores: torch.Tensor, grid: Grid, counts: torch.Tensor | None = None

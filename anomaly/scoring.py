@@ -51,6 +51,8 @@ class ScoringConfig:
             raise ConfigError(f"scoring.errors is {self.errors!r}; want some of {_ERROR_KINDS}")
         if min(self.max_rows, self.memory_size, self.repair_width) < 1:
             raise ConfigError("scoring.max_rows, memory_size and repair_width must be 1 or more")
+        if self.max_rows > 1024:
+            raise ConfigError(f"scoring.max_rows is {self.max_rows}; want 1024 at the most")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,22 @@
 
 import hashlib
 import json
+import math
+from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save
 
-from anomaly.calibration import Calibration, Candidate, Rates, Usual
+from anomaly.calibration import Calibration, Candidate, Choices, Rates, Usual
 from anomaly.config import from_dict, to_dict
 from anomaly.conformal import Conformal
 from anomaly.encoding import Encodings
+from anomaly.errors import ConfigError
 from anomaly.normalise import NORMALISERS, Normaliser
 from anomaly.reduction import Reduction
-from anomaly.roi import Roi
+from anomaly.roi import SIDE, Roi
 
 
 def digest_of(calibration: Calibration) -> str:
@@ -67,38 +71,110 @@ def tensors_of(calibration: Calibration) -> dict[str, torch.Tensor]:
     return stored
 
 
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """What `calibration_from` reads of `values_of`; the rest is for people."""
+
+    normalisers: tuple[str, ...]
+    weights: tuple[float, ...]
+    reduction: Reduction
+    map_smoothing: float
+    false_alarm_rate: float
+    warn_rate: float | None
+    candidates: tuple[Candidate, ...]
+    rates: Rates | None
+    statistics: tuple[str, ...] | None
+    roi_share: float | None
+
+
 def calibration_from(values: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Calibration:
-    """Restore a calibration. Raises `KeyError`, `TypeError` or `ConfigError` where it is damaged."""
-    rates = values["rates"]
-    return Calibration(
-        normalisers=tuple(_normaliser(kind, tensors) for kind in values["normalisers"]),
-        weights=torch.tensor(values["weights"]),
-        reduction=from_dict(Reduction, values["reduction"]),
+    """Restore a calibration.
+
+    Raises `KeyError`, `ConfigError` or `CalibrationError` where it is damaged, or where its numbers for
+    people are not those that follow from its scores.
+    """
+    known = {field.name for field in fields(_Values)}
+    read = from_dict(_Values, {key: one for key, one in values.items() if key in known})
+    require(0 < len(read.normalisers) <= len(NORMALISERS), "it names no normaliser, or too many")
+    Choices(read.false_alarm_rate, read.warn_rate)  # raises where a rate makes no sense
+    Reduction(read.map_smoothing)
+    calibration = Calibration(
+        normalisers=tuple(_normaliser(kind, tensors) for kind in read.normalisers),
+        weights=torch.tensor(read.weights),
+        reduction=read.reduction,
         images=_conformal(tensors, "images"),
         peaks=_conformal(tensors, "peaks"),
-        false_alarm_rate=values["false_alarm_rate"],
-        map_smoothing=values["map_smoothing"],
-        candidates=tuple(from_dict(Candidate, one) for one in values["candidates"]),
-        warn_rate=values["warn_rate"],
-        roi=None if values["roi_share"] is None else Roi(tensors["roi.inside"].numpy()),
-        rates=None if rates is None else from_dict(Rates, rates),
-        usual=_usual(values["statistics"], tensors),
+        false_alarm_rate=read.false_alarm_rate,
+        map_smoothing=read.map_smoothing,
+        candidates=read.candidates,
+        warn_rate=read.warn_rate,
+        roi=None if read.roi_share is None else Roi(_raster(tensors["roi.inside"])),
+        rates=read.rates,
+        usual=_usual(read.statistics, tensors),
         encodings=from_dict(Encodings, values["inputs"]) if "inputs" in values else None,
     )
+    _check_told(values, values_of(calibration))
+    return calibration
 
 
-def _usual(names: list[str] | None, tensors: dict[str, torch.Tensor]) -> Usual | None:
+def check_fits(calibration: Calibration, kinds: int, cells: int) -> None:
+    """Raise `ConfigError` unless a calibration is of a model's E kinds of evidence on L cells."""
+    require(len(calibration.weights) == kinds, f"its weights are not of {kinds} kinds of evidence")
+    for one in calibration.normalisers:
+        shape = (kinds, 1 if one.kind == "uniform" else cells)
+        for name, tensor in one.tensors().items():
+            require(tuple(tensor.shape) == shape, f"{one.kind}.{name} is not of shape {shape}")
+        require(bool((one.spread > 0).all()), f"a spread of {one.kind} is not positive")
+
+
+def require(ok: bool, problem: str) -> None:
+    """Raise `ConfigError` with the problem unless all is well."""
+    if not ok:
+        raise ConfigError(problem)
+
+
+def _check_told(told: dict[str, Any], own: dict[str, Any]) -> None:
+    """Raise `ConfigError` where a manifest's threshold is not the one that its scores give."""
+    for key in told.keys() & own.keys():
+        one, other = told[key], own[key]
+        if isinstance(other, float) and isinstance(one, int | float):
+            same = math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
+        else:
+            same = json.loads(json.dumps(other)) == one
+        require(same, f"its {key} does not follow from its scores")
+
+
+def _usual(names: tuple[str, ...] | None, tensors: dict[str, torch.Tensor]) -> Usual | None:
     if names is None:
         return None
-    values, weights = tensors["usual.values"].numpy(), tensors["usual.weights"].numpy()
-    return Usual(tuple(names), values, weights)
+    values, weights = tensors["usual.values"], tensors["usual.weights"]
+    ok = values.shape == (len(weights), len(names)) and weights.ndim == 1 and len(weights) > 0
+    require(ok and _is_float32(values, weights), "its usual values do not fit each other")
+    require(bool((weights > 0).all()), "a weight of its usual values is not positive")
+    return Usual(names, values.numpy(), weights.numpy())
 
 
 def _normaliser(kind: str, tensors: dict[str, torch.Tensor]) -> Normaliser:
-    prefix = f"{kind}."
-    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    return NORMALISERS[kind](**own)
+    require(kind in NORMALISERS, f"there is no normaliser {kind!r}")
+    return NORMALISERS[kind](tensors[f"{kind}.mean"], tensors[f"{kind}.spread"])
 
 
 def _conformal(tensors: dict[str, torch.Tensor], name: str) -> Conformal:
-    return Conformal(tensors[f"{name}.scores"].numpy(), tensors[f"{name}.weights"].numpy())
+    scores, weights = tensors[f"{name}.scores"], tensors[f"{name}.weights"]
+    ok = scores.ndim == 1 and scores.shape == weights.shape and len(scores) > 0
+    require(ok and _is_float32(scores, weights), f"its {name} are no list of weighed scores")
+    require(bool((scores[1:] >= scores[:-1]).all()), f"the scores of its {name} are not in order")
+    require(
+        bool(((weights > 0) & (weights <= 1)).all()), f"a weight of its {name} is out of (0, 1]"
+    )
+    return Conformal(scores.numpy(), weights.numpy())
+
+
+def _raster(inside: torch.Tensor) -> np.ndarray:
+    ok = inside.dtype == torch.bool and inside.shape == (SIDE, SIDE) and bool(inside.any())
+    require(ok, f"its region is no raster of {SIDE} × {SIDE}, or an empty one")
+    return inside.numpy()
+
+
+def _is_float32(*tensors: torch.Tensor) -> bool:
+    return all(one.dtype == torch.float32 for one in tensors)

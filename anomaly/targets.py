@@ -54,8 +54,8 @@ class TargetConfig:
             raise ConfigError(f"target.kind is {self.kind!r}; want 'pixels' or 'features'")
         if self.patch < 2:
             raise ConfigError(f"target.patch is {self.patch}; want 2 or more")
-        if self.kind == "features" and not self.stages:
-            raise ConfigError("target.stages is empty; name at least one backbone stage")
+        if self.kind == "features" and not 0 < len(self.stages) <= 100:
+            raise ConfigError("target.stages is empty or long; name 1 to 100 backbone stages")
         if self.cells < 1 or self.patch % self.cells:
             raise ConfigError(f"target.cells is {self.cells}; want a divisor of target.patch")
 
@@ -224,7 +224,12 @@ def build_target(config: TargetConfig, canvas: int, *, backbone: nn.Module | Non
 
 
 def empty_backbone(config: TargetConfig) -> nn.Module:
-    """Build the backbone's layers up to the last stage used, with weights yet to be loaded."""
+    """Build the backbone's layers up to the last stage used, with weights yet to be loaded.
+
+    Only what timm itself knows: some of the names that it takes would be asked for on the network.
+    """
+    if not timm.is_model(config.backbone):
+        raise ConfigError(f"timm knows no backbone {config.backbone!r}; see timm.list_models()")
     return _create(config, pretrained=False)
 
 

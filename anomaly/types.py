@@ -1,20 +1,37 @@
 """Nouns that two or more modules share."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly.errors import ScoreNotFinite
+
 FloatArray = NDArray[np.float32]
 Verdict = Literal["OK", "WARN", "NG"]
 
 
 def verdict_of(score: float, threshold: float, warn_threshold: float | None) -> Verdict:
-    """NG above the threshold, WARN above the lower one for doubtful parts, otherwise OK."""
+    """NG above the threshold, WARN above the lower one for doubtful parts, otherwise OK.
+
+    Raises `ScoreNotFinite`: NaN lies above no threshold, and would be OK.
+    """
+    check_finite(score=score, threshold=threshold, warn_threshold=warn_threshold)
     if score > threshold:
         return "NG"
     return "WARN" if warn_threshold is not None and score > warn_threshold else "OK"
+
+
+def check_finite(**values: float | None) -> None:
+    """Raise `ScoreNotFinite` where one of these is NaN or infinite."""
+    for name, value in values.items():
+        if value is not None and not math.isfinite(value):
+            raise ScoreNotFinite(
+                f"the {name} is {value}, not a finite number, so nothing can be said of the part; look at "
+                "it by hand, and check the model with 'maskline doctor --models MODEL'"
+            )
 
 
 @dataclass(frozen=True, slots=True)

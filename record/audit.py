@@ -10,7 +10,6 @@ both files can still write both anew: a copy of the last hash kept elsewhere sea
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -22,7 +21,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from record.lock import FileLock
+
 _START = "0" * 64
+_LOCK_S = 5.0  # longest that a row waits for whoever else adds one
 
 
 class AuditBroken(Exception):
@@ -47,7 +49,10 @@ class Audit:
         self._head = folder / "audit.head"
 
     def add(self, action: str, subject: str, by: str | None, **details: Any) -> Head:
-        """Append a row: `by` did `action` to `subject`. Raises `OSError` where it cannot be written."""
+        """Append a row: `by` did `action` to `subject`. Raises `OSError` where it cannot be written.
+
+        Waits some seconds for whoever else holds the trail: not to be called on an event loop.
+        """
         self._rows.parent.mkdir(parents=True, exist_ok=True)
         with self._locked():
             before = self._recovered(self._read_head())
@@ -153,9 +158,12 @@ class Audit:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with self._rows.with_suffix(".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        lock = FileLock(self._rows.with_suffix(".lock"))
+        lock.acquire(_LOCK_S)
+        try:
             yield
+        finally:
+            lock.release()
 
 
 def _seal(row: dict[str, Any]) -> str:

@@ -11,14 +11,20 @@ restart - only lets the journal grow.
 
 import contextlib
 import json
+import logging
 import os
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_log = logging.getLogger(__name__)
 _POSITION = "position.json"
+_FILE = re.compile(r"([0-9]{8,18})\.jsonl")
+_ROW_START = re.compile(r'\{"')
+_MOST_STARTS = 2000  # of objects in one line: a row has one for each of its regions
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -31,10 +37,14 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row, and the place behind it."""
+    """A row, and the place behind it; `debris` is what stood in its line and is no row.
 
-    row: dict[str, Any]
+    `row` is None where the line has no row at all.
+    """
+
+    row: dict[str, Any] | None
     end: Position
+    debris: bytes = b""
 
 
 class Journal:
@@ -51,9 +61,10 @@ class Journal:
         self._most_bytes = most_bytes
         self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
+        self._strays: set[str] = set()
         self._done = self._read_position()
         # Always a fresh file: the last one may end in half a row of a process that was killed.
-        self._open(max([self._done.file, *self._numbers()]) + 1)
+        self._open(max([self._done.file, *self._numbers(), *self._taken()]) + 1)
         self._behind = self._count_behind()
 
     @property
@@ -117,7 +128,8 @@ class Journal:
                     return
                 offset += len(line)
                 most -= 1
-                yield Entry(json.loads(line), Position(number, offset))
+                row, debris = _read_line(line)
+                yield Entry(row, Position(number, offset), debris)
 
     def _next_file(self) -> None:
         os.close(self._fd)
@@ -133,20 +145,72 @@ class Journal:
         return self._folder / f"{number:08d}.jsonl"
 
     def _numbers(self) -> list[int]:
-        return sorted(int(path.stem) for path in self._folder.glob("[0-9]*.jsonl"))
+        """Numbers of the journal's files, in order; what else lies there is left alone, and told once."""
+        numbers = []
+        for path in self._folder.glob("*.jsonl"):
+            match = _FILE.fullmatch(path.name)
+            if match and path.is_file() and self._path(int(match[1])) == path:
+                numbers.append(int(match[1]))
+            elif path.name not in self._strays:
+                self._strays.add(path.name)
+                _log.warning("%s is no file of the journal, and is left alone", path)
+        return sorted(numbers)
+
+    def _taken(self) -> Iterator[int]:
+        """Numbers whose names are taken, by whatever it is."""
+        for path in self._folder.iterdir():
+            if match := _FILE.fullmatch(path.name):
+                yield int(match[1])
 
     def _count_behind(self) -> int:
         sizes = {n: self._path(n).stat().st_size for n in self._numbers() if n >= self._done.file}
         return sum(sizes.values()) - (self._done.offset if self._done.file in sizes else 0)
 
     def _read_position(self) -> Position:
+        """Return the stored position, or the beginning where it is none of this journal's.
+
+        Rows are then read again, and the store knows them by their ids.
+        """
         try:
             values = json.loads((self._folder / _POSITION).read_text())
-            return Position(int(values["file"]), int(values["offset"]))
-        except (FileNotFoundError, ValueError, KeyError):
-            return Position()  # rows are then read again, and the store knows them by their ids
+            position = Position(int(values["file"]), int(values["offset"]))
+            if self._is_behind_a_row(position):
+                return position
+        except FileNotFoundError:
+            return Position()
+        except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
+            pass
+        _log.warning("%s is damaged: rows are read again", self._folder / _POSITION)
+        return Position()
+
+    def _is_behind_a_row(self, position: Position) -> bool:
+        if position.offset <= 0:
+            return position.offset == 0 and position.file in (1, *self._numbers())
+        path = self._path(position.file)
+        if not path.is_file() or position.offset > path.stat().st_size:
+            return False
+        with path.open("rb") as file:
+            file.seek(position.offset - 1)
+            return file.read(1) == b"\n"
 
     def _write_position(self, position: Position) -> None:
         whole = self._folder / f".{_POSITION}"
         whole.write_text(json.dumps({"file": position.file, "offset": position.offset}))
         whole.replace(self._folder / _POSITION)
+
+
+def _read_line(line: bytes) -> tuple[dict[str, Any] | None, bytes]:
+    """Read a line: its row, and what stands before it; all of the line where there is none.
+
+    A row that follows debris in one line is whole: rows are ASCII and end their line.
+    """
+    text = line.decode("latin-1")
+    starts = [0, *(match.start() for match in _ROW_START.finditer(text))][-_MOST_STARTS:]
+    for start in (0, *reversed(starts)):
+        try:
+            row = json.loads(text[start:])
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            return row, line[:start]
+    return None, line

@@ -10,14 +10,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import JSON, Column, Float
+
 from record.journal import Entry, Journal
 from record.store import RowRefused, Store, StoreError
+from record.tables import Moment, results
 
 _log = logging.getLogger(__name__)
 _ROWS = 500  # in one transaction
 _IDLE_S = 1.0
 _FORGET_S = 60.0
 _PATIENCE_S = (0.2, 10.0)  # first and longest pause while the store does not answer
+_MOST_DEBRIS = 100_000  # bytes of one line that are kept
+_COLUMNS = {column.name: column for column in results.columns if column.name != "id"}
 _MOMENTS = ("inspected_at", "triggered_at")
 
 
@@ -35,7 +40,9 @@ class Writer:
         open_store: Callable[[], Store],
         refused: Path,
         keep_days: float = math.inf,
+        on_refused: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_refused = on_refused
         self._keep_days = keep_days
         self._forgot = -math.inf  # when nothing old was left, on the clock of `time.monotonic`
         self._journal = journal
@@ -55,8 +62,8 @@ class Writer:
 
     @property
     def is_away(self) -> bool:
-        """Whether the store did not take rows when it was last tried."""
-        return self._told
+        """Whether the store did not take rows when it was last tried, or nobody tries any more."""
+        return self._told or not self._thread.is_alive()
 
     def keep(self, row: dict[str, Any]) -> bool:
         """Keep a row, in microseconds; False where the journal is full or its disk is."""
@@ -76,23 +83,29 @@ class Writer:
         pause = _PATIENCE_S[0]
         while True:
             try:
-                entries = self._journal.read(_ROWS)
-                if entries:
-                    self._bring(entries)
-                    pause = _PATIENCE_S[0]
-                    self._recovered()
-                elif self._closing.is_set():
+                if not self._step():
                     break
-                elif not self._forget():
-                    self._wake.wait(_IDLE_S)
-                    self._wake.clear()
-            except (StoreError, OSError) as error:
+                pause = _PATIENCE_S[0]
+            except Exception as error:  # noqa: BLE001  (whatever it is: without this thread nothing is stored)
                 self._failed(error)
                 if self._closing.wait(pause):
                     break
                 pause = min(2 * pause, _PATIENCE_S[1])
         if self._store is not None:
             self._store.close()
+
+    def _step(self) -> bool:
+        """Bring over what waits, or wait; False where there is no more to do."""
+        entries = self._journal.read(_ROWS)
+        if entries:
+            self._bring(entries)
+            self._recovered()
+        elif self._closing.is_set():
+            return False
+        elif not self._forget():
+            self._wake.wait(_IDLE_S)
+            self._wake.clear()
+        return True
 
     def _forget(self) -> bool:
         """Delete some old results if it is time; True where more may be left."""
@@ -109,23 +122,33 @@ class Writer:
         if self._store is None:
             self._store = self._open_store()
         try:
-            self._store.add([_with_moments(entry.row) for entry in entries])
+            if rows := [_row_of(entry) for entry in entries if entry.row is not None]:
+                self._store.add(rows)
         except RowRefused as error:
             if len(entries) > 1:
                 for entry in entries:
                     self._bring([entry])
                 return
-            self._set_aside(entries[0], error)
+            self._set_aside(json.dumps(entries[0].row), str(error))
+        for entry in entries:
+            if entry.debris:
+                self._set_aside(
+                    _shown(entry.debris), "a line of the journal has no row, or more than one"
+                )
         self._journal.done(entries)
 
-    def _set_aside(self, entry: Entry, error: RowRefused) -> None:
-        _log.error("a result is kept in %s, not in the store: %s", self._refused, error)
+    def _set_aside(self, text: str, problem: str) -> None:
+        _log.error("a line is kept in %s, not in the store: %s", self._refused, problem)
         with self._refused.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry.row) + "\n")
+            file.write(text + "\n")
+        self._on_refused()
 
     def _failed(self, error: Exception) -> None:
+        expected = isinstance(error, StoreError | OSError)
         if not self._told:
-            _log.warning("results wait in the journal: %s", error)
+            _log.warning(
+                "results wait in the journal: %s", error, exc_info=None if expected else error
+            )
             self._told = True
         if self._store is not None:
             self._store.close()
@@ -137,7 +160,37 @@ class Writer:
             self._told = False
 
 
-def _with_moments(row: dict[str, Any]) -> dict[str, Any]:
-    """Turn the journal's texts back into moments."""
-    found = {name: datetime.fromisoformat(row[name]) for name in _MOMENTS if row.get(name)}
-    return row | found
+def _row_of(entry: Entry) -> dict[str, Any]:
+    """Return the journal's row as the store takes it; raises `RowRefused` where it is none of ours."""
+    row = entry.row or {}
+    if unknown := row.keys() - _COLUMNS.keys():
+        raise RowRefused(f"a row has what no result has: {sorted(unknown)[:5]}")
+    return {name: _value(column, row.get(name)) for name, column in _COLUMNS.items()}
+
+
+def _value(column: Column[Any], value: Any) -> Any:
+    """Check a value against its column: SQLite would take anything, and answer with it."""
+    if value is None:
+        if not column.nullable:
+            raise RowRefused(f"a row has no {column.name}")
+        return None
+    try:
+        if isinstance(column.type, Moment):
+            return datetime.fromisoformat(value)
+        if isinstance(column.type, Float) and not isinstance(value, bool | str):
+            value = float(value)
+        kind = dict | list if isinstance(column.type, JSON) else column.type.python_type
+        is_finite = not isinstance(value, float) or math.isfinite(value)
+        if isinstance(value, kind) and is_finite:
+            if isinstance(value, str):
+                value.encode("utf-8")
+            return value
+    except (ValueError, TypeError, OverflowError) as error:
+        raise RowRefused(f"a row's {column.name} cannot be stored: {error}") from error
+    raise RowRefused(f"a row's {column.name} is {value!r:.100}")
+
+
+def _shown(debris: bytes) -> str:
+    """Bytes as a line of JSON, the first of very many."""
+    some = debris[:_MOST_DEBRIS]
+    return json.dumps({"bytes": len(debris), "unreadable": some.decode("latin-1")})

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -37,6 +37,7 @@ from service.workers import WorkerPool
 _log = logging.getLogger(__name__)
 _TIDY_S = 60.0
 _ROUTES = (score, models, calibration, results, oip, lookout, health)
+_AGAIN_S = 5.0
 
 _DESCRIPTION = (
     "Visual anomaly detection: POST an image, get OK or NG with a score that has a meaning."
@@ -58,6 +59,17 @@ def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:
 async def _watch(engine: Engine, every_s: float) -> None:
     if every_s:
         await engine.watch(every_s)
+
+
+async def _kept_up(task: Callable[[], Awaitable[None]], metrics: Metrics) -> None:
+    """Run a task for as long as the service runs: what ends it is logged, counted, and it begins anew."""
+    while True:
+        try:
+            return await task()
+        except Exception:  # noqa: BLE001  (a watch that ended in silence is what this is against)
+            _log.exception("a task in the background broke off, and begins anew")
+            metrics.task_failures.inc()
+            await asyncio.sleep(_AGAIN_S)
 
 
 async def _tidy_memory() -> None:
@@ -168,8 +180,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 engine, metrics, settings, pool, parsers, budget, drifts, recording
             )
             app.state.calibrator = _calibrator(inspector)
-            tasks = [_watch(engine, settings.watch_models_s), _tidy_memory()]
-            running = [asyncio.create_task(task) for task in tasks]
+            tasks = [lambda: _watch(engine, settings.watch_models_s), _tidy_memory]
+            running = [asyncio.create_task(_kept_up(task, metrics)) for task in tasks]
             yield
             for task in running:
                 task.cancel()

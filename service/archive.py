@@ -13,7 +13,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomaly.bundle import MANIFEST
+from anomaly.manifest import MANIFEST
 
 _log = logging.getLogger(__name__)
 _KEPT = 3  # versions of a model: the active, the one before, the one staged

@@ -14,8 +14,9 @@ import torch
 from anomaly.bundle import Bundle
 from anomaly.detector import Detector
 from anomaly.device import choose_device, memory_of, share_cores, usable_cores
+from anomaly.errors import ScoreNotFinite
 from anomaly.types import Detection, FloatArray, Placement
-from record.audit import Audit
+from record.audit import Audit, AuditBroken
 from service.batching import (
     Batcher,
     BatchingConfig,
@@ -132,6 +133,8 @@ class Engine:
                 return key.detector.detect_canvases(
                     pixels, [work.placement for work in works], [work.camera for work in works]
                 )
+        except ScoreNotFinite:
+            raise
         except Exception as error:
             if is_out_of_memory(error):
                 raise TooMuchAtOnce(
@@ -170,13 +173,17 @@ class Engine:
         }
         try:
             self._audit.add(action, name, ACTOR.get(), **details)
-        except OSError as error:
+        except (OSError, AuditBroken) as error:
+            reason = getattr(error, "strerror", None) or error
             raise AuditUnwritable(
-                f"the audit trail cannot be written ({error.strerror}), so nothing is changed"
+                f"the audit trail cannot be written ({reason}), so nothing is changed"
             ) from error
 
     def _publish(self) -> None:
-        """Tell the metrics which versions serve."""
+        """Tell the metrics which versions serve, and which models are broken."""
+        for slot in self.registry.slots.values():
+            if slot.failure is not None:
+                self._metrics.model_ready.labels(slot.name).set_function(lambda: 0.0)
         self._metrics.model_info.clear()
         for model in self.registry.active:
             bundle = model.bundle

@@ -20,6 +20,7 @@ from anomaly.errors import (
     ImageError,
     ImageTooLarge,
     ModelError,
+    ScoreNotFinite,
     UnsupportedFormat,
 )
 from record.store import StoreError
@@ -283,6 +284,7 @@ RULES: dict[type[Exception], Rule] = {
     NormalsMissing: Rule(422, "bad_parameter"),
     ReasonMissing: Rule(422, "bad_parameter"),
     ModelError: Rule(503, "no_model"),
+    ScoreNotFinite: Rule(500, "not_finite"),
     AnomalyError: Rule(500, "internal"),
 }
 

@@ -91,6 +91,15 @@ class Metrics:
         )
         self.record_behind = self._gauge("record_behind_bytes", "Results that the store lacks yet.")
         self.record_lost = self._counter("record_lost", "Results that the disk did not take.")
+        self.task_failures = self._counter(
+            "task_failures", "Tasks in the background that broke off and began anew."
+        )
+        self.record_refused = self._counter(
+            "record_refused", "Lines of the journal that are no results: set aside."
+        )
+        self.record_away = self._gauge(
+            "record_away", "1 where the store did not take results when last tried."
+        )
         self.score_drift = self._gauge(
             "score_drift_psi", "Stability index of the last scores.", "model", "camera"
         )

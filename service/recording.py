@@ -15,6 +15,7 @@ import numpy as np
 from record.audit import Audit
 from record.journal import Journal
 from record.keep import KeepConfig, Keeper, Kept, KeptStore
+from record.lock import FileLock, LockHeld
 from record.store import Filter, Page, Store, StoreError, unusable
 from record.urls import shown
 from record.writer import Writer
@@ -48,6 +49,7 @@ class Recording:
         if problem := unusable(self._url):
             raise StartError("settings_invalid", f"MASKLINE_DATABASE_URL: {problem}")
         try:
+            self._lock = _hold(folder)
             journal = Journal(folder / "journal")
             self._keeper = _keeper(keep_url or str(folder.absolute() / "kept"), keep, metrics)
         except OSError as error:
@@ -57,12 +59,15 @@ class Recording:
                 "writable, choose another place with MASKLINE_RECORD_DIR, or keep none with "
                 "MASKLINE_RECORD=off",
             ) from error
-        self._writer = Writer(journal, self._open, folder / "refused.jsonl", record_days)
+        self._writer = Writer(
+            journal, self._open, folder / "refused.jsonl", record_days, metrics.record_refused.inc
+        )
         self._audit = Audit(folder)
         self._speaking = asyncio.Lock()
         self._reader: Store | None = None
         self._pool = ThreadPoolExecutor(1, "results")
         self._metrics = metrics
+        metrics.record_away.set_function(lambda: float(self._writer.is_away))
         metrics.record_behind.set_function(lambda: self._writer.bytes_behind)
 
     def keep(
@@ -248,6 +253,7 @@ class Recording:
             self._keeper.close()
         if self._reader is not None:
             self._reader.close()
+        self._lock.release()
 
     def _open(self) -> Store:
         return Store.open(self._url)
@@ -259,6 +265,21 @@ class Recording:
             return ask(self._reader)
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+
+def _hold(folder: Path) -> FileLock:
+    """Hold the journal for as long as this process lives: two would delete each other's rows."""
+    (folder / "journal").mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "journal/lock")
+    try:
+        lock.acquire()
+    except LockHeld as error:
+        raise StartError(
+            "record_in_use",
+            f"another service writes results there ({error}); stop it, or give this one a folder of its own "
+            "with MASKLINE_RECORD_DIR (services may share a database by MASKLINE_DATABASE_URL)",
+        ) from error
+    return lock
 
 
 def _keeper(place: str, config: KeepConfig, metrics: Metrics) -> Keeper | None:

@@ -84,6 +84,7 @@ class Slot:
     active: ServedModel | None = None
     previous: ServedModel | None = None
     staged: ServedModel | None = None
+    failure: ModelError | None = None  # why it could not be loaded at the start
     used: float = 0.0
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -143,12 +144,23 @@ class Registry:
                 f"only {', '.join(sorted(self.slots))}"
             )
 
+        self._default = config.default_model
+        if self._default is None and len(self.slots) == 1:
+            self._default = next(iter(self.slots))
+        if self._default is None:
+            _log.warning(
+                "there are several models (%s) and no MASKLINE_DEFAULT_MODEL: requests that name no model "
+                "are answered 404",
+                ", ".join(sorted(self.slots)),
+            )
+
     @property
     def default_name(self) -> str | None:
-        """The model for requests that name none: the only one, or the one the settings name."""
-        if self._config.default_model is not None:
-            return self._config.default_model
-        return next(iter(self.slots)) if len(self.slots) == 1 else None
+        """The model for requests that name none: the one the settings name, or the only one at the start.
+
+        It stays that until a restart: a folder that appears meanwhile takes no request away from it.
+        """
+        return self._default
 
     @property
     def active(self) -> list[ServedModel]:
@@ -158,14 +170,25 @@ class Registry:
     def load_all(self) -> None:
         """Load every model, as far as the memory goes; the rest is loaded when it is asked for.
 
-        Called once, before requests come. Raises what loading raises.
+        Called once, before requests come. A model that cannot be loaded does not keep the others from
+        serving; raises what loading raises where it is the default one, or where none is left.
         """
+        failed: ModelError | None = None
         for slot in self.slots.values():
             if self._megabytes() + self._needs(slot.folder) > self._config.max_models_mb:
                 _log.info("model %s is loaded when it is asked for: memory is full", slot.name)
                 continue
-            slot.active = self._read_chosen(slot)
+            try:
+                slot.active = self._read_chosen(slot)
+            except ModelError as error:
+                if slot.name == self.default_name:
+                    raise
+                failed = slot.failure = error
+                _log.error("model %s is broken, and others serve: %s", slot.name, error)
+                continue
             self._note("start", slot.name, slot.active.bundle)
+        if failed is not None and not self.active:
+            raise failed
         self._changed()
 
     def find(self, name: str | None) -> Slot:
@@ -191,6 +214,7 @@ class Registry:
             if slot.active is None:
                 self._make_room(slot, self._needs(slot.folder))
                 slot.active = await asyncio.to_thread(self._read_chosen, slot)
+                slot.failure = None
                 self._make_room(slot, 0)
                 self._changed()
             return slot.active
@@ -223,7 +247,7 @@ class Registry:
                     f"version {lying} of {name!r} lies in the models' folder and does not serve; load and "
                     "activate it first, or take it away"
                 )
-            self._note("calibrate", name, bundle, **details)
+            await asyncio.to_thread(self._note, "calibrate", name, bundle, **details)
             self._archive.choose(name, Chosen(base.bundle.version, version))
             try:
                 await asyncio.to_thread(save_bundle, bundle, slot.folder, version)
@@ -250,11 +274,16 @@ class Registry:
             _check_meant(slot.staged, None if staged is None else staged.bundle.version)
         if staged is None or slot.staged is not staged:
             raise NothingStaged(f"no version of {name!r} is staged; POST /v1/models/{name}:load")
-        self._note("activate", name, staged.bundle, **details)
-        slot.staged = None
+        slot.staged = None  # taken: nobody else switches to it while this is written down
+        try:
+            await asyncio.to_thread(self._note, "activate", name, staged.bundle, **details)
+        except BaseException:
+            slot.staged = slot.staged or staged
+            raise
         if slot.active is None or staged.bundle.digest != slot.active.bundle.digest:
             slot.previous = slot.active
         slot.active = staged
+        slot.failure = None
         self._archive.choose(name, None)
         self._switched(slot)
         await asyncio.to_thread(give_back_memory)  # what the version before the last one held
@@ -266,30 +295,42 @@ class Registry:
         Raises `NothingPrevious`, or `VersionChanged` where `version` is another.
         """
         slot = self.find(name)
-        _check_meant(slot.previous, version)
-        if slot.previous is None:
+        previous = slot.previous
+        _check_meant(previous, version)
+        if previous is None:
             raise NothingPrevious(f"{name!r} has no version before the one that serves")
-        self._note("rollback", name, slot.previous.bundle)
-        slot.active, slot.previous = slot.previous, slot.active
-        instead_of = stored_version(slot.folder)
-        own = slot.active.bundle.version
+        instead_of = await asyncio.to_thread(stored_version, slot.folder)
+        await asyncio.to_thread(self._note, "rollback", name, previous.bundle)
+        if slot.previous is not previous:
+            raise NothingPrevious(f"another version of {name!r} was activated meanwhile")
+        slot.active, slot.previous = previous, slot.active
+        own = previous.bundle.version
         self._archive.choose(name, None if own == instead_of else Chosen(own, instead_of))
         self._switched(slot)
         return slot
 
     async def look(self) -> None:
-        """Load and activate what is new in the models' folder; what cannot be loaded is logged once."""
+        """Load and activate what is new in the models' folder; one model's error stops no other's.
+
+        What another version alone could heal is tried once; the rest at every look.
+        """
         self._find_folders()
         for slot in list(self.slots.values()):
             try:
-                version = stored_version(slot.folder)
-                if not self._is_news(slot, version):
-                    continue
-                await self.load(slot.name)
-                await self.activate(slot.name)
+                await self._take_over(slot)
             except (ModelError, DefectsWouldPass) as error:
                 self._given_up.add((slot.name, _stamp(slot.folder)))
                 _log.error("model %s is not taken over: %s", slot.name, error)
+            except Exception:  # noqa: BLE001  (one model must not end the watch of all)
+                _log.exception("model %s is not taken over now, and is tried again", slot.name)
+
+    async def _take_over(self, slot: Slot) -> None:
+        version = await asyncio.to_thread(stored_version, slot.folder)
+        if not self._is_news(slot, version):
+            return
+        if slot.staged is None or slot.staged.bundle.version != version:
+            await self.load(slot.name)
+        await self.activate(slot.name)
 
     def _is_news(self, slot: Slot, version: str) -> bool:
         if (slot.name, _stamp(slot.folder)) in self._given_up:
@@ -297,7 +338,9 @@ class Registry:
         chosen = self._archive.chosen(slot.name)
         if chosen is not None and chosen.instead_of == version:
             return False
-        return slot.active is not None and slot.active.bundle.version != version
+        if slot.active is None:
+            return slot.failure is not None
+        return slot.active.bundle.version != version
 
     def _switched(self, slot: Slot) -> None:
         assert slot.active is not None

@@ -16,7 +16,7 @@ from anomaly.bundle import load_bundle
 from anomaly.detector import Detector
 from anomaly.device import choose_device, share_cores, usable_cores
 from anomaly.encoding import encoding_of, read_header
-from anomaly.errors import ImageError
+from anomaly.errors import ImageError, ScoreNotFinite
 from anomaly.familiarity import unfamiliar
 from anomaly.heatmap import encode_jpeg, overlay
 from anomaly.image import EXTENSIONS, decode_image
@@ -119,12 +119,16 @@ def _score_chunk(
     heatmaps: Path | None,
 ) -> Iterator[dict[str, Any]]:
     readable = [image for image in decoded if isinstance(image, RgbImage)]
-    found = zip(*_inspected(detector, readable), strict=True) if readable else iter(())
+    found = iter(_inspected(detector, readable))
     for path, image in zip(paths, decoded, strict=True):
         if not isinstance(image, RgbImage):
             yield {"image": str(path), "status": "error", **image}
             continue
         detection, inputs = next(found)
+        if isinstance(detection, ScoreNotFinite):
+            detail = {"code": detection.code, "detail": str(detection)}
+            yield {"image": str(path), "status": "error", **detail}
+            continue
         warnings = unfamiliar(detector.calibration, encoding_of(read_header(path), image), inputs)
         record = _record(path, detection) | {"warnings": [asdict(one) for one in warnings]}
         if heatmaps is not None:
@@ -158,11 +162,26 @@ def _begins_a_record(line: bytes) -> bool:
 
 def _inspected(
     detector: Detector, images: Sequence[RgbImage]
-) -> tuple[list[Detection], list[FloatArray]]:
-    """Detections, and what `anomaly.inputs` says of each image."""
+) -> Iterator[tuple[Detection | ScoreNotFinite, FloatArray]]:
+    """Yield for each image what was detected and what `anomaly.inputs` says of it.
+
+    All are inspected at once; where one has no finite score, each by itself.
+    """
+    if not images:
+        return
     pixels, placements = preprocess(images, detector.model.config.preprocess)
-    inputs = [input_statistics(one.permute(1, 2, 0).contiguous().numpy()) for one in pixels]
-    return detector.detect_canvases(pixels, placements), inputs
+    try:
+        detections: Sequence[Detection | ScoreNotFinite] = detector.detect_canvases(
+            pixels, placements
+        )
+    except ScoreNotFinite as error:
+        if len(images) > 1:
+            for image in images:
+                yield from _inspected(detector, [image])
+            return
+        detections = [error]
+    for canvas, detection in zip(pixels, detections, strict=True):
+        yield detection, input_statistics(canvas.permute(1, 2, 0).contiguous().numpy())
 
 
 def _decode(path: Path, canvas: int | None = None) -> RgbImage | dict[str, Any]:

@@ -79,7 +79,7 @@ def test_manifests_fit_kubernetes_schemas(manifest: dict[str, Any]) -> None:
 
 
 def test_probes_ask_for_what_the_service_answers() -> None:
-    (deployment,) = [one for one in manifests() if one["kind"] == "Deployment"]
+    (deployment,) = [one for one in manifests() if one["kind"] == "StatefulSet"]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     paths = {
         container[p]["httpGet"]["path"] for p in ("readinessProbe", "livenessProbe", "startupProbe")
@@ -88,3 +88,11 @@ def test_probes_ask_for_what_the_service_answers() -> None:
     grace = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert grace > Settings().drain_delay_s + Settings().drain_limit_s
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+def test_the_record_outlives_its_pod() -> None:
+    (replicas,) = [one for one in manifests() if one["kind"] == "StatefulSet"]
+    claims = {one["metadata"]["name"] for one in replicas["spec"]["volumeClaimTemplates"]}
+    (container,) = replicas["spec"]["template"]["spec"]["containers"]
+    mounts = {one["mountPath"]: one["name"] for one in container["volumeMounts"]}
+    assert mounts["/results"] in claims

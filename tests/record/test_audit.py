@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from record.audit import Audit, AuditBroken
+from record.lock import FileLock, LockHeld
 
 
 @pytest.fixture
@@ -116,3 +117,15 @@ def test_rows_that_were_put_at_the_end_are_not_recovered(tmp_path: Path, rows: i
     trail.add("activate", "m", None)
     with pytest.raises(AuditBroken):
         trail.verify()
+
+
+def test_a_trail_that_somebody_holds_is_an_error_in_time(
+    audit: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("record.audit._LOCK_S", 0.1)
+    holder = FileLock(tmp_path / "audit.lock")
+    holder.acquire()
+    with pytest.raises(LockHeld, match="process"):
+        audit.add("activate", "flange", None)
+    holder.release()
+    assert audit.add("activate", "flange", None).number == 5

@@ -154,3 +154,58 @@ def test_old_results_go_while_there_is_nothing_else_to_do(tmp_path: Path) -> Non
     )
     until(lambda: stored(tmp_path) == [2])
     again.close()
+
+
+def test_lines_that_are_no_results_are_set_aside_and_keep_no_result_waiting(tmp_path: Path) -> None:
+    (tmp_path / "journal").mkdir()
+    as_kept = {name: str(value) for name, value in row(1).items() if name.endswith("_at")}
+    whole = row(1) | as_kept
+    odd = [
+        b"\0" * 512 + b'{"half":1}',
+        json.dumps({"half": 1}).encode(),
+        json.dumps(whole | {"inspected_at": "yesterday"}).encode(),
+        json.dumps(whole | {"score": "x"}).encode(),
+        json.dumps(whole | {"score": float("nan")}).encode(),
+        json.dumps(whole | {"part_id": "\ud800"}).encode(),
+        json.dumps({k: v for k, v in whole.items() if k != "digest"}).encode(),
+        json.dumps(whole | {"more": 1}).encode(),
+        b"[" * 100_000,
+        b"7",
+    ]
+    first = Journal(tmp_path / "journal")
+    first.close()
+    with max((tmp_path / "journal").glob("*.jsonl")).open("ab") as file:
+        file.write(b"".join(line + b"\n" for line in odd))
+    refused: list[int] = []
+    own = Writer(
+        Journal(tmp_path / "journal"),
+        lambda: Store.open(url(tmp_path)),
+        tmp_path / "refused.jsonl",
+        on_refused=lambda: refused.append(1),
+    )
+    for n in range(5):
+        own.keep(row(n))
+    own.close()
+    assert stored(tmp_path) == [0, 1, 2, 3, 4]
+    lines = (tmp_path / "refused.jsonl").read_text().splitlines()
+    assert all(json.loads(line) for line in lines)
+    assert len(lines) == len(refused) >= len(odd)
+    assert own.bytes_behind == 0
+
+
+def test_an_error_that_nobody_expected_does_not_end_the_writer(tmp_path: Path) -> None:
+    tries = []
+
+    def odd() -> Store:
+        tries.append(1)
+        if len(tries) < 3:
+            raise ZeroDivisionError
+        return Store.open(url(tmp_path))
+
+    own = writer(tmp_path, odd)
+    own.keep(row(1))
+    until(lambda: own.is_away)
+    until(lambda: own.bytes_behind == 0)
+    until(lambda: not own.is_away)
+    own.close()
+    assert stored(tmp_path) == [1]

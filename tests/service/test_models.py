@@ -11,9 +11,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from anomaly.bundle import Bundle, save_bundle
+from anomaly.errors import ModelCorrupt
 from record.audit import Audit
 from service import registry
 from service.app import create_app
+from service.errors import AuditUnwritable
 from tests.conftest import is_freed, normal_pixels, png
 from tests.service.conftest import settings
 
@@ -291,3 +293,52 @@ def test_a_camera_with_a_calibration_of_its_own_is_judged_and_recorded_by_it(
         assert listed["cameras"] == ["side"]
         assert listed["calibration"] == usual["model"]["calibration"]
         assert 'camera="side",model="m",verdict="WARN"} 1.0' in client.get("/metrics").text
+
+
+def test_a_broken_model_keeps_no_other_from_serving(models: Path, tiny_bundle: Bundle) -> None:
+    (models / "right/manifest.json").write_text("{")
+    with TestClient(create_app(settings(models, default_model="left"))) as client:
+        assert serving(client) == "v1"
+        broken = client.post("/score?model=right", content=GOOD)
+        assert (broken.status_code, broken.json()["code"]) == (503, "model_corrupt")
+        assert 'maskline_model_ready{model="right"} 0.0' in client.get("/metrics").text
+    with (
+        pytest.raises(ModelCorrupt),
+        TestClient(create_app(settings(models, default_model="right"))),
+    ):
+        pass
+
+
+def test_a_folder_that_appears_takes_no_request_from_the_only_model(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    save_bundle(tiny_bundle, tmp_path / "left", "v1")
+    app = create_app(settings(tmp_path))
+    with TestClient(app) as client:
+        save_bundle(tiny_bundle, tmp_path / "second", "v1")
+        client.portal.call(app.state.inspector.engine.registry.look)
+        assert client.post("/score", content=GOOD).json()["model"]["name"] == "left"
+
+
+def test_the_watch_outlives_every_error_and_tries_again(
+    models: Path, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(settings(models, default_model="left"))
+    with TestClient(app) as client:
+        watched = app.state.inspector.engine.registry
+        note, errors = watched._note, [AuditUnwritable("locked"), ZeroDivisionError()]
+
+        def noting(action: str, name: str, bundle: Bundle, **details: object) -> None:
+            if name == "left" and errors:
+                raise errors.pop()
+            note(action, name, bundle, **details)
+
+        monkeypatch.setattr(watched, "_note", noting)
+        for folder in ("left", "right"):
+            publish(tiny_bundle, models / folder, "v2")
+        client.portal.call(watched.look)
+        assert (serving(client), serving(client, "right")) == ("v1", "v2")
+        client.portal.call(watched.look)
+        assert serving(client) == "v1"
+        client.portal.call(watched.look)
+        assert serving(client) == "v2"

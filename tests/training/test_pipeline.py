@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 
 from anomaly.bundle import Bundle, load_bundle, save_bundle
-from anomaly.errors import CalibrationError, ModelUncalibrated, RoiInvalid
+from anomaly.detector import Detector
+from anomaly.errors import CalibrationError, ModelUncalibrated, RoiInvalid, ScoreNotFinite
 from anomaly.statement import state
 from anomaly.stored import digest_of
+from anomaly.types import Detection, RgbImage
 from tests.conftest import normal_pixels, planted, png, samples, write_set
 from training.calibrate import calibrate_model, with_groups
 from training.config import TrainConfig
@@ -257,3 +260,23 @@ def test_a_region_that_cannot_be_read_changes_nothing(
             Recalibration(roi=tmp_path / "roi.json"),
         )
     assert load_bundle(tmp_path / "m").version == "v1"
+
+
+def test_an_image_without_a_finite_score_is_an_error_and_spares_the_others(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(4):
+        (tmp_path / f"{index}.png").write_bytes(png(normal_pixels(5100 + index)))
+    plain = Detector.detect
+
+    def spoilt(self: Detector, images: Sequence[RgbImage]) -> list[Detection]:
+        if any((image.pixels == odd.pixels).all() for image in images):
+            raise ScoreNotFinite("the score is nan")
+        return plain(self, images)
+
+    odd = RgbImage(normal_pixels(5102))
+    monkeypatch.setattr(Detector, "detect", spoilt)
+    records = list(score_files(tiny_folder, [tmp_path]))
+    assert [record["status"] for record in records] == ["ok", "ok", "error", "ok"]
+    assert records[2]["code"] == "score_not_finite"
+    assert "verdict" not in records[2]

@@ -1,0 +1,131 @@
+"""Tensors of a model folder to a model, when nothing that the folder says is believed.
+
+What a configuration asks for is laid out without memory first and held against the weights that are there: so
+a folder never costs more than a small multiple of its files. Every number in it must be finite.
+"""
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+
+from anomaly.calibration import Calibration
+from anomaly.config import from_dict
+from anomaly.errors import AnomalyError, ModelCorrupt, ModelError
+from anomaly.model import AnomalyModel, ModelConfig
+from anomaly.stored import calibration_from, check_fits, require
+
+_GOLDEN_AT_MOST = 16
+# What torch, timm and ONNX Runtime raise when they are asked for what makes no sense.
+_ODD = (
+    AnomalyError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+@contextmanager
+def corrupt_unless_sound(folder: Path) -> Iterator[None]:
+    """Turn whatever a folder's contents make libraries raise into `ModelCorrupt`, in one line."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except _ODD as error:
+        reason = textwrap.shorten(
+            str(error) or type(error).__name__, 200
+        )  # torch lists every tensor
+        raise ModelCorrupt(
+            f"the model in {folder} does not fit its manifest or this version of Maskline: {reason}"
+        ) from error
+
+
+def read_tensors(path: Path, data: bytes) -> dict[str, torch.Tensor]:
+    """Read a safetensors file whose every number is finite; raises `ModelCorrupt`."""
+    try:
+        tensors: dict[str, torch.Tensor] = load(data)
+    except (SafetensorError, *_ODD) as error:
+        raise ModelCorrupt(f"{path} cannot be read: {error}") from error
+    for name, tensor in tensors.items():
+        if not _is_finite(tensor):
+            raise ModelCorrupt(
+                f"{name} in {path} has values that are not finite (NaN or infinite); train or calibrate "
+                "the model again"
+            )
+    return tensors
+
+
+def model_from(values: Mapping[str, Any], weights: dict[str, torch.Tensor]) -> AnomalyModel:
+    """Build the model that a configuration describes and the weights fit; raises much."""
+    config = from_dict(ModelConfig, values)
+    with torch.device("meta"):
+        layout = AnomalyModel.empty(config).state_dict()
+    require(layout.keys() == weights.keys(), _difference(layout.keys() ^ weights.keys()))
+    for name, tensor in weights.items():
+        own = layout[name]
+        fits = own.shape == tensor.shape and own.dtype == tensor.dtype
+        require(fits, f"{name} is {_form(tensor)}, where {_form(own)} belongs")
+    model = AnomalyModel.empty(config)
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def calibrations_from(
+    values: dict[str, Any],
+    cameras: Mapping[str, dict[str, Any]],
+    tensors: dict[str, torch.Tensor],
+    model: AnomalyModel,
+) -> tuple[Calibration, dict[str, Calibration]]:
+    """Restore the calibration and those of cameras, all of which fit the model; raises much."""
+    each = {}
+    for number, (name, own) in enumerate(cameras.items()):
+        prefix = f"camera{number}."
+        mine = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        each[name] = calibration_from(own, mine)
+    calibration = calibration_from(values, tensors)
+    for one in (calibration, *each.values()):
+        check_fits(one, len(model.names), model.target.map_grid.length)
+    return calibration, each
+
+
+def check_golden_form(golden: dict[str, torch.Tensor], values: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` unless these are golden scores of canvases of the configured side.
+
+    Called before a model is built: the file's own size bounds what its canvases will cost.
+    """
+    canvas = from_dict(ModelConfig, values).preprocess.canvas
+    canvases, scores = golden["canvases"], golden["scores"]
+    require(canvases.dtype == torch.uint8, "the golden canvases are no pictures")
+    require(0 < len(scores) <= _GOLDEN_AT_MOST and scores.ndim == 1, "there are no golden scores")
+    shape = (len(scores), 3, canvas, canvas)
+    require(
+        tuple(canvases.shape) == shape and scores.dtype == torch.float32,
+        f"the golden canvases are {_form(canvases)}, where {shape} belongs",
+    )
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    if tensor.is_complex():
+        return False
+    if not tensor.is_floating_point():
+        return True
+    # float8 has no test of its own
+    return bool(torch.isfinite(tensor if tensor.element_size() > 1 else tensor.float()).all())
+
+
+def _difference(names: set[str]) -> str:
+    return f"{len(names)} tensors are missing or too many, {min(names, default='')} for instance"
+
+
+def _form(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

@@ -40,7 +40,9 @@ RecordDir = Annotated[
 ]
 Data = Annotated[
     Path,
-    typer.Argument(help="MVTec-layout folder, plain folder of normal images, or .jsonl manifest."),
+    typer.Argument(
+        help="Set in one of the usual layouts, folder of normal images, or .jsonl manifest."
+    ),
 ]
 Model = Annotated[Path, typer.Argument(help="Model folder.")]
 Rate = Annotated[
@@ -99,7 +101,7 @@ def train(
     wanted = Choices(false_alarm_rate, warn_rate) if calibrate else None
     how = Training(resume, wanted, group_by, init, skip_unreadable)
     with joined(config.run.device) as world:
-        bundle = train_model(open_dataset(data), out, config, how, world=world)
+        bundle = train_model(open_dataset(data, group_by), out, config, how, world=world)
     if not world.is_first:
         return
     typer.echo(f"saved {out}, version {bundle.version}")
@@ -229,20 +231,22 @@ def calibrate(
 ) -> None:
     """Give a model its threshold, from normal images it was not trained on."""
     from anomaly.statement import state
-    from training.calibrate import with_groups
-    from training.data import normal_images
+    from training.data import calibration_images
     from training.pipeline import Recalibration, calibrate_folder
 
+    images = calibration_images(normals, group_by)
     done = calibrate_folder(
         model,
-        with_groups(normal_images(normals), group_by),
+        images.samples,
         Recalibration(false_alarm_rate, warn_rate, roi, camera),
+        group_by=group_by,
         skip_unreadable=skip_unreadable,
         device=device,
     )
     if as_json:
         said = asdict(state(done.calibration, done.before))
-        _print_json({"version": done.bundle.version, "camera": camera, **said})
+        listing = images.listing.as_dict()
+        _print_json({"version": done.bundle.version, "camera": camera, "data": listing, **said})
         return
     typer.echo(f"calibrated {model}, version {done.bundle.version}")
     _say_calibration(done.calibration, done.before)

@@ -1,7 +1,7 @@
 """Files to scores, one record each; a file that cannot be read is a record, not the end."""
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -20,7 +20,11 @@ from anomaly.heatmap import encode_jpeg, overlay
 from anomaly.image import EXTENSIONS, decode_image
 from anomaly.types import Detection, RgbImage
 from training.checkpoint import write_whole
+from training.data import say
 from training.errors import DataError
+from training.files import read_tree
+from training.layouts import without_masks
+from training.samples import Listing, shown
 
 _CHUNK = 8
 _DECODERS = 2
@@ -142,14 +146,20 @@ def _record(path: Path, detection: Detection) -> dict[str, Any]:
 
 
 def _expand(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yield files, and the images of folders and below, but for masks and what is never an image."""
     for path in paths:
         if not path.is_dir():
             yield path
             continue
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in EXTENSIONS)
-        if not found:
-            raise DataError(f"no images in {path}; files read: {', '.join(EXTENSIONS)}")
-        yield from found
+        left_out: Counter[str] = Counter()
+        folder = read_tree(path, left_out)
+        images = list(without_masks(folder, left_out))
+        if not images:
+            raise DataError(
+                f"no images in {shown(path)} or below; files read: {', '.join(EXTENSIONS)}"
+            )
+        say(Listing("any", {"to score": len(images)}, dict(left_out.most_common())))
+        yield from images
 
 
 def _write_overlay(path: Path, image: RgbImage, detection: Detection, detector: Detector) -> None:

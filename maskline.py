@@ -572,9 +572,12 @@ def _say_calibration(calibration: Any, before: Any = None) -> None:
 
 
 def _score_line(row: dict[str, Any]) -> str:
+    from training.samples import shown
+
+    image = shown(row["image"])
     if row["status"] == "error":
-        return f"ERROR  {row['image']}: {row['detail']}"
-    return f"{row['verdict']:<5}  {row['score']:8.3f}  p={row['p_value']:.4f}  {row['image']}"
+        return f"ERROR  {image}: {shown(row['detail'])}"
+    return f"{row['verdict']:<5}  {row['score']:8.3f}  p={row['p_value']:.4f}  {image}"
 
 
 def _print_json(value: Any) -> None:

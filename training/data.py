@@ -164,7 +164,7 @@ def regroup(dataset: Dataset, group_by: str | None) -> Dataset:
 
     Raises `DataError` where a session is in training and in validation.
     """
-    samples, shared = without_shared(with_digests(regrouped(undrawn(dataset.samples), group_by)))
+    samples, shared = without_shared(with_digests(_regrouped(dataset.samples, group_by)))
     drawn = held_out(with_copies_together(samples))
     listing = dataset.listing
     left_out = dict(listing.left_out)
@@ -175,6 +175,14 @@ def regroup(dataset: Dataset, group_by: str | None) -> Dataset:
         listing, taken=taken(drawn), left_out=left_out, notes=tuple(dict.fromkeys(notes))
     )
     return replace(dataset, samples=tuple(drawn), listing=told)
+
+
+def _regrouped(samples: Sequence[Sample], group_by: str | None) -> list[Sample]:
+    """Group what is trained and calibrated on; names of test images need not fit the pattern."""
+    return [
+        regrouped([sample], group_by)[0] if sample.is_normal and sample.split != "test" else sample
+        for sample in undrawn(samples)
+    ]
 
 
 def say(listing: Listing) -> None:
@@ -188,6 +196,8 @@ def say(listing: Listing) -> None:
 def _said_of_copies(samples: Sequence[Sample]) -> Iterator[str]:
     if count := copies(s for s in samples if s.is_normal and s.split != "test"):
         yield f"{count} images are exact copies of others: with those they count as one part"
+    if count := copies(s for s in samples if s.split == "test"):
+        yield f"{count} test images are exact copies of other ones: they weigh more in the figures"
     learned = {s.digest for s in samples if s.split != "test" and s.is_normal and s.digest}
     known = [shown(s.name) for s in samples if s.split == "test" and s.digest in learned]
     if known:

@@ -105,6 +105,7 @@ def _split_set(
 ) -> Iterator[Sample]:
     reading.layouts["train/validation/test"] += 1
     given = {split for split, _ in splits}
+    _refuse_defects_as_lots(splits)
     by_truth: dict[Path, tuple[Folder, list[Sample]]] = {}
     for split, below in splits:
         drawn = ("validation",) if split == "train" and "validation" not in given else ()
@@ -116,6 +117,20 @@ def _split_set(
     for own, samples in by_truth.values():
         check_masks([sample for sample in samples if not sample.is_normal], own)
     _leave_out(folder, [below for _, below in splits], reading)
+
+
+def _refuse_defects_as_lots(splits: Sequence[tuple[str, Folder]]) -> None:
+    """Folders in a training split without good/ are lots of good parts, if the test split agrees."""
+    bad = {
+        k.name for s, f in splits if s == "test" for k in _kinds(f) if not is_normal_name(k.name)
+    }
+    for split, folder in splits:
+        lots = [] if split == "test" or _has_kinds(folder) else _kinds(folder)
+        if known := [lot.name for lot in lots if lot.name in bad]:
+            raise DataError(
+                f"{shown(folder.path / known[0])} could be a lot of good parts, but {shown(known[0])}/ is a "
+                f"kind of defect in test/; put good parts into {folder.name}/good"
+            )
 
 
 def _one_split(

@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from anomaly.image import EXTENSIONS
 from training.errors import DataError
 from training.labels import label_of, split_of
 from training.samples import NORMAL, SPLITS, Sample, shown
@@ -34,6 +35,8 @@ def read_manifest(path: Path, notes: list[str]) -> list[Sample]:
 
     Where no line has a split, the defects are the test split, and the rest is drawn.
     """
+    if path.suffix.lower() in EXTENSIONS:
+        raise DataError(f"{shown(path)} is one image; want a folder of them, or a .jsonl manifest")
     if path.suffix.lower() in _TABLES:
         raise DataError(
             f'{shown(path)} is a table; want JSON Lines: one {{"image": "a.png", "label": "good"}} a line'
@@ -153,7 +156,7 @@ def _label(where: str, row: dict[str, Any]) -> str:
         raise DataError(
             f"{where} has the label {json.dumps(label)[:80]}; want 'good' (or 0), the kind of defect, or 1"
         )
-    return label_of(label, f"{where}: the label")
+    return label_of(shown(label), f"{where}: the label")
 
 
 def _split(where: str, row: dict[str, Any]) -> str:
@@ -170,10 +173,10 @@ def _session(where: str, row: dict[str, Any]) -> str | None:
     if "session" not in row:
         return None
     session = row["session"]
-    is_number = isinstance(session, int | float) and not isinstance(session, bool)
+    is_number = isinstance(session, int) and not isinstance(session, bool)
     if isinstance(session, str) and session:
-        return session
-    if not is_number or not math.isfinite(session):
+        return shown(session)
+    if not is_number and not (isinstance(session, float) and math.isfinite(session)):
         raise DataError(
             f"{where} has the session {json.dumps(session)[:80]}; want a name or number, or leave it out"
         )

@@ -233,9 +233,9 @@ def _enough(dataset: Dataset, how: Training) -> list[Sample]:
         )
     if how.wanted is None:
         return []
-    normals = _normal(dataset, "validation")
+    normals = dataset.normal("validation")
     try:
-        check_groups(normals, how.group_by)
+        check_groups(normals or dataset.normal("train"), how.group_by)
     except DataError as error:
         if not any(sample.drawn_into for sample in normals):
             raise
@@ -243,7 +243,7 @@ def _enough(dataset: Dataset, how: Training) -> list[Sample]:
             f"too few images to train and to calibrate on others: a fifth of the independent parts is held "
             f"out, and {error}. Collect 8 independent parts at the least, or pass --no-calibrate"
         ) from error
-    return normals
+    return _normal(dataset, "validation")
 
 
 def _normal(dataset: Dataset, split: str) -> list[Sample]:

@@ -92,7 +92,7 @@ def calibration_images(data: Path, group_by: str | None = None) -> Dataset:
         dataset.listing,
         taken=taken(samples),
         left_out=left_out | dict(dataset.listing.left_out),
-        notes=(*dataset.listing.notes, *_said_of_copies(samples)),
+        notes=(*dataset.listing.notes, *_said_of_splits(data, chosen), *_said_of_copies(samples)),
     )
     say(listing)
     return Dataset(data, tuple(samples), listing)
@@ -191,6 +191,11 @@ def say(listing: Listing) -> None:
     _log.log(logging.WARNING if is_odd else logging.INFO, "%s", listing.summary())
     for note in listing.notes:
         _log.warning("%s", note)
+
+
+def _said_of_splits(data: Path, chosen: Sequence[Sample]) -> Iterator[str]:
+    if data.is_file() and any(sample.drawn_into for sample in chosen):
+        yield f"{shown(data)} has no splits: all of its good parts are calibrated on"
 
 
 def _said_of_copies(samples: Sequence[Sample]) -> Iterator[str]:

@@ -292,3 +292,13 @@ def test_a_card_of_before_says_nothing(
     images = calibration_images(tiny_data / "train/good").samples
     done = calibrate_folder(tmp_path / "m", images, Recalibration(), quiet=True)
     assert done.calibration.images.groups == 24
+
+
+def test_a_folder_for_each_lot_is_a_group(tmp_path: Path) -> None:
+    """The README's own example."""
+    write_set(tmp_path, {"lot1": 3, "lot2": 2, "lot3/late": 2})
+    assert sessions(list(calibration_images(tmp_path, "folder").samples)) == {
+        "lot1",
+        "lot2",
+        "lot3/late",
+    }

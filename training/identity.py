@@ -44,16 +44,21 @@ def names_and_digests(samples: Sequence[Sample]) -> list[tuple[str, str]]:
     return [(s.name or s.path.name, s.digest) for s in with_digests(samples)]
 
 
-def card_digests(samples: Iterable[Sample]) -> str:
-    """Return the digests for a card, in one string; of very many images those with the smallest."""
-    digests = {sample.digest[:_HEX] for sample in samples if sample.digest}
+def card_digests(samples: Iterable[Sample], before: str = "") -> str:
+    """Add digests to those of a card, in one string; of very many images those with the smallest."""
+    digests = {sample.digest[:_HEX] for sample in with_digests(samples) if sample.digest}
+    digests |= _parsed(before)
     return "".join(sorted(digests)[:_MOST_IN_CARD])
 
 
 def seen(samples: Iterable[Sample], card: str) -> list[Sample]:
     """Return those of the images that a card holds, under whatever name."""
-    known = {card[i : i + _HEX] for i in range(0, len(card), _HEX)}
+    known = _parsed(card)
     return [s for s in with_digests(samples) if s.digest and s.digest[:_HEX] in known]
+
+
+def _parsed(card: str) -> set[str]:
+    return {card[i : i + _HEX] for i in range(0, len(card), _HEX)}
 
 
 def is_cut(card: str) -> bool:

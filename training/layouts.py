@@ -140,7 +140,8 @@ def _one_split(
         return read_pairs(folder, split, drawn, reading.sample)
     if split != "test" and not _has_kinds(folder):
         _refuse_annotated(folder, reading)
-        return [reading.sample(path, NORMAL, split, drawn) for path in folder.below()]
+        paths = without_masks(folder, reading.left_out)
+        return [reading.sample(path, NORMAL, split, drawn) for path in paths]
     if folder.images:
         reading.left_out[f"images in {shown(folder.name)}/ without a folder for their kind"] += len(
             folder.images
@@ -158,7 +159,8 @@ def _of_kinds(
         reading.notes.append(f"taken for good parts: {folder.name}/{some([*map(shown, good)])}")
     for kind in kinds:
         label = label_of(kind.name, f"the folder {shown(kind.path)}")
-        own = [reading.sample(path, label, split, drawn) for path in kind.below()]
+        paths = without_masks(kind, reading.left_out)
+        own = [reading.sample(path, label, split, drawn) for path in paths]
         samples += own if label == NORMAL else with_masks(own, kind, truth)
     return samples
 

@@ -88,11 +88,13 @@ def train_model(
     Of several processes the first one calibrates and saves.
     """
     dataset = dataset if how.group_by is None else regroup(dataset, how.group_by)
-    normals = _enough(dataset, how)
+    normals = check_enough(dataset, how)
     samples = readable(_normal(dataset, "train"), skip_unreadable=how.skip_unreadable)
-    start, init = None, how.init
+    start, earlier, init = None, None, how.init
     if init is not None:
-        config, start = adapted(config, load_bundle(init, check_golden=False, with_graph=False))
+        earlier = load_bundle(init, check_golden=False, with_graph=False)
+        normals = held_out_of(earlier, normals, how.group_by) if normals else []
+        config, start = adapted(config, earlier)
     if world.is_first:
         config = plan(samples, config, quiet=quiet)
     config = with_canvas(config, world.from_first(config.model.preprocess.canvas))
@@ -101,7 +103,7 @@ def train_model(
     )
     origin = _origin(dataset) | ({} if init is None else {"init": init.name})
     bundle = Bundle(out.absolute().name, model, None, {"training": card | origin})
-    bundle = remember_training(bundle, samples)
+    bundle = remember_training(bundle, samples, earlier)
     if not world.is_first:
         return bundle
     if how.wanted is not None:
@@ -202,6 +204,7 @@ def evaluate_model(
     detector = bundle.detector(choose_device(device))
     result = evaluate(bundle, detector, samples, skip_unreadable=skip_unreadable, quiet=quiet)
     result.figures["test_images_seen_before"] = known
+    result.figures["data"] = dataset.listing.as_dict()
     if json_file is not None:
         save_figures(result.figures, json_file)
     path = None
@@ -225,7 +228,7 @@ def readable(samples: list[Sample], *, skip_unreadable: bool) -> list[Sample]:
     return [sample for sample, _ in read_images(samples, skip_unreadable=True)]
 
 
-def _enough(dataset: Dataset, how: Training) -> list[Sample]:
+def check_enough(dataset: Dataset, how: Training) -> list[Sample]:
     """Return what is to be calibrated on. Raises `DataError` where that is too little, before the work."""
     if len(_normal(dataset, "train")) < 2:
         raise DataError(

@@ -53,7 +53,7 @@ class Listing:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
-        return asdict(self)
+        return asdict(self) | {"notes": list(self.notes)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,16 +20,20 @@ _TRAINED = "trained"
 _CALIBRATED = "calibrated"
 
 
-def remember_training(bundle: Bundle, samples: Sequence[Sample]) -> Bundle:
-    """Note in the card what was trained on."""
-    return _noted(bundle, _TRAINED, samples)
+def remember_training(
+    bundle: Bundle, samples: Sequence[Sample], earlier: Bundle | None = None
+) -> Bundle:
+    """Note in the card what was trained on, and what the model was that it started from."""
+    before = "" if earlier is None else _card(earlier).get(_TRAINED, "")
+    return _noted(bundle, _TRAINED, card_digests(samples, before))
 
 
 def remember_calibration(
     bundle: Bundle, samples: Sequence[Sample], camera: str | None = None
 ) -> Bundle:
     """Note in the card what was calibrated on, for one camera or for all that have none of their own."""
-    return _noted(bundle, _CALIBRATED if camera is None else f"{_CALIBRATED} {camera}", samples)
+    what = _CALIBRATED if camera is None else f"{_CALIBRATED} {camera}"
+    return _noted(bundle, what, card_digests(samples))
 
 
 def held_out_of(bundle: Bundle, samples: Sequence[Sample], group_by: str | None) -> list[Sample]:
@@ -94,6 +98,6 @@ def _card(bundle: Bundle) -> dict[str, str]:
     return card
 
 
-def _noted(bundle: Bundle, what: str, samples: Sequence[Sample]) -> Bundle:
-    noted = _card(bundle) | {what: card_digests(samples)}
+def _noted(bundle: Bundle, what: str, digests: str) -> Bundle:
+    noted = _card(bundle) | {what: digests}
     return replace(bundle, card=bundle.card | {_CARD: noted})

@@ -13,7 +13,7 @@ from typing import Any
 from training.config import TrainConfig, load_recipe, load_sweep
 from training.data import Dataset
 from training.errors import DataError, RecipeError, TrainingError
-from training.pipeline import Training, train_model
+from training.pipeline import USUAL_TRAINING, Training, check_enough, train_model
 
 _STUDY = "maskline"
 
@@ -45,6 +45,7 @@ def sweep(
     except ImportError as error:
         raise RecipeError("a sweep needs Optuna: pip install 'maskline[tracking]'") from error
     ranges = load_sweep(recipe)
+    check_enough(dataset, USUAL_TRAINING)
     out.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
+from anomaly.image import EXTENSIONS
 from training.errors import DataError
 from training.files import Folder
 from training.labels import is_normal_name
@@ -102,19 +103,22 @@ def mask_files(sample: Sample) -> list[Path]:
         return []
     if not sample.mask.is_dir():
         return [sample.mask]
-    return sorted(path for path in sample.mask.iterdir() if not path.name.startswith("."))
+    files = (path for path in sample.mask.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in files if path.suffix.lower() in EXTENSIONS)
 
 
 def check_mask_sizes(samples: Sequence[Sample]) -> None:
-    """Raise `DataError` where a mask is of another size than its image, from their headers alone.
+    """Raise `DataError` where a mask is no picture or of another size than its image, by their headers.
 
-    A header that cannot be read is left to whoever reads the pixels.
+    An image's header that cannot be read is left to whoever reads its pixels.
     """
     for sample in samples:
         size = _header_size(sample.path) if sample.mask is not None else None
         for path in mask_files(sample):
             mask_size = _header_size(path)
-            if size is not None and mask_size is not None and mask_size != size:
+            if mask_size is None:
+                raise _unreadable(path)
+            if size is not None and mask_size != size:
                 raise _size_error(path, mask_size, size)
 
 
@@ -146,8 +150,12 @@ def read_pixels(path: Path) -> np.ndarray:
     except (OSError, cv2.error) as error:
         raise DataError(f"the mask {shown(path)} cannot be read: {error}") from error
     if mask is None:
-        raise DataError(f"the mask {shown(path)} cannot be read; replace it, or remove it")
+        raise _unreadable(path)
     return mask
+
+
+def _unreadable(path: Path) -> DataError:
+    return DataError(f"the mask {shown(path)} cannot be read; replace it, or remove it")
 
 
 def _of_kind(truth: Folder, kind: str) -> Folder | None:

@@ -28,6 +28,7 @@ from training.pipeline import (
 )
 from training.samples import Sample
 from training.shards import find_shards, pack
+from training.sweep import sweep
 
 
 def short(config: TrainConfig) -> TrainConfig:
@@ -302,3 +303,26 @@ def test_a_folder_for_each_lot_is_a_group(tmp_path: Path) -> None:
         "lot2",
         "lot3/late",
     }
+
+
+def test_a_model_to_start_from_has_seen_its_images_too(
+    trained: tuple[Path, Path], tiny_config: TrainConfig, tmp_path: Path
+) -> None:
+    model, data = trained
+    used = [sample.path for sample in open_dataset(data).normal("train")]
+    write_set(tmp_path / "more", {"train/good": 4, "validation/good": 3}, first=300)
+    for index, path in enumerate(used):
+        shutil.copy(path, tmp_path / f"more/validation/good/old{index}.png")
+    dataset, how = open_dataset(tmp_path / "more"), Training(init=model)
+    bundle = train_model(dataset, tmp_path / "m", short(tiny_config), how, quiet=True)
+    assert bundle.calibration is not None
+    assert bundle.calibration.images.groups == 3
+    assert len(bundle.card["images_seen"]["trained"]) == 16 * (len(used) + 4)
+
+
+def test_a_sweep_of_too_few_images_ends_before_its_first_trial(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    data = write_set(tmp_path / "data", {".": 5})
+    with pytest.raises(DataError, match="too few images to train and to calibrate"):
+        sweep(open_dataset(data), tmp_path / "out", "sweep", trials=1, quiet=True)
+    assert not (tmp_path / "out").exists()

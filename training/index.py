@@ -47,7 +47,7 @@ class FileIndex(Sequence[Sample]):
     def digest(self) -> str:
         """What tells these images from others: their paths as listed, and their bytes as they are now.
 
-        Of more than ten thousand, size and time stand for the bytes: reading a million takes as long as an epoch.
+        Of more than ten thousand, size and time stand for the bytes: reading a million takes an epoch's time.
         """
         digest = hashlib.sha256(self._listed.encode())
         if len(self) <= _MOST_READ:

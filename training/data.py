@@ -187,7 +187,10 @@ def _regrouped(samples: Sequence[Sample], group_by: str | None) -> list[Sample]:
 
 def say(listing: Listing) -> None:
     """Log what was taken and what was left out."""
-    is_odd = any("not read" in kind for kind in listing.left_out)
+    is_odd = any(
+        kind.startswith(("images in", "images outside", "images beside")) or "not read" in kind
+        for kind in listing.left_out
+    )
     _log.log(logging.WARNING if is_odd else logging.INFO, "%s", listing.summary())
     for note in listing.notes:
         _log.warning("%s", note)

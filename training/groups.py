@@ -23,8 +23,8 @@ def with_groups(samples: Sequence[Sample], group_by: str | None) -> list[Sample]
     """Set each sample's session.
 
     `group_by` is `image` (every image by itself), `session` (as the manifest says, or every image by itself),
-    `folder`, or a regular expression on the path below the set whose first group names the session. Copies of
-    one file fall into one session. Raises `DataError` where a pattern does not fit.
+    `folder`, or a regular expression on the path, first below the set, whose first group names the session.
+    Copies of one file fall into one session. Raises `DataError` where a pattern does not fit.
     """
     return with_copies_together(regrouped(samples, group_by))
 
@@ -44,7 +44,7 @@ def _regroup(sample: Sample, group_by: str | None) -> Sample:
         case "folder":
             return replace(sample, session=str(Path(name).parent))
     try:
-        matched = re.search(group_by, name)
+        matched = re.search(group_by, name) or re.search(group_by, str(sample.path))
     except re.error as error:
         raise DataError(f"--group-by {group_by!r} is no regular expression: {error}") from error
     if matched is None or not matched.groups() or not matched.group(1):

@@ -26,11 +26,9 @@ _SPLITS = {
     "testing": "test",
     "test_public": "test",  # MVTec AD 2
 }
-_MASKS_NAMES = (
-    "ground_truth groundtruth gt mask masks label labels annotation annotations segmentation "
-    "segmentations"
-)
-_MASKS = frozenset(_MASKS_NAMES.split())
+_TRUTH = frozenset(["ground_truth", "groundtruth", "gt"])
+_MASKS_NAMES = "mask masks label labels annotation annotations segmentation segmentations"
+_MASKS = _TRUTH | frozenset(_MASKS_NAMES.split())
 
 
 def _folded(name: str) -> str:
@@ -50,6 +48,11 @@ def is_defect_name(name: str) -> bool:
 def is_mask_name(name: str) -> bool:
     """Whether a folder of this name holds ground truth."""
     return _folded(name) in _MASKS
+
+
+def is_truth_name(name: str) -> bool:
+    """Whether a folder of this name holds ground truth and cannot be anything else."""
+    return _folded(name) in _TRUTH
 
 
 def split_of(name: str) -> str | None:

@@ -7,7 +7,7 @@ must be normal.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -56,14 +56,17 @@ def read_layout(folder: Folder, reading: Reading) -> Iterator[Sample]:
     return _read(folder, None, reading)
 
 
-def without_masks(folder: Folder, left_out: Counter[str]) -> Iterator[Path]:
-    """Yield all images of a folder and below, whatever they show, but no masks."""
+def images_below(
+    folder: Folder, left_out: Counter[str], is_left_out: Callable[[str], bool]
+) -> Iterator[Path]:
+    """Yield all images of a folder and below, whatever they show, but for folders of some names."""
     yield from (folder.path / name for name in folder.images)
     for below in folder.folders:
-        if is_mask_name(below.name):
-            left_out[f"images in {shown(below.name)}/"] += sum(1 for _ in below.below())
+        if is_left_out(below.name):
+            if count := sum(1 for _ in below.below()):
+                left_out[f"images in {shown(below.name)}/"] += count
         else:
-            yield from without_masks(below, left_out)
+            yield from images_below(below, left_out, is_left_out)
 
 
 def _read(folder: Folder, truth: Folder | None, reading: Reading) -> Iterator[Sample]:
@@ -140,7 +143,7 @@ def _one_split(
         return read_pairs(folder, split, drawn, reading.sample)
     if split != "test" and not _has_kinds(folder):
         _refuse_annotated(folder, reading)
-        paths = without_masks(folder, reading.left_out)
+        paths = images_below(folder, reading.left_out, is_mask_name)
         return [reading.sample(path, NORMAL, split, drawn) for path in paths]
     if folder.images:
         reading.left_out[f"images in {shown(folder.name)}/ without a folder for their kind"] += len(
@@ -159,7 +162,7 @@ def _of_kinds(
         reading.notes.append(f"taken for good parts: {folder.name}/{some([*map(shown, good)])}")
     for kind in kinds:
         label = label_of(kind.name, f"the folder {shown(kind.path)}")
-        paths = without_masks(kind, reading.left_out)
+        paths = images_below(kind, reading.left_out, is_mask_name)
         own = [reading.sample(path, label, split, drawn) for path in paths]
         samples += own if label == NORMAL else with_masks(own, kind, truth)
     return samples

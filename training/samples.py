@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 NORMAL = "good"
+_MOST_SAID = 20  # kinds in one line
 SPLITS = ("train", "validation", "test")
 
 
@@ -46,7 +47,7 @@ class Listing:
 
     def summary(self) -> str:
         """Say it in one line."""
-        taken = ", ".join(f"{count} {name}" for name, count in self.taken.items())
+        taken = some([f"{count} {name}" for name, count in self.taken.items()], _MOST_SAID)
         line = f"{sum(self.taken.values())} images ({self.layout}): {taken or 'none'}"
         left_out = ", ".join(f"{count} {kind}" for kind, count in self.left_out.items())
         return f"{line}; left out: {left_out}" if left_out else line

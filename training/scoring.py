@@ -23,7 +23,8 @@ from training.checkpoint import write_whole
 from training.data import say
 from training.errors import DataError
 from training.files import read_tree
-from training.layouts import without_masks
+from training.labels import is_truth_name
+from training.layouts import images_below
 from training.samples import Listing, shown
 
 _CHUNK = 8
@@ -146,14 +147,14 @@ def _record(path: Path, detection: Detection) -> dict[str, Any]:
 
 
 def _expand(paths: Sequence[Path]) -> Iterator[Path]:
-    """Yield files, and the images of folders and below, but for masks and what is never an image."""
+    """Yield files, and the images of folders and below, but for ground truth and what is never an image."""
     for path in paths:
         if not path.is_dir():
             yield path
             continue
         left_out: Counter[str] = Counter()
         folder = read_tree(path, left_out)
-        images = list(without_masks(folder, left_out))
+        images = list(images_below(folder, left_out, is_truth_name))
         if not images:
             raise DataError(
                 f"no images in {shown(path)} or below; files read: {', '.join(EXTENSIONS)}"

@@ -391,3 +391,27 @@ def test_every_image_is_taken_or_counted_and_no_defect_is_normal(
     normal = {s.path.parent.name for s in dataset.samples if s.is_normal}
     assert not normal & {"ko", "NG"}
     assert not any(p.parent.name in ("ko", "NG") for p in training_paths(root))
+
+
+def test_what_may_be_masks_is_scored_rather_than_hidden(tmp_path: Path) -> None:
+    draw_all(tmp_path / "labels", 2)
+    draw_all(tmp_path / "boxes", 2)
+    draw_all(tmp_path / "ground_truth", 2)
+    assert len(list(_expand([tmp_path]))) == 4
+
+
+def test_images_left_out_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    draw_all(mvtec(tmp_path) / "spare", 2)
+    open_dataset(tmp_path)
+    [record] = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert "2 images outside of train, validation, test" in record.getMessage()
+
+
+def test_aligned_pictures_and_their_masks_are_told_apart(tmp_path: Path) -> None:
+    """MVTec 3D: every kind has rgb/ and gt/."""
+    for folder in ("train/good/rgb", "test/good/rgb", "test/hole/rgb", "test/hole/gt"):
+        draw_all(tmp_path / folder, 5)
+    draw_all(tmp_path / "test/good/gt", 5)
+    dataset = open_dataset(tmp_path)
+    assert {s.path.parent.name for s in dataset.samples} == {"rgb"}
+    assert dataset.listing.left_out == {"images in gt/": 10}

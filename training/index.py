@@ -26,6 +26,7 @@ _FILES = "files.txt"
 _OFFSETS = "files.npy"
 _ABOUT = "files.json"
 _MOST_READ = 10_000
+_LISTER = 2  # listings of another one may hold what is not to be trained on
 
 
 class FileIndex(Sequence[Sample]):
@@ -88,9 +89,10 @@ def indexed(roots: Sequence[Path], folder: Path, *, again: bool = False) -> File
     about = folder / _ABOUT
     wanted = [str(root.absolute()) for root in roots]
     if about.is_file() and not again:
-        if json.loads(about.read_text(encoding="utf-8"))["roots"] == wanted:
+        listed = json.loads(about.read_text(encoding="utf-8"))
+        if (listed["roots"], listed.get("lister")) == (wanted, _LISTER):
             return FileIndex(folder)
-        _log.info("the listing in %s is of other folders: listing anew", folder)
+        _log.info("the listing in %s is of other folders, or an old one: listing anew", folder)
     _list(roots, wanted, folder)
     return FileIndex(folder)
 
@@ -116,7 +118,12 @@ def _list(roots: Sequence[Path], wanted: list[str], folder: Path) -> None:
     (folder / _ABOUT).unlink(missing_ok=True)
     staging.replace(folder / _FILES)
     np.save(folder / _OFFSETS, np.array(offsets, np.int64))
-    about = {"roots": wanted, "digest": digest.hexdigest(), "images": len(offsets) - 1}
+    about = {
+        "lister": _LISTER,
+        "roots": wanted,
+        "digest": digest.hexdigest(),
+        "images": len(offsets) - 1,
+    }
     write_whole(folder / _ABOUT, json.dumps(about, indent=2).encode())
 
 

@@ -48,7 +48,8 @@ class Reading:
             for name, folders in self.layouts.items()
         )
         left_out = dict(self.left_out.most_common())
-        return Listing(layout, dict(counts), left_out, tuple(dict.fromkeys(self.notes)))
+        source = shown(self.root.absolute().name)
+        return Listing(source, layout, dict(counts), left_out, tuple(dict.fromkeys(self.notes)))
 
 
 def read_layout(folder: Folder, reading: Reading) -> Iterator[Sample]:

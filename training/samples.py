@@ -40,6 +40,7 @@ class Sample:
 class Listing:
     """What was taken of a set, by split and label, what was left out, by kind, and what to know of it."""
 
+    source: str = ""
     layout: str = ""
     taken: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
@@ -48,7 +49,9 @@ class Listing:
     def summary(self) -> str:
         """Say it in one line."""
         taken = some([f"{count} {name}" for name, count in self.taken.items()], _MOST_SAID)
-        line = f"{sum(self.taken.values())} images ({self.layout}): {taken or 'none'}"
+        line = (
+            f"{sum(self.taken.values())} images in {self.source} ({self.layout}): {taken or 'none'}"
+        )
         left_out = ", ".join(f"{count} {kind}" for kind, count in self.left_out.items())
         return f"{line}; left out: {left_out}" if left_out else line
 

@@ -159,7 +159,8 @@ def _expand(paths: Sequence[Path]) -> Iterator[Path]:
             raise DataError(
                 f"no images in {shown(path)} or below; files read: {', '.join(EXTENSIONS)}"
             )
-        say(Listing("any", {"to score": len(images)}, dict(left_out.most_common())))
+        counts = {"to score": len(images)}
+        say(Listing(shown(path), "whatever they show", counts, dict(left_out.most_common())))
         yield from images
 
 

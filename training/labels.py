@@ -5,7 +5,9 @@ from training.samples import NORMAL
 
 _NORMAL_NAMES = (
     "good ok okay io normal nominal defect_free no_defect nodefect non_defective nondefective "
-    "no_anomaly anomaly_free flawless faultless intact undamaged healthy pass passed gut fine"
+    "no_anomaly anomaly_free flawless faultless intact undamaged healthy pass passed gut fine "
+    "goods normals good_part good_parts good_image good_images ok_parts normal_parts normal_images "
+    "non_defect defectfree without_defect"
 )
 _NORMAL = frozenset(_NORMAL_NAMES.split())
 _DEFECTIVE_NAMES = (

@@ -144,6 +144,8 @@ def _one_split(
         return read_pairs(folder, split, drawn, reading.sample)
     if split != "test" and not _has_kinds(folder):
         _refuse_annotated(folder, reading)
+        if masks := [below for below in _masks_in(folder) if below.has_images]:
+            raise _masks_of_unclear(masks[0], folder)
         paths = images_below(folder, reading.left_out, is_mask_name)
         return [reading.sample(path, NORMAL, split, drawn) for path in paths]
     if folder.images:
@@ -159,7 +161,7 @@ def _of_kinds(
     samples: list[Sample] = []
     kinds = _kinds(folder)
     good = [kind.name for kind in kinds if is_normal_name(kind.name)]
-    if good and good != [NORMAL]:
+    if {name.casefold() for name in good} - {NORMAL} or len(good) > 1:
         reading.notes.append(f"taken for good parts: {folder.name}/{some([*map(shown, good)])}")
     for kind in kinds:
         label = label_of(kind.name, f"the folder {shown(kind.path)}")
@@ -203,15 +205,19 @@ def _plain(folder: Folder, truth: Folder | None, reading: Reading) -> Iterator[S
     _refuse_annotated(folder, reading)
     if folder.images:
         if truth is not None:
-            raise DataError(
-                f"{shown(truth.path)} looks like masks of the images in {shown(folder.path)}{_UNSAID}"
-            )
+            raise _masks_of_unclear(truth, folder)
         reading.layouts["good parts only"] += 1
     for name in folder.images:
         yield reading.sample(folder.path / name, NORMAL, "train", ("train", "validation"))
     for below in folder.folders:
         if not is_mask_name(below.name):
             yield from _read(below, truth, reading)
+
+
+def _masks_of_unclear(truth: Folder, folder: Folder) -> DataError:
+    return DataError(
+        f"{shown(truth.path)} looks like masks of the images in {shown(folder.path)}{_UNSAID}"
+    )
 
 
 def _leave_out(folder: Folder, used: Sequence[Folder], reading: Reading) -> None:

@@ -66,6 +66,7 @@ GOOD = [
     "defect-free",
     "non_defective",
     "i.O.",
+    "Good Parts",
 ]
 
 
@@ -337,10 +338,11 @@ def test_annotations_that_are_not_read_are_named(
 
 
 def test_masks_beside_images_of_no_kind_are_named(tmp_path: Path) -> None:
-    draw_all(tmp_path / "images", 8)
-    draw_all(tmp_path / "masks", 8)
-    with pytest.raises(DataError, match="looks like masks of the images"):
-        open_dataset(tmp_path)
+    for name, images, masks in (("a", "images", "masks"), ("dagm", "Train", "Train/Label")):
+        draw_all(tmp_path / name / images, 8)
+        draw_all(tmp_path / name / masks, 8)
+        with pytest.raises(DataError, match="looks like masks of the images"):
+            open_dataset(tmp_path / name)
 
 
 def test_a_folder_of_sets_is_its_sets(tmp_path: Path) -> None:

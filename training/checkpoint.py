@@ -60,7 +60,7 @@ def save_checkpoint(path: Path, step: int, state: RunState, fingerprint: str) ->
     write_whole(path, save(tensors, metadata=metadata))
 
 
-def check_checkpoint(path: Path, fingerprint: str) -> None:
+def check_run(path: Path, fingerprint: str) -> None:
     """Raise `ResumeError` where a checkpoint is damaged or belongs to another recipe or data."""
     with _opened(path, fingerprint):
         pass

@@ -20,13 +20,7 @@ from anomaly.mae import MaskedAutoencoder, take
 from anomaly.masking import split_indices, training_masks
 from anomaly.model import AnomalyModel
 from anomaly.types import Block, Grid
-from training.checkpoint import (
-    RunState,
-    check_checkpoint,
-    fingerprint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from training.checkpoint import RunState, check_run, fingerprint, load_checkpoint, save_checkpoint
 from training.config import ObjectiveConfig, TrainConfig
 from training.data import Sample
 from training.errors import DataError, OutOfMemory, RecipeError, TrainingDiverged
@@ -104,7 +98,7 @@ def train(
     quiet = quiet or not world.is_first
     mark, checkpoint = fingerprint(config, identity(samples)), run_folder / CHECKPOINT
     if resume and checkpoint.is_file():
-        check_checkpoint(checkpoint, mark)  # before features take minutes
+        check_run(checkpoint, mark)  # before features take minutes
     run_folder.mkdir(parents=True, exist_ok=True)
     model = new_model(config, world)
     if start is not None:

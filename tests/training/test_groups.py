@@ -326,3 +326,19 @@ def test_a_sweep_of_too_few_images_ends_before_its_first_trial(tmp_path: Path) -
     with pytest.raises(DataError, match="too few images to train and to calibrate"):
         sweep(open_dataset(data), tmp_path / "out", "sweep", trials=1, quiet=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_copies_in_the_test_split_join_no_other_groups(tmp_path: Path) -> None:
+    write_set(tmp_path, {"train/good": 3, "validation/good": 3, "test/good": 1})
+    rows = []
+    for split in ("train", "validation"):
+        shutil.copy(tmp_path / split / "good/000.png", tmp_path / f"test/good/{split}.png")
+    for path in sorted(tmp_path.glob("*/good/*.png")):
+        split = path.parent.parent.name
+        session = {"session": "lot"} if split == "test" else {}
+        rows.append(json.dumps({"image": str(path), "split": split} | session))
+    (tmp_path / "m.jsonl").write_text("\n".join(rows))
+    dataset = regroup(open_dataset(tmp_path / "m.jsonl"), "session")
+    assert len(sessions(dataset.normal("train"))) == 3
+    assert len(sessions(dataset.normal("validation"))) == 3
+    assert any("2 test images are copies of images" in note for note in dataset.listing.notes)

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import png
-from training.data import calibration_images, open_dataset, read_mask, training_paths
+from training.data import calibration_images, open_dataset, training_paths
 from training.errors import DataError
 from training.samples import Dataset, taken
 from training.scoring import _expand
@@ -98,68 +97,6 @@ def test_names_that_may_mean_either_are_refused(tmp_path: Path, name: str) -> No
     mvtec(tmp_path)
     draw_all(tmp_path / "test" / name, 1)
     with pytest.raises(DataError, match="some use for good parts and others for defects"):
-        open_dataset(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "mask",
-    ["{}_mask.png", "{}.PNG", "{}_MASK.Png", "{}.bmp", "{}_mask.tif", "{}_GT.tiff", "{}_label.bmp"],
-)
-def test_masks_of_any_name_and_format_are_used(tmp_path: Path, mask: str) -> None:
-    dataset = open_dataset(mvtec(tmp_path, mask=mask))
-    assert all(masks_of(dataset))
-    assert read_mask(next(s for s in dataset.samples if s.mask), SIZE).any()
-    assert dataset.listing.notes == ()
-
-
-def test_masks_in_jpeg_are_used_with_a_word(tmp_path: Path) -> None:
-    dataset = open_dataset(mvtec(tmp_path, mask="{}.jpg"))
-    assert all(masks_of(dataset))
-    assert any("JPEG" in note for note in dataset.listing.notes)
-
-
-def test_several_masks_of_an_image_count_together(tmp_path: Path) -> None:
-    """MVTec LOCO: ground_truth/<kind>/<stem>/000.png."""
-    for folder, count in (
-        ("train/good", 5),
-        ("validation/good", 4),
-        ("test/good", 2),
-        ("test/logical_anomalies", 2),
-        ("test/structural_anomalies", 1),
-    ):
-        draw_all(tmp_path / folder, count)
-    for kind, image in (("logical", 0), ("logical", 1), ("structural", 0)):
-        for index in range(2):
-            mask = np.zeros(SIZE, np.uint8)
-            mask[index] = 200 + index
-            path = tmp_path / f"ground_truth/{kind}_anomalies/{image:03d}/{index:03d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png(mask))
-    dataset = open_dataset(tmp_path)
-    bad = [s for s in dataset.select("test") if not s.is_normal]
-    assert [s.label for s in bad] == ["logical_anomalies"] * 2 + ["structural_anomalies"]
-    assert all(read_mask(s, SIZE).sum() == 2 * SIZE[1] for s in bad)
-
-
-def test_missing_masks_are_counted_aloud(tmp_path: Path) -> None:
-    mvtec(tmp_path)
-    (tmp_path / "ground_truth/scratch/001_mask.png").unlink()
-    [note] = open_dataset(tmp_path).listing.notes
-    assert note.startswith("1 of 4 images of scratch have no mask (test/scratch/001.png)")
-
-
-@pytest.mark.parametrize("stranger", ["dent/000_mask.png", "scratch/009.bmp", "scratch/009/0.PNG"])
-def test_a_mask_without_its_image_is_an_error(tmp_path: Path, stranger: str) -> None:
-    draw(mvtec(tmp_path) / "ground_truth" / stranger)
-    with pytest.raises(DataError, match="has no image"):
-        open_dataset(tmp_path)
-
-
-def test_one_mask_for_two_images_is_an_error(tmp_path: Path) -> None:
-    for folder in ("test/good", "test/a", "test/b"):
-        draw_all(tmp_path / folder, 1)
-    draw(tmp_path / "ground_truth/000.png")
-    with pytest.raises(DataError, match="fits both"):
         open_dataset(tmp_path)
 
 

@@ -71,7 +71,9 @@ RecordDir = Annotated[
 ]
 Data = Annotated[
     Path,
-    typer.Argument(help="MVTec-layout folder, plain folder of normal images, or .jsonl manifest."),
+    typer.Argument(
+        help="Set in one of the usual layouts, folder of normal images, or .jsonl manifest."
+    ),
 ]
 Model = Annotated[Path, typer.Argument(help="Model folder.")]
 Rate = Annotated[
@@ -131,7 +133,7 @@ def train(
     wanted = Choices(false_alarm_rate, warn_rate) if calibrate else None
     how = Training(resume, wanted, group_by, init, skip_unreadable)
     with joined(config.run.device) as world:
-        dataset = open_dataset(data)
+        dataset = open_dataset(data, group_by)
         if world.is_first:
             folders = {sample.path.parent: sample.path for sample in dataset.samples}
             check_model(out, [data, *folders.values(), *([init] if init else [])])
@@ -276,22 +278,24 @@ def calibrate(
 ) -> None:
     """Give a model its threshold, from normal images it was not trained on."""
     from anomaly.statement import state
-    from training.calibrate import with_groups
-    from training.data import normal_images
+    from training.data import calibration_images
     from training.outputs import check_changed_model
     from training.pipeline import Recalibration, calibrate_folder
 
     check_changed_model(model)
+    images = calibration_images(normals, group_by)
     done = calibrate_folder(
         model,
-        with_groups(normal_images(normals), group_by),
+        images.samples,
         Recalibration(false_alarm_rate, warn_rate, roi, camera),
+        group_by=group_by,
         skip_unreadable=skip_unreadable,
         device=device,
     )
     if as_json:
         said = asdict(state(done.calibration, done.before))
-        _print_json({"version": done.bundle.version, "camera": camera, **said})
+        listing = images.listing.as_dict()
+        _print_json({"version": done.bundle.version, "camera": camera, "data": listing, **said})
         return
     typer.echo(f"calibrated {model}, version {done.bundle.version}")
     _say_calibration(done.calibration, done.before)
@@ -662,12 +666,13 @@ def _say_calibration(calibration: Any, before: Any = None) -> None:
 
 
 def _score_line(row: dict[str, Any]) -> str:
+    from training.samples import shown
+
+    image = shown(row["image"])
     if row["status"] == "error":
-        return f"ERROR  {row['image']}: {row['detail']}"
+        return f"ERROR  {image}: {shown(row['detail'])}"
     unlike = "".join(f"\n       ! {one['text']}" for one in row.get("warnings", ()))
-    return (
-        f"{row['verdict']:<5}  {row['score']:8.3f}  p={row['p_value']:.4f}  {row['image']}{unlike}"
-    )
+    return f"{row['verdict']:<5}  {row['score']:8.3f}  p={row['p_value']:.4f}  {image}{unlike}"
 
 
 def _print_json(value: Any) -> None:

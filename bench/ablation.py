@@ -32,6 +32,7 @@ from anomaly.types import Grid, Placement, RgbImage
 from training.calibrate import batches
 from training.data import Sample, open_dataset, read_mask
 from training.evaluate import canvas_mask
+from training.truth import mask_files
 
 _DOUBTFUL = 8  # one patch in so many is looked at again
 _BATCH = 8
@@ -270,7 +271,7 @@ def _mask(sample: Sample, grid: Grid) -> np.ndarray:
     """Ground truth on the map's grid."""
     if sample.mask is None:
         return np.zeros((grid.rows, grid.cols), bool)
-    with Image.open(sample.mask) as mask:
+    with Image.open(mask_files(sample)[0]) as mask:
         size = (mask.height, mask.width)
     side = (grid.rows, grid.cols)
     return canvas_mask(read_mask(sample, size), Placement(size, side, (0, 0, *side)))

@@ -74,6 +74,36 @@ def test_scoring_into_a_file_skips_what_it_has(tiny_folder: Path, tmp_path: Path
     assert [Path(row["image"]).name for row in rows] == ["0.png", "1.png", "2.png"]
 
 
+def test_scoring_a_folder_finds_what_lies_below_and_no_more(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    for name in ("ok.png", "late/ok.png", "ground_truth/mask.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(png(normal_pixels(6100)))
+    (tmp_path / "._ok.png").write_bytes(b"macOS")
+    (tmp_path / "late/Thumbs.db").write_bytes(b"Windows")
+    (tmp_path / "late" / os.fsdecode(b"schei\xdfe.png")).write_bytes(
+        png(planted(normal_pixels(1), 60, 40, 12))
+    )
+    result = invoke("score", tiny_folder, tmp_path)
+    assert result.exit_code == 1, result.output
+    assert [line[:2] for line in result.stdout.splitlines()] == ["OK", "OK", "NG"]
+    assert "schei\\udcdfe.png" in result.stdout
+
+
+def test_calibrate_says_what_it_took_and_left_out(tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    (tmp_path / "normals").mkdir()
+    for i in range(3):
+        (tmp_path / f"normals/{i}.png").write_bytes(png(normal_pixels(6200 + i)))
+    (tmp_path / "normals/a.webp").write_bytes(b"x")
+    result = invoke("calibrate", tmp_path / "m", tmp_path / "normals", "--json")
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.stdout)["data"]
+    assert data["taken"] == {"validation/good": 3}
+    assert data["left_out"] == {".webp (images of a kind that is not read)": 1}
+
+
 def test_train_calibrates_by_itself_and_says_what_it_can_certify(
     tiny_data: Path, tmp_path: Path
 ) -> None:

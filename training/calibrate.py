@@ -1,9 +1,6 @@
 """Held-out normal images to a calibration, choosing how to score by synthetic defects."""
 
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +24,9 @@ from anomaly.types import FloatArray, RgbImage
 from training.data import Sample, read_images
 from training.errors import DataError
 from training.evidence import altered_cells
+from training.groups import with_copies_together, with_groups
+
+__all__ = ["batches", "calibrate_model", "canvas_errors", "measure", "with_groups"]
 
 _BATCH = 8
 _MAX_CORRUPTED = 300
@@ -43,7 +43,8 @@ def calibrate_model(
 ) -> Calibration:
     """Calibrate on normal images that the model was not trained on.
 
-    Images of one session count as one; see `with_groups`. Raises `DataError`, `CalibrationError`.
+    Images of one session count as one, and so do copies of one file; see `with_groups`. Raises
+    `DataError`, `CalibrationError`.
     """
     normals = measure(model, samples, wanted.roi, skip_unreadable=skip_unreadable, quiet=quiet)
     return calibrate(normals, wanted)
@@ -63,6 +64,7 @@ def measure(
     """
     if not samples:
         raise DataError("no images to calibrate on; give held-out normal images")
+    samples = with_copies_together(samples)
     generator = np.random.default_rng(0)
     errors: list[PatchErrors] = []
     copies: list[PatchErrors] = []
@@ -114,35 +116,6 @@ def canvas_errors(model: AnomalyModel, pixels: torch.Tensor) -> PatchErrors:
     seeds = [content_seed(canvas) for canvas in pixels]
     errors: PatchErrors = model(pixels.to(model.target.mean.device), seeds)
     return errors.averaged().cpu()
-
-
-def with_groups(samples: Sequence[Sample], group_by: str | None) -> list[Sample]:
-    """Set each sample's session.
-
-    `group_by` is `image` (every image by itself), `session` (as the manifest says, or the file
-    name), `folder`, or a regular expression on the path whose first group names the session.
-    """
-    return [_regroup(sample, group_by) for sample in samples]
-
-
-def _regroup(sample: Sample, group_by: str | None) -> Sample:
-    match group_by:
-        case None | "session":
-            return sample
-        case "image":
-            return replace(sample, session=str(sample.path))
-        case "folder":
-            return replace(sample, session=str(sample.path.parent))
-    try:
-        found = re.search(group_by, str(sample.path))
-    except re.error as error:
-        raise DataError(f"--group-by {group_by!r} is no regular expression: {error}") from error
-    if found is None or not found.groups():
-        raise DataError(
-            f"--group-by {group_by!r} finds no group in {Path(sample.path).name}; put the part of "
-            "the name that is the session into parentheses"
-        )
-    return replace(sample, session=found.group(1))
 
 
 def _copies(count: int) -> np.ndarray:

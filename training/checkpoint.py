@@ -7,7 +7,8 @@ are functions of the step (`training.schedule`), so a resumed run goes on as if 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,24 +60,37 @@ def save_checkpoint(path: Path, step: int, state: RunState, fingerprint: str) ->
     write_whole(path, save(tensors, metadata=metadata))
 
 
+def check_run(path: Path, fingerprint: str) -> None:
+    """Raise `ResumeError` where a checkpoint is damaged or belongs to another recipe or data."""
+    with _opened(path, fingerprint):
+        pass
+
+
+@contextmanager
+def _opened(path: Path, fingerprint: str) -> Iterator[Any]:
+    """Open a checkpoint that belongs to this run; its tensors are read when they are asked for."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("fingerprint") != fingerprint:
+                raise ResumeError(
+                    f"the checkpoint {path} belongs to another recipe or other images; train without "
+                    "--resume to start anew, or give the same recipe and data"
+                )
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise ResumeError(
+            f"the checkpoint {path} cannot be read: {error}; train without --resume to start anew"
+        ) from error
+
+
 def load_checkpoint(path: Path, state: RunState, fingerprint: str) -> int:
     """Restore the state and return how many steps were done.
 
     Raises `ResumeError` when the file is damaged or belongs to another recipe or data.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            stored = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ResumeError(
-            f"the checkpoint {path} cannot be read: {error}; train without --resume to start anew"
-        ) from error
-    if stored.get("fingerprint") != fingerprint:
-        raise ResumeError(
-            f"the checkpoint {path} belongs to another recipe or other images; train without "
-            "--resume to start anew, or give the same recipe and data"
-        )
+    with _opened(path, fingerprint) as file:
+        stored = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     state.model.load_state_dict(_part(tensors, "model."))
     for index, value in enumerate(state.average):
         value.copy_(tensors[f"average.{index}"])

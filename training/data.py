@@ -1,97 +1,222 @@
-"""Where images come from: MVTec layout, a plain folder, or a JSON-Lines manifest.
+"""Where images come from: any layout of folders, or a JSON-Lines manifest.
 
 Everything becomes a list of `Sample`s with a split, so that the rest of the pipeline never looks at
-folders. Unreadable files are an error that names them; skipping them is the caller's explicit wish.
+folders, and a `Listing` that says what was taken and what was left out. Unreadable files are an error that
+names them; skipping them is the caller's explicit wish.
 """
 
-import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import cv2
-import numpy as np
 
 from anomaly.errors import ImageError
 from anomaly.image import EXTENSIONS, decode_image
 from anomaly.types import RgbImage
 from training.errors import DataError
+from training.files import read_tree
+from training.groups import (
+    check_groups,
+    copies,
+    held_out,
+    regrouped,
+    undrawn,
+    with_copies_together,
+    with_groups,
+    without_shared,
+)
+from training.identity import with_digests
+from training.layouts import Reading, read_layout
+from training.manifest import read_manifest
+from training.samples import NORMAL, SPLITS, Dataset, Listing, Sample, shown, some, taken
+from training.truth import read_mask, said_of_masks
+
+__all__ = [
+    "NORMAL",
+    "SPLITS",
+    "Dataset",
+    "Listing",
+    "Sample",
+    "calibration_images",
+    "listed",
+    "normal_images",
+    "open_dataset",
+    "read_images",
+    "read_mask",
+    "regroup",
+    "say",
+    "training_paths",
+]
 
 _log = logging.getLogger(__name__)
 
-NORMAL = "good"
-SPLITS = ("train", "validation", "test")
-_VALIDATION_SHARE = 0.2
-_MANIFEST_KEYS = {"image", "label", "mask", "split", "session"}
 
+def open_dataset(data: Path, group_by: str | None = None) -> Dataset:
+    """Read a set of any layout, group its images, and say what was taken and what was left out.
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One image of a set: `label` is `good` or the kind of defect, `session` its lot or part."""
-
-    path: Path
-    label: str
-    split: str
-    session: str
-    mask: Path | None = None
-
-    @property
-    def is_normal(self) -> bool:
-        """Whether the image shows a good part."""
-        return self.label == NORMAL
-
-
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """All samples of a set, in a fixed order."""
-
-    root: Path
-    samples: tuple[Sample, ...]
-
-    def select(self, split: str) -> list[Sample]:
-        """Return the samples of one split."""
-        return [sample for sample in self.samples if sample.split == split]
-
-    def normal(self, split: str) -> list[Sample]:
-        """Return the good parts of one split."""
-        return [sample for sample in self.select(split) if sample.is_normal]
-
-
-def open_dataset(data: Path) -> Dataset:
-    """Read a set of any layout.
-
-    A set without a validation split gives up a fifth of its training sessions for one. Raises
-    `DataError` when there is nothing to read, or a mask without its image.
+    A set without a validation split gives up a fifth of its training groups for one; one of good and bad
+    without any splits a fifth for a test as well. Raises `DataError` when there is nothing to read, or a
+    mask without its image.
     """
-    if not data.exists():
-        raise DataError(f"{data} does not exist")
-    if data.is_file():
-        samples = _manifest(data)
-    elif (data / "train" / NORMAL).is_dir():
-        samples = _mvtec(data)
-    else:
-        samples = _plain(data)
-    if not samples:
-        wanted = ", ".join(EXTENSIONS)
+    dataset = regroup(listed(data), group_by)
+    say(dataset.listing)
+    if len(dataset.samples) < 2 and dataset.normal("train"):
         raise DataError(
-            f"no images in {data}; want train/good/ (MVTec layout), images in the folder itself, or "
-            f"a .jsonl manifest. Files read: {wanted}"
+            f"{len(dataset.samples)} training image(s): too few to train and to calibrate on others; collect "
+            "at least a few dozen normal images"
         )
-    return Dataset(data, tuple(_with_validation(samples)))
+    return dataset
+
+
+def calibration_images(data: Path, group_by: str | None = None) -> Dataset:
+    """Return good parts to calibrate on: of a set its validation split, of one without splits all.
+
+    Raises `DataError` when there are none.
+    """
+    dataset = listed(data)
+    drawn = regroup(dataset, None).samples
+    chosen = [s for s in drawn if s.is_normal and _is_to_calibrate(s)]
+    rest = [s for s in drawn if not (s.is_normal and _is_to_calibrate(s))]
+    if not chosen:
+        raise DataError(
+            f"no held-out normal images in {shown(data)} ({dataset.listing.summary()}); want a validation "
+            "split, or a folder of good parts that the model was not trained on"
+        )
+    samples = with_groups([replace(s, split="validation", drawn_into=()) for s in chosen], group_by)
+    check_groups(samples, group_by)
+    left_out = {f"images of {name}": count for name, count in taken(rest).items()}
+    listing = replace(
+        dataset.listing,
+        taken=taken(samples),
+        left_out=left_out | dict(dataset.listing.left_out),
+        notes=(*dataset.listing.notes, *_said_of_splits(data, chosen), *_said_of_copies(samples)),
+    )
+    say(listing)
+    return Dataset(data, tuple(samples), listing)
+
+
+def _is_to_calibrate(sample: Sample) -> bool:
+    return sample.split == "validation" or "train" in sample.drawn_into
 
 
 def normal_images(data: Path) -> list[Sample]:
-    """Return images to calibrate on: the validation split of a set, or a plain folder's all."""
-    if not data.is_dir() or (data / "train" / NORMAL).is_dir():
-        return open_dataset(data).normal("validation")
-    samples = _plain(data)
+    """Return images to calibrate on; see `calibration_images`."""
+    return list(calibration_images(data).samples)
+
+
+def training_paths(data: Path) -> Iterator[Path]:
+    """Yield the good parts to pretrain on, below a folder, of a set or several, or of a manifest.
+
+    Of sets with splits, or with good and bad apart, that is the training split without what is held out; of
+    folders and manifests of nothing but good parts it is all. Only sets are held in memory, at any time.
+    """
+    reading = _opened(data)
+    counts: Counter[str] = Counter()
+    of_sets: list[Sample] = []
+    for sample in _samples(data, reading):
+        if sample.drawn_into == ("train", "validation"):
+            counts["train/good"] += 1
+            yield sample.path
+        else:
+            of_sets.append(sample)
+    for sample in held_out(of_sets):
+        if sample.is_normal and sample.split == "train":
+            counts["train/good"] += 1
+            yield sample.path
+        else:
+            reading.left_out[f"images of {sample.split}/{shown(sample.label)}"] += 1
+    say(reading.listing(counts))
+
+
+def listed(data: Path) -> Dataset:
+    """Read what there is, in no groups yet, with only the splits that the set itself has."""
+    reading = _opened(data)
+    samples = list(_samples(data, reading))
+    reading.notes += said_of_masks(samples)
+    listing = reading.listing(taken(samples))
     if not samples:
-        raise DataError(f"no images in {data}; want a folder of held-out normal images")
-    return samples
+        raise DataError(
+            f"no images in {shown(data)} ({listing.summary()}); want train/good/ (MVTec layout), good/ and "
+            f"bad/, images in the folder itself, or a .jsonl manifest. Files read: {', '.join(EXTENSIONS)}"
+        )
+    return Dataset(data, tuple(samples), listing)
+
+
+def _opened(data: Path) -> Reading:
+    if not data.exists():
+        raise DataError(f"{shown(data)} does not exist")
+    return Reading(data)
+
+
+def _samples(data: Path, reading: Reading) -> Iterator[Sample]:
+    if data.is_file():
+        reading.layouts["manifest"] = 1
+        yield from read_manifest(data, reading.notes)
+    else:
+        yield from read_layout(read_tree(data, reading.left_out), reading)
+
+
+def regroup(dataset: Dataset, group_by: str | None) -> Dataset:
+    """Group anew, and then draw anew the splits that the set itself does not have.
+
+    Raises `DataError` where a session is in training and in validation.
+    """
+    samples, shared = without_shared(with_digests(_regrouped(dataset.samples, group_by)))
+    drawn = held_out(_copies_together(samples))
+    listing = dataset.listing
+    left_out = dict(listing.left_out)
+    if shared:
+        left_out["validation images that are copies of training images"] = shared
+    notes = [*listing.notes, *_said_of_copies(drawn)]
+    told = replace(
+        listing, taken=taken(drawn), left_out=left_out, notes=tuple(dict.fromkeys(notes))
+    )
+    return replace(dataset, samples=tuple(drawn), listing=told)
+
+
+def _regrouped(samples: Sequence[Sample], group_by: str | None) -> list[Sample]:
+    """Group what is trained and calibrated on; names of test images need not fit the pattern."""
+    return [
+        regrouped([sample], group_by)[0] if sample.is_normal and sample.split != "test" else sample
+        for sample in undrawn(samples)
+    ]
+
+
+def _copies_together(samples: Sequence[Sample]) -> list[Sample]:
+    """Make copies one part; what the test split has in common with the others joins none of those."""
+    test = iter(with_copies_together(s for s in samples if s.split == "test"))
+    rest = iter(with_copies_together(s for s in samples if s.split != "test"))
+    return [next(test if sample.split == "test" else rest) for sample in samples]
+
+
+def say(listing: Listing) -> None:
+    """Log what was taken and what was left out."""
+    is_odd = any(
+        kind.startswith(("images in", "images outside", "images beside")) or "not read" in kind
+        for kind in listing.left_out
+    )
+    _log.log(logging.WARNING if is_odd else logging.INFO, "%s", listing.summary())
+    for note in listing.notes:
+        _log.warning("%s", note)
+
+
+def _said_of_splits(data: Path, chosen: Sequence[Sample]) -> Iterator[str]:
+    if data.is_file() and any(sample.drawn_into for sample in chosen):
+        yield f"{shown(data)} has no splits: all of its good parts are calibrated on"
+
+
+def _said_of_copies(samples: Sequence[Sample]) -> Iterator[str]:
+    if count := copies(s for s in samples if s.is_normal and s.split != "test"):
+        yield f"{count} images are exact copies of others: with those they count as one part"
+    if count := copies(s for s in samples if s.split == "test"):
+        yield f"{count} test images are exact copies of other ones: they weigh more in the figures"
+    learned = {s.digest for s in samples if s.split != "test" and s.is_normal and s.digest}
+    known = [shown(s.name) for s in samples if s.split == "test" and s.digest in learned]
+    if known:
+        yield f"{len(known)} test images are copies of images trained or calibrated on: {some(known)}"
 
 
 def read_images(
@@ -106,6 +231,7 @@ def read_images(
     `canvas` as in `decode_image`: whole images without it.
     """
     read = partial(_read, canvas=canvas)
+    skipped = 0
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(samples), 16):
             chunk = samples[start : start + 16]
@@ -113,27 +239,15 @@ def read_images(
                 if isinstance(result, RgbImage):
                     yield sample, result
                 elif skip_unreadable:
-                    _log.warning("skipped %s: %s", sample.path, result)
+                    skipped += 1
+                    _log.warning("skipped %s: %s", shown(sample.path), result)
                 else:
                     raise DataError(
-                        f"{sample.path} cannot be read: {result}. Remove or replace it, or pass "
+                        f"{shown(sample.path)} cannot be read: {result}. Remove or replace it, or pass "
                         "--skip-unreadable"
                     )
-
-
-def read_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray:
-    """Read a sample's ground truth, (H, W) bool; all false for a normal image."""
-    if sample.mask is None:
-        return np.zeros(size, bool)
-    mask = cv2.imdecode(np.frombuffer(sample.mask.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
-    if mask is None:
-        raise DataError(f"the mask {sample.mask} cannot be read")
-    if mask.shape != size:
-        raise DataError(
-            f"the mask {sample.mask} is {mask.shape[1]}×{mask.shape[0]} px, its image "
-            f"{size[1]}×{size[0]} px; they must be of one size"
-        )
-    return mask > 0
+    if skipped:
+        _log.warning("%d of %d images were skipped: they cannot be read", skipped, len(samples))
 
 
 def _read(sample: Sample, canvas: int | None) -> RgbImage | ImageError | OSError:
@@ -141,104 +255,3 @@ def _read(sample: Sample, canvas: int | None) -> RgbImage | ImageError | OSError
         return decode_image(sample.path.read_bytes(), canvas=canvas)
     except (ImageError, OSError) as error:
         return error
-
-
-def _files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    found = (path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
-    return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
-
-
-def _plain(folder: Path) -> list[Sample]:
-    return [Sample(path, NORMAL, "train", path.stem) for path in _files(folder)]
-
-
-def _mvtec(root: Path) -> list[Sample]:
-    samples = [
-        Sample(path, NORMAL, split, path.stem)
-        for split in ("train", "validation")
-        for path in _files(root / split / NORMAL)
-    ]
-    kinds = (
-        sorted(p.name for p in (root / "test").iterdir() if p.is_dir())
-        if (root / "test").is_dir()
-        else []
-    )
-    for kind in kinds:
-        for path in _files(root / "test" / kind):
-            mask = None if kind == NORMAL else _mask_of(root, kind, path)
-            samples.append(Sample(path, kind, "test", path.stem, mask))
-    _refuse_orphan_masks(root, samples)
-    return samples
-
-
-def _mask_of(root: Path, kind: str, image: Path) -> Path | None:
-    folder = root / "ground_truth" / kind
-    candidates = (folder / f"{image.stem}_mask.png", folder / f"{image.stem}.png")
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _refuse_orphan_masks(root: Path, samples: Sequence[Sample]) -> None:
-    used = {sample.mask for sample in samples}
-    for mask in sorted((root / "ground_truth").glob("*/*.png")):
-        if mask not in used:
-            stem = mask.stem.removesuffix("_mask")
-            raise DataError(
-                f"the mask {mask} has no image; expected test/{mask.parent.name}/{stem}.*"
-            )
-
-
-def _manifest(path: Path) -> list[Sample]:
-    samples = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            samples.append(_manifest_sample(path, number, line))
-    return samples
-
-
-def _manifest_sample(path: Path, number: int, line: str) -> Sample:
-    where = f"{path}, line {number}"
-    try:
-        row: Any = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where} is not JSON: {error}") from error
-    if not isinstance(row, dict) or "image" not in row:
-        raise DataError(f"{where} lacks 'image'")
-    if unknown := row.keys() - _MANIFEST_KEYS:
-        raise DataError(
-            f"{where} has the unknown key {min(unknown)!r}; known: {sorted(_MANIFEST_KEYS)}"
-        )
-    image, mask = path.parent / row["image"], row.get("mask")
-    split = row.get("split", "train")
-    if split not in SPLITS:
-        raise DataError(f"{where} has the split {split!r}; want one of {SPLITS}")
-    for file in filter(None, (image, mask and path.parent / mask)):
-        if not file.is_file():
-            raise DataError(f"{where} names {file}, which is not a file")
-    return Sample(
-        image,
-        row.get("label", NORMAL),
-        split,
-        str(row.get("session", image.stem)),
-        path.parent / mask if mask else None,
-    )
-
-
-def _with_validation(samples: Sequence[Sample]) -> list[Sample]:
-    """Move every fifth training session to validation when there is none."""
-    if any(sample.split == "validation" for sample in samples):
-        return list(samples)
-    train = [s for s in samples if s.split == "train"]
-    sessions = sorted({sample.session for sample in train})
-    if len(sessions) < 2:
-        raise DataError(
-            f"{len(train)} training image(s) of one session: too few to train and to calibrate on "
-            "others; collect at least a few dozen normal images"
-        )
-    order = np.random.default_rng(0).permutation(len(sessions))
-    held_out = {sessions[i] for i in order[: max(1, round(_VALIDATION_SHARE * len(sessions)))]}
-    return [
-        replace(s, split="validation") if s.split == "train" and s.session in held_out else s
-        for s in samples
-    ]

@@ -21,6 +21,7 @@ from training.checkpoint import write_whole
 from training.data import Sample, read_mask
 from training.errors import DataError
 from training.report import Shown, keep_extremes
+from training.truth import check_mask_sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +56,15 @@ def evaluate(
     """Score a test split and compute its figures.
 
     Pixel figures are computed on the image's part of the model's canvas, over normal images and those
-    with a mask. Raises `DataError` when there is nothing to tell apart.
+    with a mask: `pixel_images` are so many, and `pixel_images_without_mask` are left out. Raises `DataError`
+    when there is nothing to tell apart.
     """
-    if not samples:
-        raise DataError("no test images; want test/good and test/<kind of defect>")
+    check_test(samples)
     tally = _tally(detector, samples, skip_unreadable=skip_unreadable, quiet=quiet)
     scores = np.array([d.pred_score for d in tally.detections])
     labels = tuple(sample.label for sample in tally.samples)
     anomalous = np.array([not sample.is_normal for sample in tally.samples])
-    if anomalous.all() or not anomalous.any():
-        raise DataError("the test split needs both normal (test/good) and anomalous images")
+    _need_both(anomalous)
     figures: dict[str, Any] = {
         "model": {"name": bundle.name, "version": bundle.version, "digest": bundle.digest},
         "images": len(scores),
@@ -75,6 +75,23 @@ def evaluate(
         "ms_per_image": round(1000 * tally.seconds / len(scores), 2),
     }
     return Evaluation(figures, scores, labels, tuple(tally.shown))
+
+
+def check_test(samples: Sequence[Sample]) -> None:
+    """Raise `DataError` where a test split cannot give figures: before the work, not after it."""
+    if not samples:
+        raise DataError("no test images; want test/good and test/<kind of defect>")
+    _need_both(np.array([not sample.is_normal for sample in samples]))
+    check_mask_sizes(samples)
+
+
+def _need_both(anomalous: np.ndarray) -> None:
+    if anomalous.all() or not anomalous.any():
+        what = "anomalous" if anomalous.all() else "normal"
+        raise DataError(
+            "the test split needs both normal (test/good) and anomalous images (test/<kind of defect>); all "
+            f"{len(anomalous)} are {what}"
+        )
 
 
 def _tally(
@@ -108,6 +125,7 @@ def canvas_mask(mask: np.ndarray, placement: Placement) -> np.ndarray:
 
 
 def _pixel_figures(tally: _Tally) -> dict[str, float]:
+    """Figures of pixels and of how many images they are; only how many lack a mask where all do."""
     with_truth = [
         (mask, crop_to_image(detection.anomaly_map, detection.placement))
         for sample, detection, mask in zip(
@@ -116,9 +134,11 @@ def _pixel_figures(tally: _Tally) -> dict[str, float]:
         if sample.is_normal or sample.mask is not None
     ]
     masks, maps = [mask for mask, _ in with_truth], [one for _, one in with_truth]
+    without = len(tally.samples) - len(masks)
     if not any(mask.any() for mask in masks):
-        return {}
-    return pixel_metrics(masks, maps).as_dict()
+        return {"pixel_images": 0, "pixel_images_without_mask": without}
+    counts = {"pixel_images": len(masks), "pixel_images_without_mask": without}
+    return counts | pixel_metrics(masks, maps).as_dict()
 
 
 def _decision_figures(
@@ -160,8 +180,12 @@ def format_table(figures: dict[str, Any]) -> str:
     for kind, row in figures["kinds"].items():
         lines.append(f"{kind:<20}{row['images']:>8}{row['image_AUROC']:>9.3f}{row['recall']:>9.3f}")
     lines.append("")
-    names = [name for name in figures if name.startswith(("image_", "pixel_"))]
+    scored = ("image_", "pixel_A", "pixel_F")
+    names = [name for name in figures if name.startswith(scored)]
     lines += [f"{name:<36}{figures[name]:>9.3f}" for name in names]
+    lines.append(f"{'images that pixel figures are of':<36}{figures['pixel_images']:>9}")
+    if without := figures["pixel_images_without_mask"]:
+        lines.append(f"{'defective images without a mask':<36}{without:>9}")
     stated, realised = figures["stated_false_alarm_rate"], figures["realised_false_alarm_rate"]
     lines.append(f"{'false alarms, stated':<36}{stated:>9.3f}")
     lines.append(f"{'false alarms, on test/good':<36}{realised:>9.3f}")

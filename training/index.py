@@ -16,13 +16,17 @@ import numpy as np
 
 from anomaly.image import EXTENSIONS
 from training.checkpoint import write_whole
-from training.data import NORMAL, Sample, open_dataset
+from training.data import NORMAL, Sample, training_paths
 from training.errors import DataError
+from training.identity import names_and_digests
+from training.samples import shown
 
 _log = logging.getLogger(__name__)
 _FILES = "files.txt"
 _OFFSETS = "files.npy"
 _ABOUT = "files.json"
+_MOST_READ = 10_000
+_LISTER = 2  # listings of another one may hold what is not to be trained on
 
 
 class FileIndex(Sequence[Sample]):
@@ -31,7 +35,7 @@ class FileIndex(Sequence[Sample]):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-        self.digest: str = about["digest"]
+        self._listed: str = about["digest"]
         self._offsets = np.load(folder / _OFFSETS, mmap_mode="r")
         with (folder / _FILES).open("rb") as file:
             self._text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -39,6 +43,21 @@ class FileIndex(Sequence[Sample]):
     def __reduce__(self) -> tuple[type["FileIndex"], tuple[Path]]:
         """Let a worker process open the files by itself."""
         return FileIndex, (self._folder,)
+
+    @property
+    def digest(self) -> str:
+        """What tells these images from others: their paths as listed, and their bytes as they are now.
+
+        Of more than ten thousand, size and time stand for the bytes: reading a million takes an epoch's time.
+        """
+        digest = hashlib.sha256(self._listed.encode())
+        if len(self) <= _MOST_READ:
+            for _, content in names_and_digests(self):
+                digest.update(content.encode() + b"\n")
+        else:
+            for sample in self:
+                digest.update(_state_of(sample.path))
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -65,14 +84,15 @@ class FileIndex(Sequence[Sample]):
 def indexed(roots: Sequence[Path], folder: Path, *, again: bool = False) -> FileIndex:
     """Return the listing of all images below `roots`, made in `folder` unless it is there.
 
-    A set in MVTec layout or a manifest gives its normal training images alone.
+    Sets among them, at any depth, and manifests give their normal training images alone.
     """
     about = folder / _ABOUT
     wanted = [str(root.absolute()) for root in roots]
     if about.is_file() and not again:
-        if json.loads(about.read_text(encoding="utf-8"))["roots"] == wanted:
+        listed = json.loads(about.read_text(encoding="utf-8"))
+        if (listed["roots"], listed.get("lister")) == (wanted, _LISTER):
             return FileIndex(folder)
-        _log.info("the listing in %s is of other folders: listing anew", folder)
+        _log.info("the listing in %s is of other folders, or an old one: listing anew", folder)
     _list(roots, wanted, folder)
     return FileIndex(folder)
 
@@ -86,7 +106,7 @@ def _list(roots: Sequence[Path], wanted: list[str], folder: Path) -> None:
             for path in _paths(root):
                 line = os.fsencode(path)
                 if b"\n" in line:
-                    _log.warning("left out, a name with a line break: %r", path)
+                    _log.warning("left out, a name with a line break: %r", shown(path))
                     continue
                 file.write(line + b"\n")
                 digest.update(line + b"\n")
@@ -98,34 +118,27 @@ def _list(roots: Sequence[Path], wanted: list[str], folder: Path) -> None:
     (folder / _ABOUT).unlink(missing_ok=True)
     staging.replace(folder / _FILES)
     np.save(folder / _OFFSETS, np.array(offsets, np.int64))
-    about = {"roots": wanted, "digest": digest.hexdigest(), "images": len(offsets) - 1}
+    about = {
+        "lister": _LISTER,
+        "roots": wanted,
+        "digest": digest.hexdigest(),
+        "images": len(offsets) - 1,
+    }
     write_whole(folder / _ABOUT, json.dumps(about, indent=2).encode())
 
 
 def _paths(root: Path) -> Iterator[str]:
-    if not root.exists():
-        raise DataError(f"{root} does not exist")
-    if root.is_file() or (root / "train" / NORMAL).is_dir():
-        yield from (str(sample.path) for sample in open_dataset(root).normal("train"))
-    else:
-        yield from _below(str(root))
+    yield from map(str, training_paths(root))
 
 
-def _below(folder: str) -> Iterator[str]:
-    """Yield images in a folder and below, each folder's in order of name."""
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _below(entry.path)
-        elif entry.name.lower().endswith(EXTENSIONS):
-            yield entry.path
+def _state_of(path: Path) -> bytes:
+    try:
+        status = path.stat()
+    except OSError:
+        return b"missing\n"
+    return b"%d %d\n" % (status.st_size, status.st_mtime_ns)
 
 
 def identity(samples: Sequence[Sample]) -> Any:
     """Return what tells one list of images from another."""
-    if isinstance(samples, FileIndex):
-        return samples.digest
-    return [sample.path.name for sample in samples]
+    return samples.digest if isinstance(samples, FileIndex) else names_and_digests(samples)

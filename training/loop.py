@@ -20,7 +20,7 @@ from anomaly.mae import MaskedAutoencoder, take
 from anomaly.masking import split_indices, training_masks
 from anomaly.model import AnomalyModel
 from anomaly.types import Block, Grid
-from training.checkpoint import RunState, fingerprint, load_checkpoint, save_checkpoint
+from training.checkpoint import RunState, check_run, fingerprint, load_checkpoint, save_checkpoint
 from training.config import ObjectiveConfig, TrainConfig
 from training.data import Sample
 from training.errors import DataError, OutOfMemory, RecipeError, TrainingDiverged
@@ -39,6 +39,7 @@ from training.tokens import CachedTokens, Place, TokenSource, prepare_tokens
 from training.world import ALONE, World, device_of
 
 _log = logging.getLogger(__name__)
+CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(slots=True)
@@ -96,6 +97,9 @@ def train(
         )
     started = time.monotonic()
     quiet = quiet or not world.is_first
+    mark, checkpoint = fingerprint(config, identity(samples)), run_folder / CHECKPOINT
+    if resume and checkpoint.is_file():
+        check_run(checkpoint, mark)  # before features take minutes
     if world.is_first:
         warn_of_dark(samples, config.model.preprocess)
     run_folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +108,6 @@ def train(
         begin_with(model, start)
     where = Place(model.target, model.window, run_folder, world, fitted=start is not None)
     source = prepare_tokens(samples, config, where, _progress("features", quiet))
-    mark = fingerprint(config, identity(samples))
     loss = optimise(
         model, source, config, run_folder, mark, world=world, resume=resume, quiet=quiet
     )
@@ -126,7 +129,7 @@ def optimise(
 ) -> float:
     """Train the autoencoder in place, with the average of its weights at the end; returns the last loss."""
     trainer = new_trainer(config, model, source, world)
-    checkpoint = run_folder / "checkpoint.safetensors"
+    checkpoint = run_folder / CHECKPOINT
     first = _resume(trainer, checkpoint, mark) if resume else 0
     with RunLog(run_folder, first, config.run, on=world.is_first) as log:
         loss = _run(trainer, first, checkpoint, mark, log, quiet=quiet)

@@ -1,5 +1,6 @@
 """Train, calibrate, evaluate: each from paths to a model folder or a report. The commands call these."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -11,16 +12,19 @@ from anomaly.device import choose_device
 from anomaly.errors import ModelUncalibrated
 from anomaly.roi import read_roi
 from anomaly.statement import Compared, compare
-from training.calibrate import calibrate_model, measure, with_groups
+from training.calibrate import calibrate_model, measure
 from training.config import TrainConfig
-from training.data import Dataset, Sample, read_images
+from training.data import Dataset, Sample, read_images, regroup
 from training.errors import DataError
-from training.evaluate import evaluate, save_figures
+from training.evaluate import check_test, evaluate, save_figures
 from training.export import Exported, export_model
+from training.groups import check_groups, with_copies_together
 from training.loop import Start, train
 from training.plan import plan, with_canvas
 from training.pretrained import MaeChoices, import_mae
 from training.report import write_report
+from training.samples import shown
+from training.seen import candidates, held_out_of, remember_calibration, remember_training, to_test
 from training.world import ALONE, World
 
 
@@ -83,10 +87,14 @@ def train_model(
 
     Of several processes the first one calibrates and saves.
     """
+    dataset = dataset if how.group_by is None else regroup(dataset, how.group_by)
+    normals = check_enough(dataset, how)
     samples = readable(_normal(dataset, "train"), skip_unreadable=how.skip_unreadable)
-    start, init = None, how.init
+    start, earlier, init = None, None, how.init
     if init is not None:
-        config, start = adapted(config, load_bundle(init, check_golden=False, with_graph=False))
+        earlier = load_bundle(init, check_golden=False, with_graph=False)
+        normals = held_out_of(earlier, normals, how.group_by) if normals else []
+        config, start = adapted(config, earlier)
     if world.is_first:
         config = plan(samples, config, quiet=quiet)
     config = with_canvas(config, world.from_first(config.model.preprocess.canvas))
@@ -95,12 +103,13 @@ def train_model(
     )
     origin = _origin(dataset) | ({} if init is None else {"init": init.name})
     bundle = Bundle(out.absolute().name, model, None, {"training": card | origin})
+    bundle = remember_training(bundle, samples, earlier)
     if not world.is_first:
         return bundle
     if how.wanted is not None:
         bundle = _calibrated(
             bundle,
-            with_groups(_normal(dataset, "validation"), how.group_by),
+            normals,
             how.wanted,
             skip_unreadable=how.skip_unreadable,
             quiet=quiet,
@@ -142,14 +151,18 @@ def import_model(checkpoint: Path, out: Path, choices: MaeChoices) -> Bundle:
 
 def calibrate_folder(
     model: Path,
-    normals: list[Sample],
+    normals: Sequence[Sample],
     wanted: Recalibration,
     *,
+    group_by: str | None = None,
     skip_unreadable: bool = False,
     device: str = "auto",
     quiet: bool = False,
 ) -> Recalibrated:
-    """Calibrate the model in a folder anew, in place, under a new version."""
+    """Calibrate the model in a folder anew, in place, under a new version.
+
+    Images that it was trained on are left out. `group_by` is what the images were grouped by.
+    """
     bundle = load_bundle(model, check_golden=False)
     before = bundle.cameras.get(wanted.camera or "", bundle.calibration)
     if wanted.camera is not None and bundle.calibration is None:
@@ -157,6 +170,7 @@ def calibrate_folder(
             "calibrate the model for all cameras first (without --camera), then for one of them"
         )
     choices = wanted.choices(before)  # before the work, not after it
+    normals = held_out_of(bundle, with_copies_together(normals), group_by)
     bundle.model.to(choose_device(device))
     found = measure(
         bundle.model, normals, choices.roi, skip_unreadable=skip_unreadable, quiet=quiet
@@ -164,7 +178,9 @@ def calibrate_folder(
     calibration = calibrate(found, choices)
     same_roi = before is not None and before.roi is choices.roi
     compared = compare(before, found) if before is not None and same_roi else None
-    saved = save_bundle(bundle.calibrated(calibration, wanted.camera), model, new_version())
+    bundle = bundle.calibrated(calibration, wanted.camera)
+    bundle = remember_calibration(bundle, normals, wanted.camera)
+    saved = save_bundle(bundle, model, new_version())
     return Recalibrated(saved, calibration, compared)
 
 
@@ -178,12 +194,17 @@ def evaluate_model(
     device: str = "auto",
     quiet: bool = False,
 ) -> tuple[dict[str, Any], Path | None]:
-    """Evaluate a model folder on a set's test split; returns the figures and the report's path."""
+    """Evaluate a model folder on a set's test split; returns the figures and the report's path.
+
+    Of a set without splits everything that the model has not seen is the test.
+    """
+    check_test(candidates(dataset))
     bundle = load_bundle(model)
+    samples, known = to_test(bundle, dataset)
     detector = bundle.detector(choose_device(device))
-    result = evaluate(
-        bundle, detector, dataset.select("test"), skip_unreadable=skip_unreadable, quiet=quiet
-    )
+    result = evaluate(bundle, detector, samples, skip_unreadable=skip_unreadable, quiet=quiet)
+    result.figures["test_images_seen_before"] = known
+    result.figures["data"] = dataset.listing.as_dict()
     if json_file is not None:
         save_figures(result.figures, json_file)
     path = None
@@ -207,10 +228,33 @@ def readable(samples: list[Sample], *, skip_unreadable: bool) -> list[Sample]:
     return [sample for sample, _ in read_images(samples, skip_unreadable=True)]
 
 
+def check_enough(dataset: Dataset, how: Training) -> list[Sample]:
+    """Return what is to be calibrated on. Raises `DataError` where that is too little, before the work."""
+    if len(_normal(dataset, "train")) < 2:
+        raise DataError(
+            f"{len(dataset.normal('train'))} normal training image(s): too few; a few dozen are a start"
+        )
+    if how.wanted is None:
+        return []
+    normals = dataset.normal("validation")
+    try:
+        check_groups(normals or dataset.normal("train"), how.group_by)
+    except DataError as error:
+        if not any(sample.drawn_into for sample in normals):
+            raise
+        raise DataError(
+            f"too few images to train and to calibrate on others: a fifth of the independent parts is held "
+            f"out, and {error}. Collect 8 independent parts at the least, or pass --no-calibrate"
+        ) from error
+    return _normal(dataset, "validation")
+
+
 def _normal(dataset: Dataset, split: str) -> list[Sample]:
     samples = dataset.normal(split)
     if not samples:
-        raise DataError(f"{dataset.root} has no normal images in its {split} split")
+        raise DataError(
+            f"{shown(dataset.root)} has no normal images in its {split} split ({dataset.listing.summary()})"
+        )
     return samples
 
 
@@ -229,7 +273,7 @@ def _calibrated(
         skip_unreadable=skip_unreadable,
         quiet=quiet,
     )
-    return bundle.calibrated(calibration)
+    return remember_calibration(bundle.calibrated(calibration), normals)
 
 
 def _origin(dataset: Dataset) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Files to scores, one record each; a file that cannot be read is a record, not the end."""
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -24,8 +24,13 @@ from anomaly.inputs import input_statistics
 from anomaly.preprocess import preprocess
 from anomaly.types import Detection, FloatArray, RgbImage
 from training.checkpoint import write_whole
+from training.data import say
 from training.errors import DataError
+from training.files import read_tree
+from training.labels import is_truth_name
+from training.layouts import images_below
 from training.outputs import HEATMAPS, claim, file_name
+from training.samples import Listing, shown
 
 _CHUNK = 8
 _DECODERS = 2
@@ -208,14 +213,21 @@ def _record(path: Path, detection: Detection) -> dict[str, Any]:
 
 
 def _expand(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yield files, and the images of folders and below, but for ground truth and what is never an image."""
     for path in paths:
         if not path.is_dir():
             yield path
             continue
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in EXTENSIONS)
-        if not found:
-            raise DataError(f"no images in {path}; files read: {', '.join(EXTENSIONS)}")
-        yield from found
+        left_out: Counter[str] = Counter()
+        folder = read_tree(path, left_out)
+        images = list(images_below(folder, left_out, is_truth_name))
+        if not images:
+            raise DataError(
+                f"no images in {shown(path)} or below; files read: {', '.join(EXTENSIONS)}"
+            )
+        counts = {"to score": len(images)}
+        say(Listing(shown(path), "whatever they show", counts, dict(left_out.most_common())))
+        yield from images
 
 
 def _write_overlay(path: Path, image: RgbImage, detection: Detection, detector: Detector) -> None:

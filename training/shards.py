@@ -5,7 +5,9 @@ shuffles within a buffer. A resumed run starts a new order: unlike with files, i
 unbroken run would have seen.
 """
 
+import hashlib
 import logging
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,6 +41,7 @@ from training.tokens import (
 from training.world import World
 
 _log = logging.getLogger(__name__)
+_HEAD_BYTES = 1_000_000  # of a shard, to tell it from others: its first images
 _MOST_DAMAGED = 1000  # in a row, within one worker
 
 
@@ -49,9 +52,15 @@ class Shards:
     paths: tuple[str, ...]
 
     @property
-    def digest(self) -> list[str]:
-        """What tells one set of shards from another."""
-        return [Path(path).name for path in self.paths]
+    def digest(self) -> list[tuple[str, int, str]]:
+        """What tells one set of shards from another: their names, sizes, and digests of their first bytes."""
+        return [_described(Path(path)) for path in self.paths]
+
+
+def _described(path: Path) -> tuple[str, int, str]:
+    with path.open("rb") as file:
+        start = hashlib.sha256(file.read(_HEAD_BYTES)).hexdigest()
+        return path.name, file.seek(0, os.SEEK_END), start
 
 
 def find_shards(roots: Sequence[Path]) -> Shards | None:
@@ -59,7 +68,11 @@ def find_shards(roots: Sequence[Path]) -> Shards | None:
     paths: list[str] = []
     others = 0
     for root in roots:
-        own = [root] if root.suffix == ".tar" else sorted(root.glob("*.tar"))
+        own = [root] if root.suffix == ".tar" else sorted(root.glob("[!.]*.tar"))
+        if own and root.is_dir() and (beside := sum(1 for _ in root.glob("[!.]*")) - len(own)):
+            _log.warning(
+                "left out: %d other files and folders beside the shards in %s", beside, root
+            )
         paths += [str(path.absolute()) for path in own]
         others += not own
     if paths and others:

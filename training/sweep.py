@@ -14,7 +14,7 @@ from training.config import TrainConfig, load_recipe, load_sweep
 from training.data import Dataset
 from training.errors import DataError, RecipeError, TrainingError
 from training.outputs import SWEEP, claim
-from training.pipeline import Training, train_model
+from training.pipeline import USUAL_TRAINING, Training, check_enough, train_model
 
 _STUDY = "maskline"
 
@@ -46,6 +46,7 @@ def sweep(
     except ImportError as error:
         raise RecipeError("a sweep needs Optuna: pip install 'maskline[tracking]'") from error
     ranges = load_sweep(recipe)
+    check_enough(dataset, USUAL_TRAINING)
     claim(out, SWEEP)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(

@@ -1,3 +1,4 @@
+import json
 import pickle
 from pathlib import Path
 
@@ -64,3 +65,12 @@ def test_a_listing_that_was_cut_off_is_made_anew(tiny_data: Path, tmp_path: Path
     (tmp_path / "files.npy").write_bytes(b"torn")
     (tmp_path / "files.json").unlink()  # as the cut leaves it
     assert list(indexed([tiny_data], tmp_path)) == list(whole)
+
+
+def test_a_listing_of_an_older_lister_is_made_anew(tiny_data: Path, tmp_path: Path) -> None:
+    whole = list(indexed([tiny_data], tmp_path))
+    about = json.loads((tmp_path / "files.json").read_text())
+    del about["lister"]
+    (tmp_path / "files.json").write_text(json.dumps(about))
+    (tmp_path / "files.txt").write_text(f"{tiny_data}/ground_truth/blob/000_mask.png\n")
+    assert list(indexed([tiny_data], tmp_path)) == whole

@@ -172,4 +172,6 @@ def test_fewer_shards_than_processes_is_said(shards: Path, tmp_path: Path) -> No
         find_shards([shards, tmp_path])
     assert find_shards([tmp_path]) is None
     one = Shards(find_shards([shards]).paths[:1])  # type: ignore[union-attr]
-    assert one.digest == ["000000.tar"]
+    [(name, size, start)] = one.digest
+    assert (name, size) == ("000000.tar", Path(one.paths[0]).stat().st_size)
+    assert len(start) == 64

@@ -1,0 +1,103 @@
+"""What a model has seen: digests of the images it was trained and calibrated on, in its card.
+
+A threshold from images that the model was trained on promises what it does not hold, under whatever name they
+come. Models from before this was kept, and pretrained ones, cannot tell.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from anomaly.bundle import Bundle
+from training.errors import DataError
+from training.groups import check_groups
+from training.identity import card_digests, is_cut, seen
+from training.samples import Dataset, Sample, shown, some
+
+_log = logging.getLogger(__name__)
+_CARD = "images_seen"
+_TRAINED = "trained"
+_CALIBRATED = "calibrated"
+
+
+def remember_training(
+    bundle: Bundle, samples: Sequence[Sample], earlier: Bundle | None = None
+) -> Bundle:
+    """Note in the card what was trained on, and what the model was that it started from."""
+    before = "" if earlier is None else _card(earlier).get(_TRAINED, "")
+    return _noted(bundle, _TRAINED, card_digests(samples, before))
+
+
+def remember_calibration(
+    bundle: Bundle, samples: Sequence[Sample], camera: str | None = None
+) -> Bundle:
+    """Note in the card what was calibrated on, for one camera or for all that have none of their own."""
+    what = _CALIBRATED if camera is None else f"{_CALIBRATED} {camera}"
+    return _noted(bundle, what, card_digests(samples))
+
+
+def held_out_of(bundle: Bundle, samples: Sequence[Sample], group_by: str | None) -> list[Sample]:
+    """Leave out the images that the model was trained on, aloud.
+
+    Raises `DataError` where too few others are there to calibrate on.
+    """
+    card = _card(bundle).get(_TRAINED, "")
+    trained = {sample.path for sample in seen(samples, card)}
+    if not trained:
+        return list(samples)
+    rest = [sample for sample in samples if sample.path not in trained]
+    names = some([shown(path.name) for path in sorted(trained)])
+    if not rest or is_cut(card):
+        raise DataError(
+            f"the model was trained on {len(trained)} of these {len(samples)} images ({names}): a threshold "
+            "from them would promise too few false alarms. Calibrate on good parts that it has not seen"
+        )
+    _log.warning(
+        "left out: %d of %d images, which the model was trained on (%s); a threshold from them would promise "
+        "too few false alarms",
+        len(trained),
+        len(samples),
+        names,
+    )
+    check_groups(rest, group_by)
+    return rest
+
+
+def candidates(dataset: Dataset) -> list[Sample]:
+    """Return what a model can be tested on: the test split, or of a set without splits all of it."""
+    return [s for s in dataset.samples if s.split == "test" or "test" in s.drawn_into]
+
+
+def to_test(bundle: Bundle, dataset: Dataset) -> tuple[list[Sample], int]:
+    """Return the test images, and how many of them the model was trained or calibrated on, aloud.
+
+    Of a set without splits those are left out, unless no good part would remain.
+    """
+    everything = candidates(dataset)
+    known = {sample.path for sample in seen(everything, "".join(_card(bundle).values()))}
+    unseen = [s for s in everything if s.path not in known or not s.drawn_into]
+    if known and any(sample.is_normal for sample in unseen):
+        chosen = unseen
+    else:
+        chosen = everything if not known else dataset.select("test")
+    if left_out := len(everything) - len(chosen):
+        _log.warning("left out: %d images that the model was trained or calibrated on", left_out)
+    again = [shown(sample.name) for sample in chosen if sample.path in known]
+    if again:
+        _log.warning(
+            "%d of %d test images are ones the model was trained or calibrated on (%s): figures flatter it",
+            len(again),
+            len(chosen),
+            some(again),
+        )
+    return chosen, len(again)
+
+
+def _card(bundle: Bundle) -> dict[str, str]:
+    card: dict[str, str] = bundle.card.get(_CARD, {})
+    return card
+
+
+def _noted(bundle: Bundle, what: str, digests: str) -> Bundle:
+    noted = _card(bundle) | {what: digests}
+    return replace(bundle, card=bundle.card | {_CARD: noted})

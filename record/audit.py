@@ -2,11 +2,13 @@
 
 A row that was altered, removed or put in between breaks the chain, and `verify` says where; after a kill
 in the middle of adding it does so until the next row is added, which notes the recovery. The number
-and hash of the last row are kept beside it, so that rows cut off the end are missed too. Whoever can write
-both files can still write both anew: a copy of the last hash kept elsewhere seals the past against that.
+and hash of the last row are kept beside it and, as a witness, beside the journal of results, so that rows cut
+off the end are missed too, and the whole trail where it is gone. Whoever can write all of it can still write
+all anew: a copy of the last hash kept elsewhere seals the past against that.
 
-    audit.jsonl    one JSON object a line: number, at, by, action, subject, details, before, hash
-    audit.head     number and hash of the last row
+    audit.jsonl              one JSON object a line: number, at, by, action, subject, details, before, hash
+    audit.head               number and hash of the last row
+    journal/audit.witness    the same, never set back
 """
 
 import contextlib
@@ -47,6 +49,8 @@ class Audit:
     def __init__(self, folder: Path) -> None:
         self._rows = folder / "audit.jsonl"
         self._head = folder / "audit.head"
+        self._witness = folder / "journal/audit.witness"
+        self._results = (folder / "results.db", folder / "journal/position.json")
 
     def add(self, action: str, subject: str, by: str | None, **details: Any) -> Head:
         """Append a row: `by` did `action` to `subject`. Raises `OSError` where it cannot be written.
@@ -55,7 +59,7 @@ class Audit:
         """
         self._rows.parent.mkdir(parents=True, exist_ok=True)
         with self._locked():
-            before = self._recovered(self._read_head())
+            before = self._recovered(_read_head(self._head))
             return self._add(before, action, subject, by, details)
 
     def _add(
@@ -72,7 +76,8 @@ class Audit:
         }
         head = Head(before.number + 1, _seal(row))
         self._append(row | {"hash": head.hash})
-        self._write_head(head)
+        _write_head(self._head, head)
+        self._testify(before, head)
         return head
 
     def _recovered(self, head: Head) -> Head:
@@ -104,8 +109,12 @@ class Audit:
                     yield json.loads(line)
 
     def verify(self) -> Head:
-        """Check every seal, and that no row is missing. Raises `AuditBroken` naming the first bad row."""
-        last = Head()
+        """Check every seal, and that no row is missing. Raises `AuditBroken` naming the first bad row.
+
+        The witness beside the journal has seen a row; where that is missing, so are all after it. Where there
+        are results, there is a row of the start that came before them.
+        """
+        last, witness = Head(), _read_head(self._witness)
         try:
             for row in self.rows():
                 number = last.number + 1
@@ -116,11 +125,22 @@ class Audit:
                 if row.get("hash") != _seal(row):
                     raise AuditBroken(f"row {number} of {self._rows} was altered")
                 last = Head(number, str(row["hash"]))
+                if number == witness.number and last != witness:
+                    raise AuditBroken(
+                        f"row {number} of {self._rows} is not the one that was written"
+                    )
         except ValueError as error:
             raise AuditBroken(
                 f"row {last.number + 1} of {self._rows} is no row: {error}"
             ) from error
-        if last != (head := self._read_head()):
+        if last.number < witness.number:
+            raise AuditBroken(
+                f"{self._rows} ends with row {last.number}, though row {witness.number} was written: "
+                f"{witness.number - last.number} or more are gone"
+            )
+        if not last.number and any(path.exists() for path in self._results):
+            raise AuditBroken(f"there are results, but no row in {self._rows}: the trail is gone")
+        if last != (head := _read_head(self._head)):
             raise AuditBroken(
                 f"{self._rows} ends with row {last.number}, where row {head.number} should be the last"
             )
@@ -132,7 +152,10 @@ class Audit:
             for file in (self._rows, self._head):
                 if file.exists():
                     shutil.copy2(file, folder)
-        return Audit(folder).verify()
+        copy = Audit(folder)
+        head = copy.verify()
+        copy._testify(Head(), head)
+        return head
 
     def _append(self, row: dict[str, Any]) -> None:
         fd = os.open(self._rows, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
@@ -142,19 +165,18 @@ class Audit:
         finally:
             os.close(fd)
 
-    def _read_head(self) -> Head:
-        if not self._head.exists():
-            return Head()
-        try:
-            number, value = self._head.read_text().split()
-            return Head(int(number), value)
-        except ValueError as error:
-            raise AuditBroken(f"{self._head} is damaged: {error}") from error
+    def _testify(self, before: Head, head: Head) -> None:
+        """Let the witness see a row, unless it has seen one that is gone: then it stays, for `verify`."""
+        witness = _read_head(self._witness)
+        if witness.number and witness != before and not self._has(witness):
+            return
+        self._witness.parent.mkdir(exist_ok=True)
+        _write_head(self._witness, head)
 
-    def _write_head(self, head: Head) -> None:
-        whole = self._head.with_suffix(".tmp")
-        whole.write_text(f"{head.number} {head.hash}\n")
-        whole.replace(self._head)
+    def _has(self, head: Head) -> bool:
+        with contextlib.suppress(ValueError):
+            return any(row.get("hash") == head.hash for row in self.rows())
+        return False
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -164,6 +186,22 @@ class Audit:
             yield
         finally:
             lock.release()
+
+
+def _read_head(path: Path) -> Head:
+    if not path.exists():
+        return Head()
+    try:
+        number, value = path.read_text().split()
+        return Head(int(number), value)
+    except ValueError as error:
+        raise AuditBroken(f"{path} is damaged: {error}") from error
+
+
+def _write_head(path: Path, head: Head) -> None:
+    whole = path.with_suffix(".tmp")
+    whole.write_text(f"{head.number} {head.hash}\n")
+    whole.replace(path)
 
 
 def _seal(row: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ def backup(record: Path, out: Path) -> Copied:
 
 def _journal(source: Path, target: Path) -> int:
     """Copy the position, then the files: one that goes meanwhile is in the database."""
-    target.mkdir()
+    target.mkdir(exist_ok=True)
     with suppress(FileNotFoundError):
         shutil.copy2(source / "position.json", target)
     copied = 0

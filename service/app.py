@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from anomaly.device import give_back_memory, usable_cores
 from anomaly.errors import AnomalyError
+from record.audit import AuditBroken
 from service import errors
 from service.access import SCHEMES
 from service.batching import QueueFull
@@ -20,7 +21,7 @@ from service.calibrating import Calibrator
 from service.door import Door
 from service.drift import Drifts
 from service.engine import Engine
-from service.errors import StartError
+from service.errors import AuditUnwritable, StartError
 from service.frame import Frame
 from service.guard import Guard, rules_of
 from service.inspection import Inspector
@@ -70,6 +71,17 @@ async def _kept_up(task: Callable[[], Awaitable[None]], metrics: Metrics) -> Non
             _log.exception("a task in the background broke off, and begins anew")
             metrics.task_failures.inc()
             await asyncio.sleep(_AGAIN_S)
+
+
+async def _check_audit(settings: Settings, metrics: Metrics) -> None:
+    """Look once whether the audit trail is whole; a broken one is told, and stops no line."""
+    if (audit := audit_of(settings)) is None:
+        return
+    try:
+        await asyncio.to_thread(audit.verify)
+    except AuditBroken as error:
+        _log.error("%s; see docs/alerts.md, AuditBroken", error)
+        metrics.audit_broken.set(1)
 
 
 async def _tidy_memory() -> None:
@@ -165,7 +177,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         try:
             recording = _recording(settings, metrics)
             engine = Engine(settings, metrics, audit_of(settings))
-        except (AnomalyError, StartError) as error:
+        except (AnomalyError, StartError, AuditUnwritable) as error:
             app.state.failure = error  # told again, in one line, by `service.run`
             raise
         with (
@@ -180,7 +192,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 engine, metrics, settings, pool, parsers, budget, drifts, recording
             )
             app.state.calibrator = _calibrator(inspector)
-            tasks = [lambda: _watch(engine, settings.watch_models_s), _tidy_memory]
+            tasks = [
+                lambda: _watch(engine, settings.watch_models_s),
+                lambda: _check_audit(settings, metrics),
+                _tidy_memory,
+            ]
             running = [asyncio.create_task(_kept_up(task, metrics)) for task in tasks]
             yield
             for task in running:

@@ -90,6 +90,9 @@ class Metrics:
             "device_memory_bytes", "Memory held on the device; resident on a CPU.", "kind"
         )
         self.record_behind = self._gauge("record_behind_bytes", "Results that the store lacks yet.")
+        self.audit_broken = self._gauge(
+            "audit_broken", "1 where the audit trail was altered or is gone."
+        )
         self.record_lost = self._counter("record_lost", "Results that the disk did not take.")
         self.task_failures = self._counter(
             "task_failures", "Tasks in the background that broke off and began anew."

@@ -129,3 +129,50 @@ def test_a_trail_that_somebody_holds_is_an_error_in_time(
         audit.add("activate", "flange", None)
     holder.release()
     assert audit.add("activate", "flange", None).number == 5
+
+
+def test_a_trail_that_was_deleted_is_missed(audit: Audit, tmp_path: Path) -> None:
+    for name in ("audit.jsonl", "audit.head"):
+        (tmp_path / name).unlink()
+    with pytest.raises(AuditBroken, match="4 or more are gone"):
+        audit.verify()
+    audit.add("start", "flange", None)  # a service that starts on what is left does not hide it
+    with pytest.raises(AuditBroken, match="3 or more are gone"):
+        audit.verify()
+    for number in range(4):
+        audit.add("activate", "flange", None, version=f"v{number}")
+    with pytest.raises(AuditBroken, match=r"row 4 .* is not the one that was written"):
+        audit.verify()
+
+
+def test_a_trail_cut_back_with_its_head_is_missed(audit: Audit, tmp_path: Path) -> None:
+    rows = lines(tmp_path)[:2]
+    write(tmp_path, rows)
+    (tmp_path / "audit.head").write_text(f"2 {json.loads(rows[1])['hash']}\n")
+    with pytest.raises(AuditBroken, match="2 or more are gone"):
+        audit.verify()
+
+
+def test_results_without_any_trail_are_noticed(tmp_path: Path) -> None:
+    (tmp_path / "results.db").write_bytes(b"")
+    with pytest.raises(AuditBroken, match="there are results"):
+        Audit(tmp_path).verify()
+
+
+def test_a_witness_that_a_kill_left_behind_goes_on(audit: Audit, tmp_path: Path) -> None:
+    witness = tmp_path / "journal/audit.witness"
+    before = witness.read_text()
+    audit.add("start", "flange", None)
+    witness.write_text(before)  # the process died between the row and its witness
+    audit.add("start", "flange", None)
+    assert audit.verify().number == 6
+    assert witness.read_text() == (tmp_path / "audit.head").read_text()
+
+
+def test_a_copy_has_a_witness_of_its_own(audit: Audit, tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    audit.copy(tmp_path / "copy")
+    (tmp_path / "copy/audit.jsonl").unlink()
+    (tmp_path / "copy/audit.head").unlink()
+    with pytest.raises(AuditBroken, match="gone"):
+        Audit(tmp_path / "copy").verify()

@@ -207,3 +207,18 @@ def test_a_media_type_is_read_whatever_its_case(client: TestClient, kind: str) -
             "/score", content=png(normal_pixels(1)), headers={"Content-Type": kind}
         )
     assert answer.status_code == 200, answer.text
+
+
+def test_a_service_on_a_trail_that_is_gone_says_so(tiny_folder: Path, tmp_path: Path) -> None:
+    chosen = settings(tiny_folder, record="on", record_dir=tmp_path)
+    with TestClient(create_app(chosen)) as client:
+        assert "maskline_audit_broken 0.0" in client.get("/metrics").text
+    for name in ("audit.jsonl", "audit.head"):
+        (tmp_path / name).unlink()
+    with TestClient(create_app(chosen)) as client:
+        for _ in range(100):
+            if "maskline_audit_broken 1.0" in client.get("/metrics").text:
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail("nobody noticed")

@@ -40,7 +40,7 @@ from anomaly.detector import Detector, detection_of
 from anomaly.device import Cores, choose_device
 from anomaly.errors import ModelCorrupt, ModelNotSaved, ModelUncalibrated, OutputRefused
 from anomaly.export import GRAPH_ERRORS, OnnxModel
-from anomaly.folders import recover, recover_all, replace_folder
+from anomaly.folders import is_plain_name, recover, recover_all, replace_folder
 from anomaly.manifest import MANIFEST, SCHEMA_VERSION, Manifest, read_files, read_manifest
 from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed
@@ -281,7 +281,7 @@ def _write_whole(files: dict[str, bytes], folder: Path) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         staging.chmod(0o755)
-        replace_folder(staging, folder, _own_files(folder))
+        replace_folder(staging, folder, own_files(folder))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -306,17 +306,17 @@ def model_place(folder: Path) -> Path:
 
 def is_model(folder: Path) -> bool:
     """Whether a folder's manifest is one of ours, of any version, damaged files or not."""
-    return _WEIGHTS in _own_files(folder)
+    return _WEIGHTS in own_files(folder)
 
 
-def _own_files(folder: Path) -> set[str]:
+def own_files(folder: Path) -> set[str]:
     """Return the names of the files that a model's manifest lists, and its own; none without one of ours."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         files = set(manifest["files"]) if "schema_version" in manifest else set()
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return set()
-    return files | {MANIFEST}
+        return set()  # not ours
+    return {name for name in files if is_plain_name(name)} | {MANIFEST}
 
 
 def _state(model: AnomalyModel) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeGuard
 
 _log = logging.getLogger(__name__)
 _PREVIOUS = ".previous"
@@ -24,7 +25,7 @@ _RENAME_EXCHANGE = 2
 _CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 
-def is_plain_name(text: object) -> bool:
+def is_plain_name(text: object) -> TypeGuard[str]:
     """Whether a text may name a file in any folder: letters, digits, `.`, `_`, `-`, no dot in front."""
     return isinstance(text, str) and _PLAIN.fullmatch(text) is not None
 

@@ -12,7 +12,10 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from anomaly.bundle import own_files
+from anomaly.folders import is_plain_name
 from anomaly.manifest import MANIFEST
 
 _log = logging.getLogger(__name__)
@@ -44,8 +47,9 @@ class Archive:
             staging = place.with_name(f".{version}")
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
-            for file in folder.iterdir():
-                _link(file, staging / file.name)
+            for file in own_files(folder):  # others may lie there, which are none of the model's
+                if (folder / file).is_file():
+                    _link(folder / file, staging / file)
             staging.rename(place)
             self._forget_old(name)
         except OSError as error:
@@ -63,8 +67,14 @@ class Archive:
 
     def chosen(self, name: str) -> Chosen | None:
         """Return what a rollback chose for a model."""
-        found = self._read().get(name)
-        return None if found is None else Chosen(found["version"], found["instead_of"])
+        choice = self._read().get(name)
+        if choice is None:
+            return None
+        version, instead_of = choice.get("version"), choice.get("instead_of")
+        if not (is_plain_name(version) and is_plain_name(instead_of)):
+            _log.warning("%s names no version of %s; its own folder serves", self._root, name)
+            return None
+        return Chosen(version, instead_of)
 
     def choose(self, name: str, chosen: Chosen | None) -> None:
         """Remember a rollback; None: the folder's own version serves again."""
@@ -80,17 +90,18 @@ class Archive:
         except OSError as error:
             _log.warning("cannot remember which version of %s serves (%s)", name, error)
 
-    def _read(self) -> dict[str, dict[str, str]]:
+    def _read(self) -> dict[str, dict[str, Any]]:
         try:
-            found: dict[str, dict[str, str]] = json.loads(
-                (self._root / "chosen.json").read_text(encoding="utf-8")
-            )
+            choices = json.loads((self._root / "chosen.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             _log.warning("%s cannot be read (%s); models' own folders serve", self._root, error)
             return {}
-        return found
+        if not isinstance(choices, dict):
+            _log.warning("%s/chosen.json is no list of choices", self._root)
+            return {}
+        return {name: one for name, one in choices.items() if isinstance(one, dict)}
 
     def _forget_old(self, name: str) -> None:
         kept = sorted((self._root / name).iterdir(), key=lambda path: path.stat().st_mtime_ns)

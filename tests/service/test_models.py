@@ -15,6 +15,7 @@ from anomaly.errors import ModelCorrupt
 from record.audit import Audit
 from service import registry
 from service.app import create_app
+from service.archive import Archive, Chosen
 from service.errors import AuditUnwritable
 from tests.conftest import is_freed, normal_pixels, png
 from tests.service.conftest import settings
@@ -342,3 +343,35 @@ def test_the_watch_outlives_every_error_and_tries_again(
         assert serving(client) == "v1"
         client.portal.call(watched.look)
         assert serving(client) == "v2"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[",
+        "[1]",
+        "7",
+        '{"left": 7}',
+        '{"left": {"version": "../../x", "instead_of": "v1"}}',
+        "[" * 200_000,
+    ],
+)
+def test_a_choice_that_makes_no_sense_is_none(tmp_path: Path, text: str) -> None:
+    archive = Archive(tmp_path)
+    archive.choose("left", Chosen("v1", "v2"))
+    assert archive.chosen("left") == Chosen("v1", "v2")
+    (tmp_path / ".maskline/chosen.json").write_text(text)
+    assert archive.chosen("left") is None
+
+
+def test_only_a_models_own_files_are_archived(tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "left")
+    (tmp_path / "left/photos").mkdir()
+    (tmp_path / "left/photos/1.jpg").write_text("mine")
+    archive = Archive(tmp_path)
+    archive.keep(tmp_path / "left", "left", "v1")
+    folder = archive.folder("left", "v1")
+    assert folder is not None
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        path.name for path in tiny_folder.iterdir()
+    )

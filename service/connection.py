@@ -7,6 +7,7 @@ or asks and never reads.
 
 import asyncio
 import resource
+from collections.abc import Iterable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -57,7 +58,9 @@ class BoundedConnection(HttpToolsProtocol):
         super().connection_made(transport)
         self.transport = LingeringTransport(transport, self)  # type: ignore[assignment]
         self._wait()
-        self._make_room()
+        open_now = sum(not one.transport.is_closing() for one in _bounded(self.connections))
+        if open_now > self._room and not end_least_needed(self.connections, spare=self):
+            self._abort()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and count what is still a head."""
@@ -139,22 +142,6 @@ class BoundedConnection(HttpToolsProtocol):
             self.flow.resume_reading()
             self._lingering = self.loop.call_later(_LINGER_S, self._end)
 
-    def _make_room(self) -> None:
-        """End the connection that is needed least, this one perhaps, where there are too many."""
-        others = [
-            one
-            for one in self.connections
-            if isinstance(one, BoundedConnection) and not one.transport.is_closing()
-        ]
-        if len(others) <= self._room:
-            return
-        ranked = [(one.worth, one) for one in others if one is not self and one.worth is not None]
-        worth, victim = min(ranked, key=lambda pair: pair[0], default=((_HEAD, 0.0), self))
-        if worth[0] == _IDLE:
-            victim._end()
-        else:
-            victim._abort()
-
     @property
     def worth(self) -> tuple[int, float] | None:
         """How little a connection is needed, the least first; None of one that must stay."""
@@ -189,6 +176,29 @@ class BoundedConnection(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def end_least_needed(
+    connections: Iterable[object], *, spare: BoundedConnection | None = None
+) -> bool:
+    """End the connection that is needed least; False where all have a request in work."""
+    ranked = [
+        (one.worth, one)
+        for one in _bounded(connections)
+        if one is not spare and one.worth is not None and not one.transport.is_closing()
+    ]
+    if not ranked:
+        return False
+    worth, victim = min(ranked, key=lambda pair: pair[0])
+    if worth[0] == _IDLE:
+        victim._end()
+    else:
+        victim._abort()
+    return True
+
+
+def _bounded(connections: Iterable[object]) -> list[BoundedConnection]:
+    return [one for one in connections if isinstance(one, BoundedConnection)]
 
 
 class LingeringTransport:

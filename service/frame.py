@@ -16,6 +16,7 @@ from service.logs import REQUEST_ID
 _log = logging.getLogger("service.access")
 _ID = re.compile(rb"[\w.:-]{1,64}")
 _QUIET = ("/health/", "/metrics")  # asked every few seconds: not worth a line
+_REFUSED = (401, 403)
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -92,4 +93,6 @@ def _write(scope: Scope, status: int, seconds: float) -> None:
         said = {"method": scope["method"], "path": path[:200], "status": status}
         if key := scope.get("state", {}).get("key"):
             said["key"] = key
+        if status in _REFUSED and scope.get("client"):
+            said["client"] = scope["client"][0]  # whose it is that tries keys
         _log.log(level, "request", extra={**said, "seconds": round(seconds, 5)})

@@ -1,14 +1,15 @@
 """Starts the server: the socket first, so that an occupied port is found before models load."""
 
-import asyncio
 import gc
 import logging
 import math
 import os
+import signal
 import socket
 import ssl
 import threading
 import time
+from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -22,6 +23,7 @@ from service.app import create_app
 from service.connection import BoundedConnection, room_for_connections
 from service.errors import StartError
 from service.keys import read_keys
+from service.listener import Listener
 from service.logs import log_to_stderr
 from service.settings import Settings
 
@@ -56,6 +58,7 @@ def _serve(settings: Settings) -> None:
         http=partial(  # type: ignore[arg-type]
             BoundedConnection, head_s=settings.read_timeout_s, room=room_for_connections()
         ),
+        ws="none",  # nothing here speaks it, and it would leave the connections that are counted
         log_config=None,
         access_log=False,
         timeout_keep_alive=settings.keep_alive_s,
@@ -63,7 +66,9 @@ def _serve(settings: Settings) -> None:
         ssl_keyfile=settings.tls_key_file,
         timeout_graceful_shutdown=math.ceil(settings.drain_limit_s),
     )
-    server = DrainingServer(config, app.state, settings.drain_delay_s, settings.read_timeout_s)
+    bounds = ConnectionBounds(settings.read_timeout_s, room_for_connections())
+    server = DrainingServer(config, app.state, settings.drain_delay_s, bounds)
+    stop_at_hangup(server)
     port = listener.getsockname()[1]
     _log.info(
         "loading models from %s, then listening on %s://%s:%s",
@@ -124,6 +129,14 @@ def _check_tls(settings: Settings) -> None:
         ) from error
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectionBounds:
+    """How long a TLS handshake may take, and how many connections there may be."""
+
+    handshake_s: float
+    room: int
+
+
 class DrainingServer(uvicorn.Server):
     """Fails readiness first, stops listening a moment later, finishes what is in flight, exits with 0.
 
@@ -132,21 +145,35 @@ class DrainingServer(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, state: State, delay_s: float, handshake_s: float
+        self, config: uvicorn.Config, state: State, delay_s: float, bounds: ConnectionBounds
     ) -> None:
         super().__init__(config)
-        self._handshake_s = handshake_s
+        self._bounds = bounds
         self._state = state
         self._delay_s = delay_s
         self._asked: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen; a TLS handshake has as long as a request's head, which uvicorn has no setting for."""
-        loop = asyncio.get_running_loop()
-        if self.config.ssl is not None:
-            listen = partial(loop.create_server, ssl_handshake_timeout=self._handshake_s)
-            loop.create_server = listen  # type: ignore[method-assign]
-        await super().startup(sockets)
+        """Start the application, then listen: by ourselves, as uvicorn bounds no TLS handshake."""
+        await super().startup(sockets=[])
+
+        def make() -> BoundedConnection:
+            made: BoundedConnection = self.config.http_protocol_class(  # type: ignore[assignment, call-arg]
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            return made
+
+        self.servers += [
+            Listener(  # type: ignore[misc]
+                one,
+                make,
+                self.server_state.connections,
+                tls=self.config.ssl,
+                handshake_s=self._bounds.handshake_s,
+                room=self._bounds.room,
+            )
+            for one in sockets or ()
+        ]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Start to drain, or give up draining."""
@@ -168,6 +195,13 @@ class DrainingServer(uvicorn.Server):
         if self._asked is not None and time.monotonic() - self._asked >= self._delay_s:
             self.should_exit = True
         return await super().on_tick(counter)
+
+
+def stop_at_hangup(server: uvicorn.Server) -> None:
+    """Let a terminal that goes away (SIGHUP) stop the service as SIGTERM does, unless `nohup` forbids it."""
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is signal.SIG_DFL:
+        signal.signal(hangup, server.handle_exit)
 
 
 def read_settings(**given: Any) -> Settings:

@@ -140,7 +140,7 @@ def _check_told(told: dict[str, Any], own: dict[str, Any]) -> None:
         if isinstance(other, float) and isinstance(one, int | float):
             same = math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
         else:
-            same = json.loads(json.dumps(other)) == one
+            same = json.loads(json.dumps(other)) == json.loads(json.dumps(one))
         require(same, f"its {key} does not follow from its scores")
 
 

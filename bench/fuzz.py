@@ -49,7 +49,13 @@ def main() -> None:
 
 def run(model: Path, count: int, seed: int = 0, *, quiet: bool = False) -> list[str]:
     """Send the bodies; print what was answered and return what went wrong."""
-    settings = Settings(models_dir=model, auth="off", record="off", max_image_pixels=4_000_000)
+    settings = Settings(
+        models_dir=model,
+        auth="off",
+        allowed_hosts="testserver",  # what TestClient calls it
+        record="off",
+        max_image_pixels=4_000_000,
+    )
     answers: Counter[str] = Counter()
     failures: list[str] = []
     slowest, before = 0.0, (0, 0)

@@ -37,7 +37,7 @@ def test_every_answer_has_the_security_headers_errors_too(client: TestClient) ->
 def test_no_other_origin_is_let_in(client: TestClient) -> None:
     asked = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
     answer = client.options("/score", headers=asked)
-    assert answer.status_code == 405
+    assert (answer.status_code, answer.json()["code"]) == (403, "host_foreign")
     assert "access-control-allow-origin" not in answer.headers
 
 

@@ -116,7 +116,7 @@ def test_the_process_ends_some_time_whatever_hangs(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(run.os, "_exit", ended.append)
     monkeypatch.setattr(run, "_CLOSING_S", 0.05)
     config = uvicorn.Config("none:app", timeout_graceful_shutdown=0)
-    server = run.DrainingServer(config, State(), 0.05)
+    server = run.DrainingServer(config, State(), 0.05, run.ConnectionBounds(1.0, 10))
     server.handle_exit(signal.SIGTERM, None)
     assert until(lambda: ended == [1])
 

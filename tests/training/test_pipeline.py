@@ -1,16 +1,18 @@
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from anomaly.bundle import Bundle, load_bundle, save_bundle
 from anomaly.detector import Detector
 from anomaly.errors import CalibrationError, ModelUncalibrated, RoiInvalid, ScoreNotFinite
+from anomaly.preprocess import preprocess
 from anomaly.statement import state
 from anomaly.stored import digest_of
 from anomaly.types import Detection, RgbImage
@@ -267,15 +269,15 @@ def test_an_image_without_a_finite_score_is_an_error_and_spares_the_others(
 ) -> None:
     for index in range(4):
         (tmp_path / f"{index}.png").write_bytes(png(normal_pixels(5100 + index)))
-    plain = Detector.detect
+    plain = Detector.detect_canvases
 
-    def spoilt(self: Detector, images: Sequence[RgbImage]) -> list[Detection]:
-        if any((image.pixels == odd.pixels).all() for image in images):
+    def spoilt(self: Detector, canvases: torch.Tensor, *more: Any) -> list[Detection]:
+        odd, _ = preprocess([RgbImage(normal_pixels(5102))], self.model.config.preprocess)
+        if any(torch.equal(canvas, odd[0]) for canvas in canvases):
             raise ScoreNotFinite("the score is nan")
-        return plain(self, images)
+        return plain(self, canvases, *more)
 
-    odd = RgbImage(normal_pixels(5102))
-    monkeypatch.setattr(Detector, "detect", spoilt)
+    monkeypatch.setattr(Detector, "detect_canvases", spoilt)
     records = list(score_files(tiny_folder, [tmp_path]))
     assert [record["status"] for record in records] == ["ok", "ok", "error", "ok"]
     assert records[2]["code"] == "score_not_finite"

@@ -127,7 +127,7 @@ def test_damaged_images_are_counted_named_and_too_many_stop_the_run(
     with pytest.raises(DataError, match="cannot be decoded"):
         pretrain(roots, out, tmp_path / "a.run", config(), quiet=True)
     pretrain(roots, out, tmp_path / "b.run", config("run.unreadable=0.2"), quiet=True)
-    assert "0.tar:0: the image's header is damaged" in caplog.text
+    assert "0.tar:0: the PNG is truncated" in caplog.text
 
 
 def test_damaged_files_are_replaced_counted_and_named(

@@ -20,8 +20,8 @@ def orientation_of(exif: bytes, xmp: bytes = b"") -> int:
     """Read the orientation, 1 to 8, from the content of EXIF, or else of XMP."""
     if is_tiff(exif):
         try:
-            directory = next(read_directories(exif))
-            if ORIENTATION_TAG in directory:
+            directory = next(read_directories(exif), None)  # EXIF may have none at all
+            if directory is not None and ORIENTATION_TAG in directory:
                 return tagged_orientation(directory)
         except CorruptImage:
             return UPRIGHT

@@ -113,7 +113,10 @@ def read_planes(segments: Segments) -> NDArray[np.uint8] | NDArray[np.uint16]:
         for top in range(0, height, rows):
             for left in range(0, width, columns):
                 target = whole[top : top + rows, left : left + columns, channels]
-                target[...] = next(blocks)[: target.shape[0], : target.shape[1]]
+                block = next(blocks, None)
+                if block is None:
+                    raise CorruptImage("the TIFF has fewer strips or tiles than its size needs")
+                target[...] = block[: target.shape[0], : target.shape[1]]
     return whole
 
 

@@ -140,7 +140,7 @@ class WorkerPool(Executor):
         try:
             result = task.call()
         except BaseException as raised:  # noqa: BLE001 - it is the caller's, as in ThreadPoolExecutor
-            error = raised
+            error = _carried(raised)
         with self._lock:
             self._running.discard(task)
             self._spares -= task.replaced
@@ -161,3 +161,12 @@ class WorkerPool(Executor):
     def _only_lost(self) -> bool:
         with self._lock:
             return len(self._threads) <= sum(task.given_up for task in self._running)
+
+
+def _carried(raised: BaseException) -> BaseException:
+    """What a future can bring: of StopIteration it brings nothing, and whoever waits does so for ever."""
+    if not isinstance(raised, StopIteration):
+        return raised
+    error = RuntimeError("a task ended with StopIteration")
+    error.__cause__ = raised
+    return error

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from anomaly.errors import ImageError
 from anomaly.image import decode_image
+from anomaly.orientation import orientation_of
 from tests.conftest import normal_pixels
 
 RGB = normal_pixels(1, (72, 96))
@@ -114,3 +117,13 @@ def test_a_single_bit_gives_an_image_or_an_image_error(name: str) -> None:
             assert decode_image(bytes(flipped)).pixels.shape[2] == 3
         except ImageError:
             continue
+
+
+@given(st.binary(max_size=64), st.sampled_from([b"II*\0", b"MM\0*", b""]))
+def test_exif_of_any_bytes_gives_an_orientation(rest: bytes, magic: bytes) -> None:
+    assert 1 <= orientation_of(magic + rest) <= 8
+
+
+@pytest.mark.parametrize("exif", [b"II*\0\0\0\0\0", b"MM\0*\0\0\0\0", b"II*\0"])
+def test_exif_without_a_directory_is_upright(exif: bytes) -> None:
+    assert orientation_of(exif) == 1

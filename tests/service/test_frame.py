@@ -80,7 +80,9 @@ def test_a_log_that_nobody_reads_blocks_nothing_and_says_what_it_lost() -> None:
 
     for number in range(200):  # of a kilobyte each; the pipe holds 64
         log(f"{number:03d}" + "." * 1021)
-        if number < 50:  # as long as the pipe has room, the thread that writes keeps up on any machine
+        if (
+            number < 50
+        ):  # as long as the pipe has room, the thread that writes keeps up on any machine
             writer.flush()
     writer.flush()  # gives up after a tenth of a second
     found = bytearray()

@@ -139,3 +139,11 @@ def test_every_task_ends_and_the_pool_is_whole_again(kinds: list[str]) -> None:
                 assert kind != "fine" or isinstance(future.exception(), WorkTooSlow)
         assert until(lambda: len(made._threads) == 2)
         assert until(lambda: made._spares == 0 and not made._running)
+
+
+def test_an_iterator_that_ends_too_soon_is_an_error_and_no_endless_wait() -> None:
+    with pool(1, limit_s=60) as made:
+        broken = made.submit(lambda: next(iter(())))
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            broken.result(5)
+        assert made.submit(lambda: 7).result(5) == 7

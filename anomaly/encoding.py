@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from anomaly.jpeg import reduced
 from anomaly.types import RgbImage
 
 RAW = "RAW"  # pixels that came without a file
@@ -22,7 +23,6 @@ LOSSLESS = 101  # takes the place of a quality; better than any
 _SUBSAMPLINGS = {(1, 1): 444, (2, 1): 422, (2, 2): 420, (1, 2): 440, (4, 1): 411}
 _GREY_MODES = ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L")
 _SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L")
-_SPARE = 2  # as `anomaly.image` has it: a JPEG is reduced to no less than twice the canvas
 _UNREADABLE = (
     OSError,
     SyntaxError,
@@ -111,7 +111,7 @@ class Header:
     def decoded_bytes(self, canvas: int | None = None) -> int:
         """Bytes that decoding for a canvas will hold."""
         whole = self.size[0] * self.size[1]
-        height, width = _reduced(self.size, canvas) if self.format == "JPEG" else self.size
+        height, width = reduced(self.size, canvas) if self.format == "JPEG" else self.size
         pixels = 3 * height * width * (2 if self.is_deep else 1)
         # All coefficients of a progressive JPEG are held, at full size and two bytes each, before any pixel.
         return pixels + (6 * whole if self.is_progressive else 0)
@@ -148,14 +148,6 @@ def encoding_of(header: Header | None, image: RgbImage, *, is_raw: bool = False)
     if header is None:
         return Encoding(RAW if is_raw else _OTHER, *size, 3, bits)
     return Encoding(header.format, *size, header.channels, bits, header.quality, header.subsampling)
-
-
-def _reduced(size: tuple[int, int], canvas: int | None) -> tuple[int, int]:
-    for factor in (8, 4, 2):
-        least = -(-size[0] // factor), -(-size[1] // factor)
-        if canvas is not None and min(least) >= _SPARE * canvas:
-            return least
-    return size
 
 
 def _is_deep(image: Image.Image) -> bool:

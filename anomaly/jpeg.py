@@ -63,7 +63,7 @@ def read_jpeg(data: bytes, limits: ImageLimits, canvas: int | None) -> RgbImage:
         # All inks are taken to be stored inverted, as Adobe does and every other reader assumes.
         pixels = cmyk_to_rgb(_decode(data, "CMYK", header.size))
     else:
-        least = _reduced(header.size, canvas)
+        least = reduced(header.size, canvas)
         pixels = _decode(data, "RGB", least)
     sent = None if least == header.size else upright_size(header.size, header.orientation)
     return RgbImage(np.ascontiguousarray(upright(pixels, header.orientation)), sent)
@@ -155,7 +155,7 @@ def _frame(content: bytes) -> tuple[tuple[int, int], int]:
     return (height, width), components
 
 
-def _reduced(size: tuple[int, int], canvas: int | None) -> tuple[int, int]:
+def reduced(size: tuple[int, int], canvas: int | None) -> tuple[int, int]:
     """(H, W) to decode a JPEG to: by powers of two, which libjpeg-turbo does fast."""
     for factor in (8, 4, 2):
         least = -(-size[0] // factor), -(-size[1] // factor)

@@ -35,7 +35,8 @@ class StagedModel:
         precision: torch.dtype = torch.bfloat16,
     ) -> None:
         self._model = model
-        path = ScoringPath(model, precision).to(device).eval()
+        # Kept for its buffers: a graph holds addresses only, and what lies there must not be freed.
+        self._path = path = ScoringPath(model, precision).to(device).eval()
         self._stages: dict[int, _Stage] = {}
         for size in reversed(sizes_to(most)):  # the largest first: smaller ones reuse its memory
             try:

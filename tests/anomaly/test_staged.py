@@ -1,13 +1,20 @@
+import gc
 import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomaly.bundle import Bundle
 from anomaly.detector import Detector
 from anomaly.model import AnomalyModel
+from anomaly.path import ScoringPath, mask_indices
 from anomaly.preprocess import content_seed
 from anomaly.staged import StagedModel, fitting, sizes_to
+from training.config import load_recipe
 
 CPU = torch.device("cpu")
 
@@ -69,12 +76,63 @@ def test_a_size_that_does_not_fit_is_left_out(
     assert sorted(staged._stages) == [1, 2]
 
 
+def test_what_a_graph_reads_stays_where_it_is(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph holds addresses only: freed indices were overwritten, and the card asserted (docs/LOG.md)."""
+    read: list[weakref.ref[torch.Tensor]] = []
+
+    @torch.inference_mode()
+    def captured(path: ScoringPath, inputs: Sequence[torch.Tensor]) -> Callable[[], torch.Tensor]:
+        used = [*inputs, *path.parameters(), *path.buffers()]
+        read.extend(weakref.ref(tensor) for tensor in used)
+        evidence = path(*inputs)
+        return lambda: evidence
+
+    monkeypatch.setattr("anomaly.staged._captured", captured)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    staged = _staged_as_on_a_gpu(tiny_bundle.model, monkeypatch)
+    gc.collect()
+    assert read
+    assert all(tensor() is not None for tensor in read), staged
+
+
+class _Constants(TorchDispatchMode):
+    """Counts tensors that are made of Python's numbers while a path runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        self.made += func.overloadpacket is torch.ops.aten.lift_fresh
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["pixels", "features"])
+def test_a_path_takes_nothing_from_ordinary_memory(tiny_bundle: Bundle, kind: str) -> None:
+    """A capture on a GPU refuses a copy of what Python made; recipes of pixels could not be served."""
+    model = tiny_bundle.model
+    if kind == "features":
+        model = AnomalyModel.fresh(load_recipe("fast", ["model.preprocess.canvas=64"]).model)
+    path, side = ScoringPath(model), model.config.preprocess.canvas
+    inputs = (canvases(1, side), *mask_indices(model, [0]))
+    with torch.inference_mode(), _Constants() as constants:
+        path(*inputs)
+    assert constants.made == 0
+    with _Constants() as constants:
+        torch.tensor([1.0])
+    assert constants.made == 1  # it would notice
+
+
 def _staged_as_on_a_gpu(model: AnomalyModel, monkeypatch: pytest.MonkeyPatch) -> StagedModel:
     class Device:
         type = "cuda"
 
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *_, **__: self)
-    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_, **__: self)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_, **__: self._apply(torch.clone))
     return StagedModel(model, Device(), 4, torch.float32)  # type: ignore[arg-type]
 
 

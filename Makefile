@@ -11,7 +11,7 @@ N ?= 20000
 MINUTES ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-monitoring monitoring-pictures dashboards check audit format format-check lint types contracts bench bench-quality bench-serving fuzz soak openapi sbom clean
+.PHONY: help install demo test test-monitoring monitoring-pictures dashboards check audit format format-check lint types contracts bench bench-quality bench-serving gpu-check fuzz soak openapi sbom clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -91,6 +91,10 @@ fuzz: $(VENV)/.dev ## Damaged and hostile images against the service: MODEL=fold
 
 soak: $(VENV)/.dev ## An hour of mixed traffic and new versions: MODEL=folder MINUTES=60
 	$(BIN)/python -m bench.soak $(MODEL) --minutes $(MINUTES)
+
+gpu-check: $(VENV)/.dev ## What a GPU does with Maskline, in minutes: tables into gpu-check/ (ARGS="--data SET")
+	$(PIP) 'aiohttp>=3.10'
+	$(BIN)/python -m bench.gpu gpu-check $(ARGS)
 
 openapi: $(VENV)/.dev ## Write docs/openapi.json anew, after a wanted change of the wire contract
 	$(BIN)/python -m service.openapi docs/openapi.json

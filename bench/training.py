@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -120,26 +120,9 @@ def trained(
 ) -> None:
     """Train for a few steps and print their rates; with cached tokens, also their profile."""
     fresh = config.augment.fresh
-    steps = _WARM_UP + options.steps
-    config = replace(config, optimiser=replace(config.optimiser, steps=2 * steps * options.rounds))
-    trainer = _trainer(samples, config)
-    flops = training_flops(trainer.model, config, cached=not fresh)
-    batches, step, rounds = trainer.source.steps(0), 0, []
-    for _ in range(options.rounds):
-        for _ in range(_WARM_UP):
-            take_step(trainer, step, next(batches))
-            step += 1
-        meter = Meter(config.optimiser.batch_size, flops, peak)
-        for _ in range(options.steps):
-            with meter.waiting():
-                tokens = next(batches)
-            take_step(trainer, step, tokens)
-            meter.stepped()
-            step += 1
-        finish(trainer.device)
-        rounds.append(meter.rates())
-    said = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
-    backbone = feature_flops(trainer.model, config)
+    measured = rates_of(samples, config, steps=options.steps, rounds=options.rounds, peak=peak)
+    said, flops = measured.rates, measured.flops
+    backbone = feature_flops(measured.trainer.model, config)
     print(
         f"{'fresh' if fresh else 'cached'}: {said['images_per_s']:.1f} images/s, median of "
         f"{options.rounds} × {options.steps} steps of {config.optimiser.batch_size}; "
@@ -148,7 +131,45 @@ def trained(
         "data" + (" and backbone" if fresh else "")
     )
     if not fresh:
-        print(profiled(trainer, batches, step, flops, peak))
+        print(profiled(measured.trainer, measured.batches, measured.step, flops, peak))
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Medians over rounds of a recipe's steps, and the run as they left it."""
+
+    rates: dict[str, float]
+    flops: float  # of an image
+    trainer: Trainer
+    batches: Iterator[torch.Tensor]
+    step: int
+
+
+def rates_of(
+    samples: list[Sample], config: TrainConfig, *, steps: int, rounds: int, peak: float
+) -> Measured:
+    """Take so many steps in each round, after a few that are not counted."""
+    last = 2 * (_WARM_UP + steps) * rounds
+    config = replace(config, optimiser=replace(config.optimiser, steps=last))
+    trainer = _trainer(samples, config)
+    flops = training_flops(trainer.model, config, cached=not config.augment.fresh)
+    batches, step, found = trainer.source.steps(0), 0, []
+    for _ in range(rounds):
+        for _ in range(_WARM_UP):
+            take_step(trainer, step, next(batches))
+            step += 1
+        finish(trainer.device)
+        meter = Meter(config.optimiser.batch_size, flops, peak)
+        for _ in range(steps):
+            with meter.waiting():
+                tokens = next(batches)
+            take_step(trainer, step, tokens)
+            meter.stepped()
+            step += 1
+        finish(trainer.device)
+        found.append(meter.rates())
+    medians = {key: statistics.median(one[key] for one in found) for key in found[0]}
+    return Measured(medians, flops, trainer, batches, step)
 
 
 def _trainer(samples: list[Sample], config: TrainConfig) -> Trainer:

@@ -1,0 +1,67 @@
+"""The GPU check: a section that breaks off leaves what it had, and is no success."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import gpu
+from bench.gpu import Check, Rows, _between, run, table, write
+
+
+def broken(check: Check) -> Rows:
+    yield {"batch": 1, "images/s": 12.345}
+    yield {"batch": 16, "images/s": 1234.5, "p50 ms": None}
+    raise RuntimeError("the card is gone")
+
+
+def sound(check: Check) -> Rows:
+    yield {"batch": 1}
+
+
+@pytest.fixture
+def check(tmp_path: Path) -> Check:
+    return Check(tmp_path, tmp_path / "model", None, torch.device("cpu"), small=True)
+
+
+def test_rows_before_a_failure_are_kept(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "SECTIONS", {"broken": broken, "sound": sound})
+    run("broken", check)
+    kept = json.loads((check.folder / "gpu.json").read_text())["broken"]["rows"]
+    assert [row["batch"] for row in kept] == [1, 16]
+    run("sound", check)
+    write(check)
+    text = (check.folder / "gpu.md").read_text()
+    assert "| 16 | 1234 |  |" in text
+    assert "error: RuntimeError: the card is gone" in text
+    assert "error" not in check.found["sound"]
+
+
+@pytest.mark.parametrize(("section", "code"), [("broken", 1), ("sound", 0)])
+def test_a_failed_section_fails_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, section: str, code: int
+) -> None:
+    monkeypatch.setattr(gpu, "SECTIONS", {"broken": broken, "sound": sound})
+    monkeypatch.setattr(sys, "argv", ["gpu", str(tmp_path / "out"), "--only", section])
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    assert ended.value.code == code
+
+
+def test_stages_are_means_between_two_readings() -> None:
+    before = {"decode sum": 1.0, "decode count": 10.0, "batch sum": 10.0, "batch count": 10.0}
+    after = {"decode sum": 1.2, "decode count": 110.0, "batch sum": 210.0, "batch count": 110.0}
+    found = _between(before, after)
+    assert found == pytest.approx({"decode ms": 2.0, "mean batch": 2.0})
+    assert _between(after, after) == {}
+
+
+def test_a_table_has_the_columns_of_all_rows() -> None:
+    assert table([{"a": 1}, {"b": 0.1234}]).splitlines() == [
+        "| a | b |",
+        "|---|---|",
+        "| 1 |  |",
+        "|  | 0.123 |",
+    ]

@@ -9,6 +9,7 @@ METHODS ?= all
 MODEL ?= maskline-demo/models/flange
 N ?= 20000
 MINUTES ?= 60
+WORKERS ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-monitoring monitoring-pictures dashboards check audit format format-check lint types contracts bench bench-quality bench-serving gpu-check fuzz soak openapi sbom clean
@@ -21,8 +22,8 @@ install: $(VENV)/.dev ## Make .venv with everything, development tools included
 demo: $(VENV)/.runtime ## Draw parts, train, calibrate, evaluate, serve (ARGS=--no-serve stops before)
 	$(BIN)/maskline demo $(ARGS)
 
-test: $(VENV)/.dev postgresql prometheus ## Run the whole test suite
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev postgresql prometheus ## Run the whole test suite, in as many processes as cores (WORKERS=0: in one)
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 check: format-check lint types contracts audit coverage ## Everything CI wants: format, lint, types, imports, known vulnerabilities, tests
 
@@ -55,7 +56,7 @@ postgresql:
 
 .PHONY: coverage
 coverage: $(VENV)/.dev postgresql prometheus ## Run the tests and require 90 % branch coverage of anomaly/, record/ and service/
-	$(BIN)/python -m pytest --cov --cov-report= -p no:cacheprovider | tee $(VENV)/pytest.log; exit $${PIPESTATUS[0]}
+	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report= -p no:cacheprovider | tee $(VENV)/pytest.log; exit $${PIPESTATUS[0]}
 	$(BIN)/coverage report --include 'anomaly/*,record/*,service/*' --fail-under 90
 	$(BIN)/coverage report --include 'training/*' --fail-under 85
 	@tail -n 1 $(VENV)/pytest.log

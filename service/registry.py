@@ -7,6 +7,7 @@ first load run on the event loop, so that nothing here needs a lock but the load
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,7 @@ from service.errors import (
 )
 
 _log = logging.getLogger(__name__)
+_AGAIN_S = 10.0  # after a model could not be read, requests for it try as often
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +86,8 @@ class Slot:
     active: ServedModel | None = None
     previous: ServedModel | None = None
     staged: ServedModel | None = None
-    failure: ModelError | None = None  # why it could not be loaded at the start
+    failure: ModelError | None = None  # why it could not be read, while nothing serves
+    tried: float = -math.inf
     used: float = 0.0
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -184,6 +187,7 @@ class Registry:
                 if slot.name == self.default_name:
                     raise
                 failed = slot.failure = error
+                slot.tried = time.monotonic()
                 _log.error("model %s is broken, and others serve: %s", slot.name, error)
                 continue
             self._note("start", slot.name, slot.active.bundle)
@@ -204,7 +208,7 @@ class Registry:
     async def acquire(self, name: str | None) -> ServedModel:
         """Return the version that serves now, loading it if it was evicted.
 
-        Raises `ModelUnknown` or what loading raises.
+        Raises `ModelUnknown` or what loading raises; a broken model is read again every ten seconds at most.
         """
         slot = self.find(name)
         slot.used = time.monotonic()
@@ -212,12 +216,23 @@ class Registry:
             return slot.active
         async with slot.loading:
             if slot.active is None:
-                self._make_room(slot, self._needs(slot.folder))
-                slot.active = await asyncio.to_thread(self._read_chosen, slot)
-                slot.failure = None
+                if slot.failure is not None and time.monotonic() - slot.tried < _AGAIN_S:
+                    raise slot.failure.with_traceback(None)
+                slot.active = await self._read_again(slot)
                 self._make_room(slot, 0)
                 self._changed()
             return slot.active
+
+    async def _read_again(self, slot: Slot) -> ServedModel:
+        slot.tried = time.monotonic()
+        self._make_room(slot, self._needs(slot.folder))
+        try:
+            found = await asyncio.to_thread(self._read_chosen, slot)
+        except ModelError as error:
+            slot.failure = error
+            raise
+        slot.failure = None
+        return found
 
     async def load(self, name: str) -> Slot:
         """Read the version that lies in the model's folder and stage it; what serves goes on serving."""

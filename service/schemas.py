@@ -279,11 +279,20 @@ class ModelOut(ModelRef):
     smallest_false_alarm_rate: float
 
 
+class BrokenModelOut(BaseModel):
+    """A model that cannot be read, and why."""
+
+    name: str
+    code: str
+    detail: str
+
+
 class ModelsOut(BaseModel):
-    """All loaded models, and the names of all there are."""
+    """All loaded models, the names of all there are, and those that cannot be read."""
 
     models: list[ModelOut]
     known: list[str]
+    broken: list[BrokenModelOut]
 
 
 class VersionsOut(BaseModel):

@@ -12,6 +12,7 @@ from service.parameters import inspector
 from service.registry import ServedModel, Slot
 from service.schemas import (
     ActivateIn,
+    BrokenModelOut,
     DriftOut,
     DriftsOut,
     ModelOut,
@@ -37,10 +38,15 @@ _Version = Annotated[
     openapi_extra=SECURED,
 )
 async def list_models(inspector: _Inspector) -> ModelsOut:
-    """List the loaded models, each with its threshold and what its calibration can certify."""
+    """List the loaded models with their thresholds and what they can certify, and those that are broken."""
     registry = inspector.engine.registry
     models = [_model_out(model, registry.default_name) for model in registry.active]
-    return ModelsOut(models=models, known=sorted(registry.slots))
+    broken = [
+        BrokenModelOut(name=slot.name, code=slot.failure.code, detail=str(slot.failure))
+        for slot in registry.slots.values()
+        if slot.active is None and slot.failure is not None
+    ]
+    return ModelsOut(models=models, known=sorted(registry.slots), broken=broken)
 
 
 @router.post(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from anomaly.bundle import Bundle, save_bundle
+from anomaly.bundle import Bundle, load_bundle, save_bundle
 from anomaly.errors import ModelCorrupt
 from record.audit import Audit
 from service import registry
@@ -303,11 +303,37 @@ def test_a_broken_model_keeps_no_other_from_serving(models: Path, tiny_bundle: B
         broken = client.post("/score?model=right", content=GOOD)
         assert (broken.status_code, broken.json()["code"]) == (503, "model_corrupt")
         assert 'maskline_model_ready{model="right"} 0.0' in client.get("/metrics").text
+        (listed,) = client.get("/v1/models").json()["broken"]
+        assert (listed["name"], listed["code"]) == ("right", "model_corrupt")
     with (
         pytest.raises(ModelCorrupt),
         TestClient(create_app(settings(models, default_model="right"))),
     ):
         pass
+
+
+def test_a_broken_model_is_read_again_after_a_while_and_not_at_each_request(
+    models: Path, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (models / "right/manifest.json").write_text("{")
+    with TestClient(create_app(settings(models, default_model="left"))) as client:
+        reads = []
+
+        def counted(folder: Path) -> Bundle:
+            reads.append(folder)
+            return load_bundle(folder)
+
+        monkeypatch.setattr("service.registry.load_bundle", counted)
+        for _ in range(3):
+            assert client.post("/score?model=right", content=GOOD).status_code == 503
+        assert not reads
+        monkeypatch.setattr("service.registry._AGAIN_S", 0.0)
+        assert client.post("/score?model=right", content=GOOD).status_code == 503
+        assert len(reads) == 1
+        shutil.rmtree(models / "right")
+        save_bundle(tiny_bundle, models / "right", "v2")
+        assert client.post("/score?model=right", content=GOOD).status_code == 200
+        assert client.get("/v1/models").json()["broken"] == []
 
 
 def test_a_folder_that_appears_takes_no_request_from_the_only_model(

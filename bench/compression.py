@@ -7,27 +7,24 @@ fixed beforehand and nothing is tuned: what is looked for is how many good parts
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import cv2
 import numpy as np
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
-from anomaly.bundle import Bundle, load_bundle
 from anomaly.detector import Detector
 from anomaly.image import decode_image
-from anomaly.types import RgbImage
 from training.calibrate import calibrate_model
+from training.compression import recompressed
 from training.config import load_recipe
 from training.data import Sample, open_dataset
-from training.pipeline import Training, train_model
+from training.pipeline import train_model
 
-_VARIED = (30, 95)  # JPEG qualities of copies, drawn evenly
+_VARIED = (30, 95)  # JPEG qualities of copies
 _RATE = 0.05
 
 
@@ -66,53 +63,17 @@ def main() -> None:
 
 def models(data: Path, folder: Path, recipe: str, overrides: Sequence[str]) -> dict[str, Detector]:
     """Train twice and calibrate three times; detectors by what they know."""
-    config = load_recipe(recipe, overrides)
     dataset = open_dataset(data)
-    plain = list(dataset.normal("train"))
-    held = list(dataset.normal("validation"))
-    held_both = held + compressed(held, folder / "held")
-    both = plain + compressed(plain, folder / "plain")
-
-    def trained(samples: Sequence[Sample], name: str) -> Bundle:
-        manifest = folder / f"{name}.jsonl"
-        rows = [{"image": str(one.path.absolute()), "session": one.session} for one in samples]
-        rows += [{"image": str(held[0].path.absolute()), "split": "validation"}]
-        manifest.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
-        out = folder / name
-        train_model(open_dataset(manifest), out, config, Training(wanted=None))
-        return load_bundle(out)
-
-    as_is, varied = trained(plain, "as-is"), trained(both, "varied")
-
-    def detector(bundle: Bundle, normals: Sequence[Sample]) -> Detector:
-        return bundle.calibrated(calibrate_model(bundle.model, normals)).detector("auto")
-
+    plain, varied = (
+        train_model(dataset, folder / name, load_recipe(recipe, [*overrides, *more]))
+        for name, more in (("as-is", []), ("varied", [f"augment.compression={list(_VARIED)}"]))
+    )
+    on_plain = calibrate_model(varied.model, dataset.normal("validation"))
     return {
-        "as it is": detector(as_is, held),
-        "trained on compressed copies too": detector(varied, held),
-        "trained and calibrated on them too": detector(varied, held_both),
+        "as it is": plain.detector("auto"),
+        "trained on compressed copies too": varied.calibrated(on_plain).detector("auto"),
+        "trained and calibrated on them too": varied.detector("auto"),
     }
-
-
-def compressed(samples: Sequence[Sample], folder: Path) -> list[Sample]:
-    """Write a copy of each image at a random quality; it stays in its part's session."""
-    folder.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    copies = []
-    for number, sample in enumerate(samples):
-        quality = int(generator.integers(*_VARIED, endpoint=True))
-        path = folder / f"{number:06d}.jpg"
-        path.write_bytes(recompressed(decode_image(sample.path.read_bytes()), quality))
-        copies.append(Sample(path, sample.label, sample.split, sample.session))
-    return copies
-
-
-def recompressed(image: RgbImage, quality: int) -> bytes:
-    """Encode an 8-bit image as a JPEG of this quality."""
-    bgr = cv2.cvtColor(image.pixels, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    assert done
-    return data.tobytes()
 
 
 def row(name: str, detector: Detector, test: Sequence[Sample], quality: int | None) -> Row:

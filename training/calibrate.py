@@ -14,13 +14,14 @@ from anomaly.calibration import (
     calibrate,
 )
 from anomaly.corruption import corrupt
-from anomaly.encoding import Encoding, encoding_of, read_header
+from anomaly.encoding import Encoding, Header, encoding_of, read_header
 from anomaly.inputs import input_statistics
 from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed, preprocess
 from anomaly.roi import Roi
 from anomaly.scoring import PatchErrors
 from anomaly.types import FloatArray, RgbImage
+from training.compression import file_bytes
 from training.data import Sample, read_images
 from training.errors import DataError
 from training.evidence import altered_cells
@@ -90,7 +91,7 @@ def measure(
                 altered.append(altered_cells(model, [mask for _, mask in drawn]))
             origin += [len(groups) + i for i in of]
             inputs += [input_statistics(c.permute(1, 2, 0).contiguous().numpy()) for c in pixels]
-            encodings += [encoding_of(read_header(sample.path), image) for sample, image in batch]
+            encodings += [encoding_of(_header(sample), image) for sample, image in batch]
             groups += [sample.session for sample, _ in batch]
             if roi is not None:
                 counts += [roi.counts(placement, grid) for placement in placements]
@@ -108,6 +109,10 @@ def measure(
         np.stack(inputs),
         tuple(encodings),
     )
+
+
+def _header(sample: Sample) -> Header | None:
+    return read_header(sample.path if sample.quality is None else file_bytes(sample))
 
 
 @torch.inference_mode()

@@ -23,7 +23,9 @@ class AugmentConfig:
     `copies` altered copies of each image join the original; they are drawn once, so that backbone
     features can be cached. `fresh` draws a new copy at every step instead, which needs the backbone
     at every step. Flips are for parts that may lie either way. `crop` is the range of the share of the
-    image's area that is cut out at random, for pretraining on many products; (1, 1) keeps all.
+    image's area that is cut out at random, for pretraining on many products; (1, 1) keeps all. `compression`
+    are two JPEG qualities: a copy of each 8-bit image, compressed at one between them, joins it in training
+    and in calibration, where the two count once.
     """
 
     copies: int = 0
@@ -34,6 +36,7 @@ class AugmentConfig:
     shift: float = 0.02
     brightness: float = 0.05
     contrast: float = 0.05
+    compression: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.copies < 0:
@@ -42,6 +45,12 @@ class AugmentConfig:
             raise ConfigError("augment.shift, brightness and contrast want 0 to 0.5")
         if not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise ConfigError(f"augment.crop is {self.crop}; want 0 < low <= high <= 1")
+        if self.compression and not (
+            len(self.compression) == 2 and 1 <= self.compression[0] <= self.compression[1] <= 100
+        ):
+            raise ConfigError(
+                f"augment.compression is {self.compression}; want two JPEG qualities, 1 <= low <= high <= 100"
+            )
         if self.crops and not self.fresh:
             raise ConfigError("augment.crop needs augment.fresh: a crop is drawn at every step")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from anomaly.errors import ImageError
 from anomaly.image import EXTENSIONS, decode_image
 from anomaly.types import RgbImage
+from training.compression import file_bytes
 from training.errors import DataError
 from training.files import read_tree
 from training.groups import (
@@ -252,6 +253,6 @@ def read_images(
 
 def _read(sample: Sample, canvas: int | None) -> RgbImage | ImageError | OSError:
     try:
-        return decode_image(sample.path.read_bytes(), canvas=canvas)
+        return decode_image(file_bytes(sample), canvas=canvas)
     except (ImageError, OSError) as error:
         return error

@@ -6,7 +6,6 @@ torch's DataLoader does the work; this module says which images and what becomes
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -20,6 +19,7 @@ from anomaly.image import decode_image
 from anomaly.preprocess import place
 from anomaly.types import FloatArray, RgbImage
 from training.augment import Seed, crop
+from training.compression import file_bytes
 from training.config import TrainConfig
 from training.data import Sample
 from training.decoded import Decoded
@@ -86,22 +86,22 @@ class PlacedImages(Dataset[Placed]):
         unreadable: list[str] = []
         for number in range(wanted.index, wanted.index + _TRIES):
             index = number % len(self._samples)
-            path = self._samples[index].path
+            sample = self._samples[index]
             try:
-                canvas = self._canvas(index, path, wanted.seed)
+                canvas = self._canvas(index, sample, wanted.seed)
             except (ImageError, OSError) as error:
-                unreadable.append(f"{path}: {error}")
+                unreadable.append(f"{sample.path}: {error}")
             else:
                 return Placed(canvas, tuple(unreadable))
         raise DataError(f"{_TRIES} images in a row cannot be read, the first is {unreadable[0]}")
 
-    def _canvas(self, index: int, path: Path, seed: Seed | None) -> torch.Tensor:
+    def _canvas(self, index: int, sample: Sample, seed: Seed | None) -> torch.Tensor:
         config, kept = self._config, self._decoded
         if kept is None:
-            return placed(path.read_bytes(), config, seed)
+            return placed(file_bytes(sample), config, seed)
         canvas = kept.get(index)
         if canvas is None:
-            image = cut(path.read_bytes(), config, seed)
+            image = cut(file_bytes(sample), config, seed)
             canvas, _ = place(image, config.model.preprocess)
             if image.pixels.dtype == np.uint8:
                 kept.put(index, canvas)

@@ -113,7 +113,9 @@ def train(
     )
     if world.is_first:
         fit_evidence(model, samples, source, config, quiet=quiet)
-    return model.eval(), {"images": len(samples)} | card_of(model, config, world, loss, started)
+    return model.eval(), {"images": sum(s.quality is None for s in samples)} | card_of(
+        model, config, world, loss, started
+    )
 
 
 def optimise(

@@ -13,6 +13,7 @@ from anomaly.errors import ModelUncalibrated
 from anomaly.roi import read_roi
 from anomaly.statement import Compared, compare
 from training.calibrate import calibrate_model, measure
+from training.compression import compression_of, with_compressed
 from training.config import TrainConfig
 from training.data import Dataset, Sample, read_images, regroup
 from training.errors import DataError
@@ -98,6 +99,7 @@ def train_model(
     if world.is_first:
         config = plan(samples, config, quiet=quiet)
     config = with_canvas(config, world.from_first(config.model.preprocess.canvas))
+    samples = with_compressed(samples, config.augment.compression, config.run.seed)
     model, card = train(
         samples, config, run_folder(out), world=world, start=start, resume=how.resume, quiet=quiet
     )
@@ -109,7 +111,7 @@ def train_model(
     if how.wanted is not None:
         bundle = _calibrated(
             bundle,
-            normals,
+            with_compressed(normals, config.augment.compression, config.run.seed),
             how.wanted,
             skip_unreadable=how.skip_unreadable,
             quiet=quiet,
@@ -172,9 +174,8 @@ def calibrate_folder(
     choices = wanted.choices(before)  # before the work, not after it
     normals = held_out_of(bundle, with_copies_together(normals), group_by)
     bundle.model.to(choose_device(device))
-    found = measure(
-        bundle.model, normals, choices.roi, skip_unreadable=skip_unreadable, quiet=quiet
-    )
+    copied = with_compressed(normals, compression_of(bundle))
+    found = measure(bundle.model, copied, choices.roi, skip_unreadable=skip_unreadable, quiet=quiet)
     calibration = calibrate(found, choices)
     same_roi = before is not None and before.roi is choices.roi
     compared = compare(before, found) if before is not None and same_roi else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from anomaly.bundle import Bundle, new_version, save_bundle
 from training.checkpoint import fingerprint
 from training.config import TrainConfig
+from training.errors import RecipeError
 from training.index import indexed
 from training.loop import card_of, new_model, optimise
 from training.shards import Shards, StreamTokens, find_shards
@@ -31,6 +32,10 @@ def pretrain(
     It has no memory and no repair head: those belong to a product. Of several processes the first one
     saves. Raises `DataError`, `TrainingDiverged` or `ResumeError`.
     """
+    if config.augment.compression:
+        raise RecipeError(
+            "augment.compression is for training on a product: give pretraining images of every compression"
+        )
     started = time.monotonic()
     quiet = quiet or not world.is_first
     run.mkdir(parents=True, exist_ok=True)

@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 
 from anomaly.bundle import Bundle
-from anomaly.image import decode_image
 from anomaly.types import RgbImage
-from bench.compression import Row, compressed, line, recompressed, row
+from bench.compression import Row, line, row
 from tests.conftest import normal_pixels, planted
+from training.compression import recompressed
 from training.data import Sample
 
 
@@ -14,18 +14,6 @@ def _written(folder: Path, name: str, pixels: np.ndarray) -> Path:
     path = folder / name
     path.write_bytes(recompressed(RgbImage(pixels), 98))
     return path
-
-
-def test_copies_are_compressed_and_stay_in_their_part(tmp_path: Path) -> None:
-    paths = [_written(tmp_path, f"{n}.jpg", normal_pixels(n)) for n in range(12)]
-    samples = [Sample(path, "good", "train", f"part {n}") for n, path in enumerate(paths)]
-    copies = compressed(samples, tmp_path / "copies")
-    assert [one.session for one in copies] == [one.session for one in samples]
-    assert sum(one.path.stat().st_size for one in copies) < sum(p.stat().st_size for p in paths)
-    for sample, copy in zip(samples, copies, strict=True):
-        before, after = (decode_image(one.path.read_bytes()).pixels for one in (sample, copy))
-        assert before.shape == after.shape
-        assert 0 < np.abs(before.astype(int) - after).mean() < 12
 
 
 def test_a_row_counts_what_the_threshold_rejects(tmp_path: Path, tiny_bundle: Bundle) -> None:

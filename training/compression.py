@@ -1,0 +1,51 @@
+"""Copies of images as a camera that compresses more would send them.
+
+A part and its copy are one part: the copy stays in its session. Knows 8-bit pictures; a 16-bit one never came
+as a JPEG, and its copy is the picture itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from anomaly.bundle import Bundle
+from anomaly.image import decode_image
+from anomaly.types import RgbImage
+from training.samples import Sample
+
+
+def with_compressed(
+    samples: Sequence[Sample], qualities: Sequence[int], seed: int = 0
+) -> list[Sample]:
+    """Add a copy of each image, of a JPEG quality drawn evenly from (low, high); none without qualities."""
+    if not qualities:
+        return list(samples)
+    low, high = qualities
+    drawn = np.random.default_rng((seed, 5)).integers(low, high, len(samples), endpoint=True)
+    copies = [replace(s, quality=int(q)) for s, q in zip(samples, drawn, strict=True)]
+    return [*samples, *copies]
+
+
+def compression_of(bundle: Bundle) -> tuple[int, ...]:
+    """Return the qualities of the copies that a model was trained on; empty where there were none."""
+    recipe = bundle.card.get("training", {}).get("recipe", {})
+    return tuple(recipe.get("augment", {}).get("compression", ()))
+
+
+def file_bytes(sample: Sample) -> bytes:
+    """Read an image's file, compressed once more where the sample says so; raises as reading does."""
+    data = sample.path.read_bytes()
+    if sample.quality is None:
+        return data
+    image = decode_image(data)
+    return recompressed(image, sample.quality) if image.pixels.dtype == np.uint8 else data
+
+
+def recompressed(image: RgbImage, quality: int) -> bytes:
+    """Encode an 8-bit image as a JPEG of this quality."""
+    bgr = cv2.cvtColor(image.pixels, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert done
+    return data.tobytes()

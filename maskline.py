@@ -410,7 +410,7 @@ def serve(
 @keys.command("add")
 def key_add(name: KeyName, role: KeyRole = "score", keys_file: KeysFile = None) -> None:
     """Make an API key and print it: it is not stored and cannot be shown again."""
-    from service.keys import Role, add_key
+    from service.http.api_keys import Role, add_key
 
     secret = add_key(_keys_file(keys_file), name, Role[role.upper()])
     typer.echo(secret)  # before anything else may fail: it cannot be shown again
@@ -420,7 +420,7 @@ def key_add(name: KeyName, role: KeyRole = "score", keys_file: KeysFile = None) 
 @keys.command("list")
 def key_list(keys_file: KeysFile = None) -> None:
     """List the keys' names, roles and dates."""
-    from service.keys import read_keys
+    from service.http.api_keys import read_keys
 
     for key in read_keys(_keys_file(keys_file)):
         typer.echo(f"{key.name}  {key.role.name.lower()}  {key.created}")
@@ -429,7 +429,7 @@ def key_list(keys_file: KeysFile = None) -> None:
 @keys.command("revoke")
 def key_revoke(name: KeyName, keys_file: KeysFile = None) -> None:
     """Remove a key; a running service takes notice by its next request."""
-    from service.keys import revoke_key
+    from service.http.api_keys import revoke_key
 
     revoke_key(_keys_file(keys_file), name)
     _note_change("key_revoke", name)
@@ -596,7 +596,7 @@ def _note_change(action: str, subject: str, **details: str) -> None:
     """Seal a change made from the command line into the audit trail."""
     import getpass
 
-    from service.recording import audit_of
+    from service.results.recording import audit_of
     from service.run import read_settings
 
     if trail := audit_of(read_settings()):

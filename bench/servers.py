@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def _maskline(model: Path, port: int, free: bool) -> None:
-    from service.engine import Engine
+    from service.inference.engine import Engine
     from service.run import serve
 
     if free:

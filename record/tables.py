@@ -56,7 +56,7 @@ results = Table(
     metadata,
     Column("id", _Id, primary_key=True),  # in the order of arrival
     Column("result_id", String(32), nullable=False, unique=True),
-    # The caller, the camera and their key as one text (`service.repeats`), so that it is unique among all.
+    # The caller, the camera and their key as one text (`service.results.idempotency`), so that it is unique among all.
     Column("idempotency_key", _wide(512, 128), unique=True),
     Column("fingerprint", String(64)),  # of the request, where it had a key
     Column("inspected_at", Moment, nullable=False),

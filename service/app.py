@@ -13,26 +13,27 @@ from fastapi import FastAPI
 from anomaly.device import give_back_memory, usable_cores
 from anomaly.errors import AnomalyError
 from record.audit import AuditBroken
-from service import errors
-from service.access import SCHEMES
-from service.batching import QueueFull
 from service.budget import Budget
-from service.calibrating import Calibrator
-from service.door import Door
-from service.drift import Drifts
-from service.engine import Engine
 from service.errors import AuditUnwritable, StartError
-from service.frame import Frame
-from service.guard import Guard, rules_of
-from service.inspection import Inspector
-from service.keys import KeyRing
+from service.heatmaps import Heatmaps
+from service.http.admission import Door
+from service.http.api_keys import KeyRing
+from service.http.auth import SCHEMES
+from service.http.guard import Guard, rules_of
+from service.http.problems import install
+from service.http.request_context import Frame
+from service.http.tracing import trace
+from service.inference.batching import QueueFull
+from service.inference.engine import Engine
+from service.inspector import Inspector
 from service.logs import hide
 from service.metrics import Metrics
-from service.recording import Recording, audit_of
-from service.review import Reviewer
+from service.recalibration.calibrator import Calibrator
+from service.recalibration.reviewer import Reviewer
+from service.results.drift import Drifts
+from service.results.recording import Recording, audit_of
 from service.routes import calibration, health, lookout, models, oip, results, score
 from service.settings import Settings
-from service.tracing import trace
 from service.workers import WorkerPool
 
 _log = logging.getLogger(__name__)
@@ -188,8 +189,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             metrics.lost_decoders.set_function(lambda: float(pool.lost))
             drifts = Drifts(metrics, settings.drift_parts_per_alarm)
             budget = _budget(settings, metrics)
+            heatmaps = Heatmaps(pool, budget, settings.max_image_pixels)
             app.state.inspector = inspector = Inspector(
-                engine, metrics, settings, pool, parsers, budget, drifts, recording
+                engine, metrics, settings, pool, parsers, budget, drifts, heatmaps, recording
             )
             app.state.calibrator = _calibrator(inspector)
             tasks = [
@@ -210,13 +212,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=version("maskline"),
         description=_DESCRIPTION,
         lifespan=lifespan,
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # ours: service.tracing
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # ours: service.http.tracing
     )
     app.state.draining = False
     app.state.keys = None if settings.auth == "off" else KeyRing(settings.keys_file)
     for module in _ROUTES:
         app.include_router(module.router)
-    errors.install(app, metrics)
+    install(app, metrics)
 
     _surround(app, settings, metrics)
     app.openapi = _documented(app)  # type: ignore[method-assign]

@@ -7,12 +7,8 @@ For a moment more is held than is counted: a body that is put together or parsed
 """
 
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from service.errors import BudgetSpent, OverBudget
 
@@ -93,39 +89,6 @@ class Charge:
         self._budget._move(wanted_bytes, bulk=self.bulk)
         self.taken_bytes += wanted_bytes
 
-    def expect(self, request: Request) -> None:
-        """Raise where a body of the announced length would not fit now; takes nothing."""
-        declared = request.headers.get("content-length", "")
-        if declared.isascii() and declared.isdecimal() and len(declared) < 20:
-            self._budget.check(int(declared), bulk=self.bulk, held_bytes=self.taken_bytes)
-
-
-class CountedResponse(Response):
-    """An answer whose bytes are charged until the client has read them, even where nothing is left."""
-
-    def __init__(
-        self, budget: Budget, content: bytes, *, headers: dict[str, str] | None = None
-    ) -> None:
-        super().__init__(content, headers={"Content-Type": "application/json"} | (headers or {}))
-        self._budget = budget
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
-        with self._budget.open() as charge:
-            charge.overdraw(len(self.body))
-            await super().__call__(scope, receive, send)
-
-
-class CountedRequest(Request):
-    """A request whose body is charged as it arrives."""
-
-    def __init__(self, request: Request, charge: Charge) -> None:
-        super().__init__(request.scope, request.receive)
-        self._charge = charge
-        charge.expect(request)
-
-    async def stream(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body's chunks; raises what `Charge.add` raises."""
-        async for chunk in super().stream():
-            self._charge.add(len(chunk))
-            yield chunk
+    def check(self, expected_bytes: int) -> None:
+        """Raise where so many more bytes would not fit now; takes nothing."""
+        self._budget.check(expected_bytes, bulk=self.bulk, held_bytes=self.taken_bytes)

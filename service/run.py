@@ -20,10 +20,10 @@ from starlette.datastructures import State
 
 from anomaly.device import share_arenas
 from service.app import create_app
-from service.connection import BoundedConnection, room_for_connections
 from service.errors import StartError
-from service.keys import read_keys
-from service.listener import Listener
+from service.http.api_keys import read_keys
+from service.http.connection import BoundedConnection, room_for_connections
+from service.http.listener import Listener
 from service.logs import log_to_stderr
 from service.settings import Settings
 

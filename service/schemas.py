@@ -11,7 +11,6 @@ from anomaly.familiarity import CODES, InputWarning
 from anomaly.statement import Statement
 from anomaly.types import Detection, Region, Verdict
 from service.feedback import FeedbackOut
-from service.registry import ServedModel
 from service.wire import IdempotencyKey, Label, Moment, Text
 
 HeatmapKind = Literal["none", "float16", "png", "overlay", "overlay_png"]
@@ -109,12 +108,6 @@ class ModelRef(BaseModel):
     version: str
     digest: str
     calibration: Annotated[str, Field(description="Digest of the calibration that judged.")]
-
-    @classmethod
-    def of(cls, model: ServedModel, camera: str | None) -> "ModelRef":
-        """Say which version answers for a camera."""
-        bundle, judge = model.bundle, model.judged_by(camera)
-        return cls(name=model.name, version=bundle.version, digest=bundle.digest, calibration=judge)
 
 
 class InputWarningOut(BaseModel):

@@ -10,7 +10,8 @@ import pytest
 import typer
 
 import maskline
-from service.errors import RULES, ServiceError
+from service.errors import ServiceError
+from service.http.problems import RULES
 from service.settings import Settings
 from tests.conftest import normal_pixels, png
 

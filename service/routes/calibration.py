@@ -8,15 +8,18 @@ from pydantic import ValidationError
 
 from anomaly.roi import Roi, read_roi
 from record.store import Filter
-from service.access import SECURED, needs
-from service.body import media_type_of, read_body, read_images
-from service.budget import CountedRequest
-from service.calibrating import Calibrator, Normals, Wanted
-from service.errors import BodyUnusable, NothingRecorded, problems
-from service.inspection import Inspector
-from service.keys import Role
-from service.parameters import inspector, invalid
-from service.registry import ServedModel
+from service.concurrency import in_thread
+from service.errors import BodyUnusable, NothingRecorded
+from service.http.answering import in_time
+from service.http.api_keys import Role
+from service.http.auth import SECURED, needs
+from service.http.body import media_type_of, read_body, read_images
+from service.http.counted import CountedRequest
+from service.http.parameters import inspector, invalid
+from service.http.problems import problems
+from service.inference.registry import ServedModel
+from service.inspector import Inspector
+from service.recalibration.calibrator import Calibrator, Normals, Wanted
 from service.routes.models import versions
 from service.schemas import CalibrateIn, CalibrateQuery, CalibrationOut
 
@@ -99,8 +102,8 @@ async def _from_json(
     recording = calibrator.recording
     if recording is None:
         raise NothingRecorded("this service keeps no results (MASKLINE_RECORD=off); send images")
-    body = await calibrator.inspector.in_time(read_body(request, _MOST_JSON_BYTES))
-    asked, roi = await calibrator.inspector.parse(lambda: _asked(body))
+    body = await in_time(calibrator.inspector, read_body(request, _MOST_JSON_BYTES))
+    asked, roi = await in_thread(calibrator.inspector.parsers, lambda: _asked(body))
     which = asked.results
     chosen = Filter(
         camera=which.camera or query.camera, lot=which.lot, since=which.since, until=which.until
@@ -125,9 +128,8 @@ async def _from_multipart(
     request: Request, model: ServedModel, query: CalibrateQuery, calibrator: Calibrator
 ) -> tuple[Normals, Wanted]:
     most = calibrator.inspector.settings.max_bulk_bytes
-    parts = await calibrator.inspector.in_time(
-        read_images(request, max_bytes=most, max_images=_MOST_IMAGES)
-    )
+    reading = read_images(request, max_bytes=most, max_images=_MOST_IMAGES)
+    parts = await in_time(calibrator.inspector, reading)
     regions = [data for part, _, data in parts if part == _ROI]
     images = [(name, data) for part, name, data in parts if part != _ROI]
     roi = await calibrator.inspector.in_pool(lambda: read_roi(regions[0])) if regions else None

@@ -6,11 +6,12 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service.access import asks
-from service.errors import NotReady, problems
-from service.inspection import Inspector
-from service.keys import Role
-from service.parameters import inspector
+from service.errors import NotReady
+from service.http.api_keys import Role
+from service.http.auth import asks
+from service.http.parameters import inspector
+from service.http.problems import problems
+from service.inspector import Inspector
 
 router = APIRouter(tags=["health"])
 # Asked without a key; /metrics as well unless the settings say otherwise.

@@ -13,11 +13,13 @@ from pydantic import BaseModel
 
 from anomaly.heatmap import anomalous_pixels, encode_png
 from anomaly.types import Detection
-from service.access import SECURED, needs
-from service.errors import problems
-from service.inspection import Inspector, to_base64
-from service.keys import Role
-from service.parameters import inspector
+from service.heatmaps import to_base64
+from service.http.answering import detect_request
+from service.http.api_keys import Role
+from service.http.auth import SECURED, needs
+from service.http.parameters import inspector
+from service.http.problems import problems
+from service.inspector import Inspector
 from service.schemas import ScoreQuery
 
 router = APIRouter(tags=["lookout"])
@@ -74,9 +76,9 @@ async def detect_anomalies(
     inspector: Annotated[Inspector, Depends(inspector)],
 ) -> DetectAnomaliesResponse:
     """Inspect one JPEG or PNG."""
-    found = await inspector.inspect_raw(request, ScoreQuery(model=project, heatmap="none"))
+    found = await detect_request(inspector, request, ScoreQuery(model=project, heatmap="none"))
     detection = found.detection
-    result = await inspector.draw(lambda: _result(detection), detection.placement.source)
+    result = await inspector.heatmaps.draw(lambda: _result(detection), detection.placement.source)
     return DetectAnomaliesResponse(DetectAnomalyResult=result)
 
 

@@ -4,12 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from service.access import SECURED, check, needs
-from service.errors import ReasonMissing, problems
-from service.inspection import Inspector
-from service.keys import Role
-from service.parameters import inspector
-from service.registry import ServedModel, Slot
+from service.errors import ReasonMissing
+from service.http.api_keys import Role
+from service.http.auth import SECURED, check, needs
+from service.http.parameters import inspector
+from service.http.problems import problems
+from service.inference.registry import ServedModel, Slot
+from service.inspector import Inspector
 from service.schemas import (
     ActivateIn,
     BrokenModelOut,

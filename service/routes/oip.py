@@ -7,21 +7,30 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from service.access import SECURED, needs
-from service.body import read_chunks
-from service.budget import CountedRequest, CountedResponse
-from service.bulk import all_in_turns
-from service.errors import ModelUnknown, problems
-from service.found import Source
-from service.inspection import Inspector
-from service.keys import Role
-from service.oip import HEADER_LENGTH, OUTPUTS, InferIn, Limits, deadline_ms, read_request
-from service.parameters import inspector
-from service.registry import ServedModel
+from service.concurrency import all_in_turns, in_thread
+from service.errors import ModelUnknown
+from service.http.answering import in_time
+from service.http.api_keys import Role
+from service.http.auth import SECURED, needs
+from service.http.body import read_chunks
+from service.http.counted import CountedRequest, CountedResponse
+from service.http.disconnect import while_wanted
+from service.http.open_inference import (
+    HEADER_LENGTH,
+    OUTPUTS,
+    InferIn,
+    Limits,
+    deadline_ms,
+    read_request,
+)
+from service.http.open_inference_tensors import write_response
+from service.http.parameters import inspector
+from service.http.problems import problems
+from service.inference.inspection import Source
+from service.inference.registry import ServedModel
+from service.inspector import Inspector
 from service.routes import health
 from service.schemas import ScoreQuery
-from service.tensors import write_response
-from service.waiting import while_wanted
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
@@ -113,7 +122,9 @@ async def _infer(
             inspections = await all_in_turns(
                 [partial(inspector.detect, one, query, deadline, {}) for one in images]
             )
-        content, headers = await inspector.parse(lambda: write_response(name, wanted, inspections))
+        content, headers = await in_thread(
+            inspector.parsers, lambda: write_response(name, wanted, inspections)
+        )
     return CountedResponse(inspector.budget, content, headers=headers)
 
 
@@ -122,8 +133,10 @@ async def _read(request: CountedRequest, inspector: Inspector) -> tuple[InferIn,
     settings = inspector.settings
     length = request.headers.get(HEADER_LENGTH)
     limits = Limits(settings.max_bulk_images, settings.max_image_pixels)
-    chunks = await inspector.in_time(read_chunks(request, settings.max_bulk_bytes))
-    return await inspector.parse(lambda: read_request(b"".join(chunks), length, limits))
+    chunks = await in_time(inspector, read_chunks(request, settings.max_bulk_bytes))
+    return await in_thread(
+        inspector.parsers, lambda: read_request(b"".join(chunks), length, limits)
+    )
 
 
 def _check_version(model: ServedModel, wanted: str | None) -> None:

@@ -13,14 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from anomaly.types import Verdict
 from record.store import Filter
-from service.access import SECURED, check, needs
-from service.errors import NothingRecorded, RoleInsufficient, problems
+from service.errors import NothingRecorded, RoleInsufficient
 from service.feedback import FeedbackIn, FeedbackKind, FeedbackOut
-from service.inspection import Inspector
-from service.kept import heatmap_of, media_type, needed, placement_of
-from service.keys import Role
-from service.parameters import inspector
-from service.recording import Recording
+from service.http.api_keys import Role
+from service.http.auth import SECURED, check, needs
+from service.http.parameters import inspector
+from service.http.problems import problems
+from service.inspector import Inspector
+from service.results.evidence import heatmap_of, media_type, needed, placement_of
+from service.results.recording import Recording
 from service.schemas import (
     ResultDetailOut,
     ResultOut,
@@ -170,7 +171,9 @@ async def read_heatmap(
     image = needed(await record.image(row), result_id)
     [evidence] = await record.evidence([row])
     kept = needed(evidence, result_id)
-    picture = await asked.draw(lambda: heatmap_of(image, kept, row), placement_of(kept).source)
+    picture = await asked.heatmaps.draw(
+        lambda: heatmap_of(image, kept, row), placement_of(kept).source
+    )
     return Response(picture, media_type="image/jpeg")
 
 

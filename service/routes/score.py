@@ -4,12 +4,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.access import SECURED, asks
-from service.budget import CountedResponse
-from service.bulk import inspect_all
-from service.errors import problems
-from service.keys import Role
-from service.parameters import SCORE_PARAMETERS, inspector, score_query
+from service.http.answering import inspect_request, written
+from service.http.api_keys import Role
+from service.http.auth import SECURED, asks
+from service.http.bulk import inspect_all
+from service.http.counted import CountedResponse
+from service.http.parameters import SCORE_PARAMETERS, inspector, score_query
+from service.http.problems import problems
 from service.schemas import BatchOut, ScoreOut
 
 router = APIRouter(tags=["score"])
@@ -89,8 +90,8 @@ async def score(request: Request) -> Response:
     """
     query = score_query(request)
     asked = await inspector(request)
-    found = await asked.inspect(request, query)
-    return CountedResponse(asked.budget, await asked.written(found))
+    found = await inspect_request(asked, request, query)
+    return CountedResponse(asked.budget, await written(asked, found))
 
 
 _PARTS: dict[str, Any] = {
@@ -126,4 +127,4 @@ async def score_batch(request: Request) -> Response:
     """
     asked = await inspector(request)
     found = await inspect_all(asked, request, score_query(request))
-    return CountedResponse(asked.budget, await asked.written(found))
+    return CountedResponse(asked.budget, await written(asked, found))

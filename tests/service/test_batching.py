@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batching import (
+from service.inference.batching import (
     Batcher,
     BatcherClosed,
     BatchingConfig,
@@ -20,7 +20,7 @@ from service.batching import (
     QueueFull,
     TooMuchAtOnce,
 )
-from service.limits import Room
+from service.inference.limits import Room
 from tests.conftest import is_freed
 
 
@@ -286,7 +286,7 @@ def test_a_queue_that_was_full_is_short_until_nobody_was_refused_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr("service.limits.time.monotonic", lambda: now)
+    monkeypatch.setattr("service.inference.limits.time.monotonic", lambda: now)
     room = Room(64)
     assert room.has_room(63)
     assert not room.has_room(64)

@@ -15,7 +15,7 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from service.app import create_app
-from service.keys import Role, add_key
+from service.http.api_keys import Role, add_key
 from tests.conftest import normal_pixels, planted, png
 from tests.service.conftest import settings
 

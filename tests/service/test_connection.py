@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from service.connection import BoundedConnection
+from service.http.connection import BoundedConnection
 
 HEAD = b"POST /score HTTP/1.1\r\nHost: line\r\n"
 
@@ -176,7 +176,7 @@ def test_an_idle_connection_is_closed_in_the_end() -> None:
 def test_a_connection_too_many_ends_the_one_idle_longest_then_the_oldest_head(
     brief_s: float, wanted: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.connection._BRIEF_S", brief_s)
+    monkeypatch.setattr("service.http.connection._BRIEF_S", brief_s)
 
     async def run() -> None:
         state = ServerState()
@@ -200,8 +200,8 @@ def test_a_connection_too_many_ends_the_one_idle_longest_then_the_oldest_head(
 def test_a_late_head_goes_before_who_idles_and_an_unread_answer_before_both(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("service.connection._BRIEF_S", 0.0)
-    monkeypatch.setattr("service.connection._HEAD_S", 0.05)
+    monkeypatch.setattr("service.http.connection._BRIEF_S", 0.0)
+    monkeypatch.setattr("service.http.connection._HEAD_S", 0.05)
 
     async def run() -> None:
         state = ServerState()

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from service.app import create_app
-from service.engine import is_out_of_memory
+from service.inference.engine import is_out_of_memory
 from tests.conftest import normal_pixels, png
 from tests.service.conftest import settings
 

@@ -14,15 +14,15 @@ from anomaly.bundle import Bundle
 from record.audit import Audit
 from service.errors import FeedbackContradicts, NothingStaged, RoleInsufficient, VersionChanged
 from service.feedback import change_of
-from service.keys import Role, add_key
-from tests.service.test_calibrating import (
+from service.http.api_keys import Role, add_key
+from tests.service.test_calibrator import (
     BAD,
     part,
     save_with_other_weights,
     say,
     uploads,
 )
-from tests.service.test_kept import flush
+from tests.service.test_evidence import flush
 from tests.service.test_results import results, served
 
 ACTIVATE, CALIBRATE = "/v1/models/tiny:activate", "/v1/models/tiny:calibrate"
@@ -166,7 +166,7 @@ def test_a_result_whose_files_went_before_anybody_spoke_is_no_case(
 def test_an_old_defect_behind_many_new_ones_is_judged(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.review._CHUNK", 2)
+    monkeypatch.setattr("service.recalibration.reviewer._CHUNK", 2)
     oldest = confirmed(client, part(6500), "threshold=0")
     for _ in range(4):
         confirmed(client)

@@ -16,9 +16,9 @@ from fastapi.testclient import TestClient
 
 from service import app as app_module
 from service.app import create_app
-from service.connection import BoundedConnection
-from service.guard import rules_of
-from service.keys import Role, add_key
+from service.http.api_keys import Role, add_key
+from service.http.connection import BoundedConnection
+from service.http.guard import rules_of
 from service.routes import health
 from tests.service.conftest import settings
 

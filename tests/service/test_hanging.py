@@ -19,7 +19,7 @@ from fastapi.testclient import TestClient
 from starlette.datastructures import State
 
 from bench.local import free_port
-from service import inspection, run
+from service import heatmaps, run
 from service.app import create_app
 from tests.conftest import normal_pixels, png
 from tests.service.conftest import settings
@@ -30,14 +30,14 @@ GOOD, HANGS = png(normal_pixels(6000)), png(normal_pixels(7))
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Decoding one certain image waits for it."""
-    plain, opened = inspection.decode_image, threading.Event()
+    plain, opened = heatmaps.decode_image, threading.Event()
 
     def decode(data: bytes, *rest: Any, **named: Any) -> Any:
         if data == HANGS:
             opened.wait(30)
         return plain(data, *rest, **named)
 
-    monkeypatch.setattr(inspection, "decode_image", decode)
+    monkeypatch.setattr(heatmaps, "decode_image", decode)
     yield opened
     opened.set()
 
@@ -123,8 +123,8 @@ def test_the_process_ends_some_time_whatever_hangs(monkeypatch: pytest.MonkeyPat
 
 _SERVER = """
 import sys, time
-from service import inspection
-inspection.decode_image = lambda *rest, **named: time.sleep(60)
+from service import heatmaps
+heatmaps.decode_image = lambda *rest, **named: time.sleep(60)
 from maskline import main
 main()
 """

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from anomaly.bundle import Bundle, load_bundle, save_bundle
 from anomaly.encoding import Encoding
 from service.app import create_app
-from service.calibrating import _encodings
+from service.recalibration.calibrator import _encodings
 from tests.conftest import normal_pixels, planted, png
 from tests.service.conftest import settings
 

@@ -18,7 +18,7 @@ from starlette.datastructures import State
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from service.connection import BoundedConnection
+from service.http.connection import BoundedConnection
 from service.run import ConnectionBounds, DrainingServer, stop_at_hangup
 
 HANDSHAKE_S, ROOM = 0.5, 20

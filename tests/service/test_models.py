@@ -13,10 +13,10 @@ from fastapi.testclient import TestClient
 from anomaly.bundle import Bundle, load_bundle, save_bundle
 from anomaly.errors import ModelCorrupt
 from record.audit import Audit
-from service import registry
 from service.app import create_app
-from service.archive import Archive, Chosen
 from service.errors import AuditUnwritable
+from service.inference import registry
+from service.inference.version_archive import Archive, Chosen
 from tests.conftest import is_freed, normal_pixels, png
 from tests.service.conftest import settings
 
@@ -323,11 +323,11 @@ def test_a_broken_model_is_read_again_after_a_while_and_not_at_each_request(
             reads.append(folder)
             return load_bundle(folder)
 
-        monkeypatch.setattr("service.registry.load_bundle", counted)
+        monkeypatch.setattr("service.inference.registry.load_bundle", counted)
         for _ in range(3):
             assert client.post("/score?model=right", content=GOOD).status_code == 503
         assert not reads
-        monkeypatch.setattr("service.registry._AGAIN_S", 0.0)
+        monkeypatch.setattr("service.inference.registry._AGAIN_S", 0.0)
         assert client.post("/score?model=right", content=GOOD).status_code == 503
         assert len(reads) == 1
         shutil.rmtree(models / "right")

@@ -8,7 +8,7 @@ import pytest
 
 from service.errors import StartError
 from service.metrics import Metrics
-from service.recording import Recording
+from service.results.recording import Recording
 
 _HOLD = """
 import sys; from pathlib import Path; from record.lock import FileLock

@@ -136,7 +136,7 @@ def test_a_store_that_is_away_fails_no_inspection_and_gets_everything_later(
 def test_a_store_that_hangs_holds_up_no_repeated_request(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.recording._LOOKUP_S", 0.1)
+    monkeypatch.setattr("service.results.recording._LOOKUP_S", 0.1)
     gate = threading.Event()
     monkeypatch.setattr(Store, "repeated", lambda self, key: gate.wait(20) and None)
     started = time.monotonic()

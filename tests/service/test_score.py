@@ -228,7 +228,7 @@ def test_an_unexpected_error_is_a_500_without_internals(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr("service.inspection.decode_image", broken)
+    monkeypatch.setattr("service.heatmaps.decode_image", broken)
     answer = client.post("/score", content=GOOD)
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
     assert "secret" not in answer.text

@@ -18,7 +18,7 @@ from record.journal import Journal
 from record.store import Filter, Store
 from record.writer import Writer
 from service.feedback import FeedbackIn
-from service.repeats import RepeatKey
+from service.results.idempotency import RepeatKey
 from service.schemas import ActivateIn, ResultOut, ScoreQuery
 from service.wire import Moment
 from tests.record.conftest import postgres, url

@@ -12,7 +12,7 @@ from PIL import Image
 
 from record.keep import Kept, KeptStore
 from service.errors import StartError
-from service.recording import Recording
+from service.results.recording import Recording
 from tests.conftest import jpeg, normal_pixels, planted, png
 from tests.service.test_results import results, served
 

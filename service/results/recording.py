@@ -21,10 +21,10 @@ from record.urls import shown
 from record.writer import Writer
 from service.errors import AuditUnwritable, FeedbackContradicts, ResultUnknown, StartError
 from service.feedback import Change, FeedbackIn, change_of
-from service.found import Inspection, Source
+from service.inference.inspection import Inspection, Source
 from service.logs import ACTOR
 from service.metrics import Metrics
-from service.repeats import Answered, RepeatKey
+from service.results.idempotency import Answered, RepeatKey
 from service.schemas import ScoreOut, ScoreQuery
 from service.settings import Settings
 

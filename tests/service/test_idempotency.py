@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from service.app import create_app
 from service.errors import IdempotencyMismatch
-from service.keys import Role, add_key
-from service.repeats import Answered, RepeatKey, Repeats
+from service.http.api_keys import Role, add_key
+from service.results.idempotency import Answered, RepeatKey, Repeats
 from service.schemas import ModelRef, ScoreOut, ScoreQuery
 from tests.conftest import normal_pixels, planted, png
 from tests.service.conftest import settings

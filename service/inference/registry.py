@@ -20,7 +20,6 @@ from anomaly.device import give_back_memory
 from anomaly.errors import ModelError, ModelNotFound
 from anomaly.model import ModelConfig
 from anomaly.stored import digest_of
-from service.archive import Archive, Chosen
 from service.errors import (
     DefectsWouldPass,
     ModelUnknown,
@@ -29,6 +28,7 @@ from service.errors import (
     VersionChanged,
     VersionWaits,
 )
+from service.inference.version_archive import Archive, Chosen
 
 _log = logging.getLogger(__name__)
 _AGAIN_S = 10.0  # after a model could not be read, requests for it try as often

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Generic, TypeVar
 
-from service.limits import CostLimit, CrashGuard, Room
+from service.inference.limits import CostLimit, CrashGuard, Room
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")

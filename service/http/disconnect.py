@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 from starlette.requests import Request
 
-from service.batching import DeadlineMissed
 from service.errors import ClientGone
+from service.inference.batching import DeadlineMissed
 
 STAGES = ("read", "decode", "queue", "inference", "encode")
 

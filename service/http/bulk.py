@@ -1,22 +1,21 @@
 """Many images in one request, each with its own status: a bad one is an item, not the end."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
 from starlette.requests import Request
 
-from service.body import read_images
-from service.budget import CountedRequest
-from service.errors import code_of, document, rule_of
-from service.inspection import Inspector
+from service.concurrency import in_turns
+from service.http.answering import in_time
+from service.http.body import read_images
+from service.http.counted import CountedRequest
+from service.http.disconnect import while_wanted
+from service.http.problems import code_of, document, rule_of
+from service.inspector import Inspector
 from service.schemas import BatchItemOut, BatchOut, Problem, ScoreOut, ScoreQuery
-from service.waiting import while_wanted
 
 T = TypeVar("T")
 _GRACE_S = 5.0
-_AT_ONCE = 8  # images of one request in decoding, queue or inference: others get their turn
 
 
 async def inspect_all(inspector: Inspector, request: Request, query: ScoreQuery) -> BatchOut:
@@ -29,7 +28,7 @@ async def inspect_all(inspector: Inspector, request: Request, query: ScoreQuery)
         reading = read_images(
             counted, max_bytes=settings.max_bulk_bytes, max_images=settings.max_bulk_images
         )
-        images = await inspector.in_time(reading)
+        images = await in_time(inspector, reading)
         # Each image has the deadline by itself; the whole only ends early when the client leaves.
         async with while_wanted(request, deadline + _GRACE_S, ("read",)):
             found = await in_turns(
@@ -49,27 +48,6 @@ async def inspect_all(inspector: Inspector, request: Request, query: ScoreQuery)
     return BatchOut(
         items=[_item(inspector, name, one) for (_, name, _), one in zip(images, found, strict=True)]
     )
-
-
-async def in_turns(jobs: Sequence[Callable[[], Awaitable[T]]]) -> list[T | BaseException]:
-    """Run jobs a few at a time; results and errors come in the jobs' order."""
-    turns = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(job: Callable[[], Awaitable[T]]) -> T:
-        async with turns:
-            return await job()
-
-    return await asyncio.gather(*(one(job) for job in jobs), return_exceptions=True)
-
-
-async def all_in_turns(jobs: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
-    """Run jobs a few at a time; raises the first error, in the jobs' order, once all have ended."""
-    results: list[T] = []
-    for one in await in_turns(jobs):
-        if isinstance(one, BaseException):
-            raise one
-        results.append(one)
-    return results
 
 
 def _item(inspector: Inspector, name: str, found: ScoreOut | BaseException) -> BatchItemOut:

@@ -19,9 +19,10 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.access import authenticate
-from service.errors import BodyTooLarge, ForeignHost, ServiceError, refusal
-from service.keys import KeyRing, Role
+from service.errors import BodyTooLarge, ForeignHost, ServiceError
+from service.http.api_keys import KeyRing, Role
+from service.http.auth import authenticate
+from service.http.problems import refusal
 from service.metrics import Metrics
 
 _JSON_BYTES = 1_000_000  # of a body that is JSON only, or that no route reads

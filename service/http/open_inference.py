@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, ValidationError
 from anomaly.image import MIN_SIDE_PX
 from anomaly.types import RgbImage
 from service.errors import TensorInvalid
-from service.found import Source
+from service.inference.inspection import Source
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 OUTPUTS = {

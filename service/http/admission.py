@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.batching import QueueFull
-from service.errors import RULES, problem, retry_after
+from service.http.problems import RULES, problem, retry_after
+from service.inference.batching import QueueFull
 from service.metrics import Metrics
 
 _SCORING = ("/score", "/v1/score")

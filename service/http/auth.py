@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from service.errors import KeyMissing, KeyUnknown, RoleInsufficient
-from service.keys import KeyRing, Role
+from service.http.api_keys import KeyRing, Role
 from service.logs import ACTOR, ANYBODY
 
 # For the OpenAPI document; the headers are read by hand, which costs a tenth of FastAPI's own schemes.
@@ -21,7 +21,7 @@ SECURED: dict[str, Any] = {"security": [{"bearer": []}, {"key": []}]}
 
 
 def needs(role: Role) -> Callable[[Request], Awaitable[None]]:
-    """Return a dependency that says which role a route asks for; `service.guard` looks at it first."""
+    """Return a dependency that says which role a route asks for; `service.http.guard` looks at it first."""
 
     async def dependency(request: Request) -> None:
         check(request, role)

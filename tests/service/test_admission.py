@@ -7,8 +7,8 @@ from typing import Any
 from fastapi.testclient import TestClient
 
 from service.app import create_app
-from service.batching import QueueFull
-from service.door import Door
+from service.http.admission import Door
+from service.inference.batching import QueueFull
 from service.metrics import Metrics
 from tests.conftest import normal_pixels, png
 from tests.service.conftest import settings

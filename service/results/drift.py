@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 from anomaly.drift import Watch
 from anomaly.types import Detection, FloatArray
+from service.inference.registry import ServedModel
 from service.metrics import Metrics
-from service.registry import ServedModel
 
 _FINDINGS = ("camera", "parts")
 

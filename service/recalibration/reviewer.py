@@ -18,13 +18,13 @@ import torch
 from anomaly.errors import ImageError
 from anomaly.scoring import PatchErrors
 from anomaly.types import Verdict
-from service.bulk import all_in_turns
+from service.concurrency import all_in_turns
 from service.errors import CasesMissing, DefectsWouldPass
 from service.feedback import is_held_against
-from service.inspection import Inspector
-from service.kept import Evidence, placement_of, weights_of
-from service.recording import Recording
-from service.registry import ServedModel
+from service.inference.registry import ServedModel
+from service.inspector import Inspector
+from service.results.evidence import Evidence, placement_of, weights_of
+from service.results.recording import Recording
 from service.schemas import ReviewOut
 
 _log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import Callable, Set
 
-from service.connection import BoundedConnection, end_least_needed
+from service.http.connection import BoundedConnection, end_least_needed
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 2048

@@ -6,8 +6,8 @@ from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service import inspection
-from service.answers import is_short, write
+from service.http import answering
+from service.http.answer_json import is_short, write
 from service.schemas import BatchItemOut, BatchOut, HeatmapOut, ModelRef, Problem, ScoreOut
 from tests.conftest import normal_pixels, png
 
@@ -70,8 +70,8 @@ def test_answers_with_large_pictures_are_written_beside_the_loop(
         names.append(threading.current_thread().name)
         return write(answer)
 
-    monkeypatch.setattr(inspection, "write", noted)
-    monkeypatch.setattr(inspection, "is_short", lambda answer: answer.heatmap is None)
+    monkeypatch.setattr(answering, "write", noted)
+    monkeypatch.setattr(answering, "is_short", lambda answer: answer.heatmap is None)
     image = png(normal_pixels(6000))
     assert client.post("/score?heatmap=overlay", content=image).status_code == 200
     assert client.post("/score?heatmap=none", content=image).status_code == 200

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import maskline
 from service.app import create_app
 from service.errors import StartError
-from service.keys import KeyRing, KeysError, Role, add_key, read_keys, revoke_key
+from service.http.api_keys import KeyRing, KeysError, Role, add_key, read_keys, revoke_key
 from service.run import serve
 from tests.conftest import normal_pixels, png
 from tests.service.conftest import settings
@@ -200,7 +200,7 @@ def test_a_key_revoked_while_its_file_cannot_be_opened_is_out_afterwards(
     monkeypatch.setattr(Path, "read_text", too_many_files)
     assert ring.find(secrets["score"]) is not None  # not known yet
     monkeypatch.setattr(Path, "read_text", read)
-    monkeypatch.setattr("service.keys._AGAIN_S", 0.0)
+    monkeypatch.setattr("service.http.api_keys._AGAIN_S", 0.0)
     assert ring.find(secrets["score"]) is None
     assert ring.find(secrets["admin"]) is not None
 

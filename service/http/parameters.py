@@ -6,7 +6,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from service.inspection import Inspector
+from service.inspector import Inspector
 from service.schemas import ScoreQuery
 
 _PREFIX = "x-maskline-"

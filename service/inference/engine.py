@@ -17,7 +17,8 @@ from anomaly.device import choose_device, memory_of, share_cores, usable_cores
 from anomaly.errors import ScoreNotFinite
 from anomaly.types import Detection, FloatArray, Placement
 from record.audit import Audit, AuditBroken
-from service.batching import (
+from service.errors import AuditUnwritable, InferenceFailed
+from service.inference.batching import (
     Batcher,
     BatchingConfig,
     Events,
@@ -27,10 +28,9 @@ from service.batching import (
     QueueFull,
     TooMuchAtOnce,
 )
-from service.errors import AuditUnwritable, InferenceFailed
+from service.inference.registry import Registry, RegistryConfig, ServedModel, cost_of
 from service.logs import ACTOR
 from service.metrics import Metrics
-from service.registry import Registry, RegistryConfig, ServedModel, cost_of
 from service.settings import Settings
 
 # A CPU computes small batches as fast as large ones, and whoever comes next waits less (docs/LOG.md).

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomaly.types import RgbImage
-from service import tensors
 from service.errors import TensorInvalid
-from service.oip import HEADER_LENGTH, InferIn, Limits, deadline_ms, read_request
+from service.http import open_inference_tensors
+from service.http.open_inference import HEADER_LENGTH, InferIn, Limits, deadline_ms, read_request
 from tests.conftest import normal_pixels, png
 
 GOOD = png(normal_pixels(6000))
@@ -341,7 +341,7 @@ def test_an_answer_written_in_pieces_is_the_json_of_the_whole(
     wanted = InferIn.model_validate(
         request(_ONE, id=name, parameters={"binary_data_output": binary})
     )
-    body, headers = tensors.write_response("tiny", wanted, found)
+    body, headers = open_inference_tensors.write_response("tiny", wanted, found)
     head = body[: int(headers[HEADER_LENGTH])] if binary else body
     answer = json.loads(head)
     assert answer.get("id") == name

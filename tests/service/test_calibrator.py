@@ -15,10 +15,10 @@ from fastapi.testclient import TestClient
 from anomaly.bundle import Bundle, load_bundle, save_bundle
 from record.audit import Audit
 from service.app import create_app
-from service.keys import Role, add_key
+from service.http.api_keys import Role, add_key
 from tests.conftest import normal_pixels, planted, png
 from tests.service.conftest import settings
-from tests.service.test_kept import flush
+from tests.service.test_evidence import flush
 from tests.service.test_results import results, served
 
 BAD = png(planted(normal_pixels(6001), 80, 40, 12))
@@ -233,8 +233,8 @@ def save_with_other_weights(bundle: Bundle, folder: Path, version: str) -> None:
 def test_only_so_many_images_are_inspected_anew_for_a_review(
     client: TestClient, tiny_bundle: Bundle, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.review._CHUNK", 4)
-    monkeypatch.setattr("service.review._MOST_INSPECTED", 6)
+    monkeypatch.setattr("service.recalibration.reviewer._CHUNK", 4)
+    monkeypatch.setattr("service.recalibration.reviewer._MOST_INSPECTED", 6)
     post_parts(client, 12)
     save_with_other_weights(tiny_bundle, models / "tiny", "v2")
     client.post("/v1/models/tiny:load")

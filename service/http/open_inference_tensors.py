@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from service.found import Inspection
-from service.oip import HEADER_LENGTH, OUTPUTS, InferIn, OutputWanted
+from service.http.open_inference import HEADER_LENGTH, OUTPUTS, InferIn, OutputWanted
+from service.inference.inspection import Inspection
 
 _NUMPY = {"FP32": "<f4", "BOOL": "?"}
 _AT_ONCE = 4096  # numbers; longer lists would hold up every other thread of the interpreter

@@ -16,13 +16,13 @@ from anomaly.errors import ImageError
 from anomaly.roi import Roi
 from anomaly.statement import Statement, compare, state
 from record.store import Filter
-from service.bulk import all_in_turns
+from service.concurrency import all_in_turns
 from service.errors import NormalsMissing
-from service.inspection import Inspector
-from service.kept import Evidence, placement_of
-from service.recording import Recording
-from service.registry import ServedModel, Slot
-from service.review import Reviewer, errors_of, gather
+from service.inference.registry import ServedModel, Slot
+from service.inspector import Inspector
+from service.recalibration.reviewer import Reviewer, errors_of, gather
+from service.results.evidence import Evidence, placement_of
+from service.results.recording import Recording
 from service.schemas import ReviewOut
 
 _LEAST = 20

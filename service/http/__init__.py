@@ -1,0 +1,1 @@
+"""HTTP around the inspector: who may ask, what is read, how errors and answers are written."""

@@ -1,0 +1,1 @@
+"""Models, the queue in front of them and the threads that run them. Knows no HTTP."""

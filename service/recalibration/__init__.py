@@ -1,0 +1,1 @@
+"""New calibrations of a serving model, and what they would change. Knows no HTTP."""

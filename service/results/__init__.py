@@ -1,0 +1,1 @@
+"""What is stored of inspections, and what is watched over them. Knows no HTTP."""

@@ -1,8 +1,8 @@
 """The console command: a thin front door that imports lazily from the packages.
 
-Exit codes: 0 done; 1 `score` found at least one NG part, and nothing else; 2 wrong usage, bad input or a
-broken model, with one line on standard error that names a stable code; 70 a fault of ours, with its
-traceback; 130 interrupted; 141 whoever read the output is gone.
+Exit codes: 0 done; 1 `score` found at least one NG part, and nothing else; 2 wrong usage, bad input
+or a broken model, with one line on standard error that names a stable code; 70 a fault of ours,
+with its traceback; 130 interrupted; 141 whoever read the output is gone.
 """
 
 import contextlib
@@ -277,7 +277,7 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Give a model its threshold, from normal images it was not trained on."""
-    from anomaly.statement import state
+    from anomaly.calibration_report import state
     from training.data import calibration_images
     from training.outputs import check_changed_model
     from training.pipeline import Recalibration, calibrate_folder
@@ -657,7 +657,7 @@ def _reader_is_gone() -> bool:
 
 
 def _say_calibration(calibration: Any, before: Any = None) -> None:
-    from anomaly.statement import state
+    from anomaly.calibration_report import state
 
     rate = calibration.false_alarm_rate
     typer.echo(f"threshold {calibration.threshold:.4f} for a false-alarm rate of {rate:.2%}")

@@ -1,7 +1,7 @@
 """Look the pinned packages up among known vulnerabilities: `make audit`.
 
-Fails for a known one. Where no database can be reached (a plant without internet) it says that nothing
-was audited and passes, unless AUDIT=required.
+Fails for a known one. Where no database can be reached (a plant without internet) it says that
+nothing was audited and passes, unless AUDIT=required.
 """
 
 import json

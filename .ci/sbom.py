@@ -1,7 +1,8 @@
 """Write what Maskline is made of, as CycloneDX: `make sbom`.
 
-Of the wheel: the package and all that it needs at run time, as it is installed here, without the tools
-of development. Of the image: its Python packages and Debian's, read out of the image where Docker has it.
+Of the wheel: the package and all that it needs at run time, as it is installed here, without the
+tools of development. Of the image: its Python packages and Debian's, read out of the image where
+Docker has it.
 """
 
 import json

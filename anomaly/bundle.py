@@ -1,14 +1,15 @@
 """One model on disk: a folder of safetensors and a manifest. No pickle anywhere.
 
-    manifest.json            schema, name, version, configuration, calibration, card, SHA-256 of each file
-    model.safetensors        target (the frozen backbone included), masked autoencoder, memory, repair head
-    calibration.safetensors  normalisers, scores of the calibration images, region; cameras' own ones as well
-    golden.safetensors       a few generated canvases and the scores they must give
-    model.onnx               the scoring path for ONNX Runtime, where that was faster on a CPU
+    manifest.json            schema, name, version, configuration, calibration, card, SHA-256 of
+    each file model.safetensors        target (the frozen backbone included), masked autoencoder,
+    memory, repair head calibration.safetensors  normalisers, scores of the calibration images,
+    region; cameras' own ones as well golden.safetensors       a few generated canvases and the
+    scores they must give model.onnx               the scoring path for ONNX Runtime, where that was
+    faster on a CPU
 
-A folder is written beside its final place and exchanged with what is there, so that it is there whole or not
-at all; files that are not the model's own stay (`anomaly.folders`).
-The golden canvases are generated patterns: no image of the customer's leaves with the model.
+A folder is written beside its final place and exchanged with what is there, so that it is there
+whole or not at all; files that are not the model's own stay (`anomaly.folders`). The golden
+canvases are generated patterns: no image of the customer's leaves with the model.
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ import torch
 from safetensors.torch import save
 
 from anomaly.calibration import Calibration
+from anomaly.calibration_file import tensors_of, values_of
 from anomaly.checked import (
     calibrations_from,
     check_golden_form,
@@ -36,17 +38,16 @@ from anomaly.checked import (
     read_tensors,
 )
 from anomaly.config import to_dict
+from anomaly.cuda_graphs import StagedModel
 from anomaly.detector import Detector, detection_of
 from anomaly.device import Cores, choose_device
 from anomaly.errors import ModelCorrupt, ModelNotSaved, ModelUncalibrated, OutputRefused
-from anomaly.export import GRAPH_ERRORS, OnnxModel
 from anomaly.folders import is_plain_name, recover, recover_all, replace_folder
 from anomaly.manifest import MANIFEST, SCHEMA_VERSION, Manifest, read_files, read_manifest
 from anomaly.model import AnomalyModel
+from anomaly.onnx_model import GRAPH_ERRORS, OnnxModel
 from anomaly.preprocess import content_seed
 from anomaly.scoring import PatchErrors
-from anomaly.staged import StagedModel
-from anomaly.stored import tensors_of, values_of
 from anomaly.targets import state_digest
 from anomaly.types import Placement
 
@@ -64,10 +65,10 @@ class Bundle:
     """A model as it lies on disk.
 
     `card` tells where it comes from: training data, recipe, steps, commit, metrics. `version` is
-    set when the folder is written; `digest` is the manifest's SHA-256, so it covers every file, and `weights`
-    that of the weights alone: versions that share it differ in their calibrations only. `graph`
-    is the ONNX file, if there is one; it serves on a CPU. `cameras` are calibrations for the parts of some
-    cameras or products, by label; `calibration` is for all others.
+    set when the folder is written; `digest` is the manifest's SHA-256, so it covers every file, and
+    `weights` that of the weights alone: versions that share it differ in their calibrations only.
+    `graph` is the ONNX file, if there is one; it serves on a CPU. `cameras` are calibrations for
+    the parts of some cameras or products, by label; `calibration` is for all others.
     """
 
     name: str
@@ -85,8 +86,9 @@ class Bundle:
     ) -> Detector:
         """Return a detector on `device`; raises `ModelUncalibrated` without a calibration.
 
-        On a GPU, batches of up to `staged` images are captured as graphs (`StagedModel`); 0 captures none.
-        `cores` says how batches on a CPU share it; without it all of torch's threads serve each.
+        On a GPU, batches of up to `staged` images are captured as graphs (`StagedModel`); 0
+        captures none. `cores` says how batches on a CPU share it; without it all of torch's threads
+        serve each.
         """
         if self.calibration is None:
             raise ModelUncalibrated(
@@ -114,8 +116,8 @@ class Bundle:
 def model_folders(folder: Path) -> list[Path]:
     """Return `folder` if it is a model, or those of its subfolders that are, by name.
 
-    Hidden folders are left out: a process killed while saving leaves its half-written one behind. A model
-    that it had moved away is brought back.
+    Hidden folders are left out: a process killed while saving leaves its half-written one behind. A
+    model that it had moved away is brought back.
     """
     recover(folder.absolute())
     recover_all(folder)
@@ -142,8 +144,8 @@ def new_version() -> str:
 def save_bundle(bundle: Bundle, folder: Path, version: str) -> Bundle:
     """Write a model folder, replacing one that is there only when the new one is whole.
 
-    Returns the bundle with its version and digest. Raises `OutputRefused` where something else than a model
-    is there, or `ModelNotSaved`.
+    Returns the bundle with its version and digest. Raises `OutputRefused` where something else than
+    a model is there, or `ModelNotSaved`.
     """
     files = {_WEIGHTS: save(_state(bundle.model))}
     if bundle.calibration is not None:
@@ -289,7 +291,8 @@ def _write_whole(files: dict[str, bytes], folder: Path) -> None:
 def model_place(folder: Path) -> Path:
     """Return where a model would be written, links followed.
 
-    Raises `OutputRefused` unless nothing is there, an empty folder, or a model, which would be replaced.
+    Raises `OutputRefused` unless nothing is there, an empty folder, or a model, which would be
+    replaced.
     """
     place = Path(os.path.realpath(folder))
     recover(place)

@@ -22,9 +22,9 @@ from anomaly.conformal import (
 )
 from anomaly.encoding import Encoding, Encodings
 from anomaly.errors import CalibrationError
-from anomaly.inputs import STATISTICS
+from anomaly.image_score import Reduction
+from anomaly.input_statistics import STATISTICS
 from anomaly.normalise import NORMALISERS, Normaliser, UniformNormaliser
-from anomaly.reduction import Reduction
 from anomaly.roi import Roi
 from anomaly.scoring import PatchErrors
 from anomaly.types import FloatArray, Grid, Placement, Verdict, verdict_of
@@ -32,8 +32,8 @@ from anomaly.types import FloatArray, Grid, Placement, Verdict, verdict_of
 _FOLDS = 5
 
 
-# The first of each is the default; another one must beat it by a margin to be chosen, because synthetic
-# defects do not tell real ones well enough to follow them blindly (docs/LOG.md).
+# The first of each is the default; another one must beat it by a margin to be chosen, because
+# synthetic defects do not tell real ones well enough to follow them blindly (docs/LOG.md).
 NORMALISER_SETS: tuple[tuple[str, ...], ...] = (
     ("uniform",),
     ("uniform", "position"),
@@ -67,8 +67,9 @@ class Candidate:
 class Rates:
     """Share of the calibration images that the threshold rejects; groups count once each.
 
-    `in_sample`: scored by normalisers that know them. `held_out`: each group scored by normalisers and
-    judged by a threshold that do not know it. What is stated must hold for the second; the first flatters.
+    `in_sample`: scored by normalisers that know them. `held_out`: each group scored by normalisers
+    and judged by a threshold that do not know it. What is stated must hold for the second; the
+    first flatters.
     """
 
     in_sample: float
@@ -79,8 +80,8 @@ class Rates:
 class Usual:
     """What the calibration images were like: `values` (N, K) of K statistics, `weights` (N,) as `Conformal`.
 
-    The statistics are those of `anomaly.inputs` and, where the model has a memory, `embedding`: how far an
-    image lies from the remembered ones.
+    The statistics are those of `anomaly.input_statistics` and, where the model has a memory,
+    `embedding`: how far an image lies from the remembered ones.
     """
 
     names: tuple[str, ...]
@@ -112,11 +113,12 @@ DEFAULT_CHOICES = Choices()
 class Calibration:
     """Makes raw evidence comparable, fuses it and gives it a threshold.
 
-    `weights` (E,) are what each kind of evidence counts; `reduction` makes the image score, while maps
-    are smoothed by `map_smoothing` patches. `images` are the image scores of held-out normals, `peaks` the
-    maxima of their maps; thresholds for both follow from `false_alarm_rate`. Between the thresholds for
-    `warn_rate` and for that a part is doubtful. Only what lies in `roi` counts. `rates` are the false alarms
-    among the calibration images themselves; `encodings` is how those came.
+    `weights` (E,) are what each kind of evidence counts; `reduction` makes the image score, while
+    maps are smoothed by `map_smoothing` patches. `images` are the image scores of held-out normals,
+    `peaks` the maxima of their maps; thresholds for both follow from `false_alarm_rate`. Between
+    the thresholds for `warn_rate` and for that a part is doubtful. Only what lies in `roi` counts.
+    `rates` are the false alarms among the calibration images themselves; `encodings` is how those
+    came.
     """
 
     normalisers: tuple[Normaliser, ...]
@@ -198,10 +200,11 @@ class Calibration:
 class NormalSet:
     """Evidence on N normal images, the group each belongs to, and corrupted copies of them.
 
-    `grid` is the map's; `corrupted` holds the evidence on M copies with synthetic defects; copy j was
-    made of image `origin[j]`, so that both fall into the same fold; `altered` (M, L) bool are the cells
-    that its defect covers. `counts` (N, L) bool are the cells inside the region of interest; None: all.
-    `inputs` (N, 5) are what `anomaly.inputs` says of each image, `encodings` what its header does.
+    `grid` is the map's; `corrupted` holds the evidence on M copies with synthetic defects; copy j
+    was made of image `origin[j]`, so that both fall into the same fold; `altered` (M, L) bool are
+    the cells that its defect covers. `counts` (N, L) bool are the cells inside the region of
+    interest; None: all. `inputs` (N, 5) are what `anomaly.input_statistics` says of each image,
+    `encodings` what its header does.
     """
 
     errors: PatchErrors
@@ -237,8 +240,8 @@ class NormalSet:
 def calibrate(normals: NormalSet, wanted: Choices = DEFAULT_CHOICES) -> Calibration:
     """Fit a calibration on normal images, choosing how to score by synthetic defects if there are.
 
-    `normals.counts` must be the cells that `wanted.roi` leaves. Raises `CalibrationError` with fewer than
-    two independent groups.
+    `normals.counts` must be the cells that `wanted.roi` leaves. Raises `CalibrationError` with
+    fewer than two independent groups.
     """
     folds = _folds(normals.groups)
     weights = weigh(normals)
@@ -257,8 +260,8 @@ def calibrate(normals: NormalSet, wanted: Choices = DEFAULT_CHOICES) -> Calibrat
 def recalibrate(previous: Calibration, normals: NormalSet, wanted: Choices) -> Calibration:
     """Fit normalisers and thresholds anew on other normal images, scoring in the way chosen before.
 
-    No synthetic defects are needed: what they choose depends on the product, not on last week's light.
-    Raises `CalibrationError` with fewer than two independent groups.
+    No synthetic defects are needed: what they choose depends on the product, not on last week's
+    light. Raises `CalibrationError` with fewer than two independent groups.
     """
     kinds = tuple(normaliser.kind for normaliser in previous.normalisers)
     how = _How(kinds, previous.weights, previous.reduction, previous.map_smoothing)
@@ -328,9 +331,10 @@ def _embedding(normaliser: Normaliser, errors: PatchErrors) -> torch.Tensor | No
 def weigh(normals: NormalSet) -> torch.Tensor:
     """Return what each kind of evidence counts, (E,).
 
-    Each family has an equal say: its map is brought to unit spread on the normals. Within a family, a kind
-    counts by how well it alone tells corrupted copies from normals (its AUROC above chance); without copies,
-    all count the same. So a fine stage leads where defects are small, a coarse one where they are large.
+    Each family has an equal say: its map is brought to unit spread on the normals. Within a family,
+    a kind counts by how well it alone tells corrupted copies from normals (its AUROC above chance);
+    without copies, all count the same. So a fine stage leads where defects are small, a coarse one
+    where they are large.
     """
     usual = UniformNormaliser.fit(normals.errors.mean, normals.counts)
     scores = usual(normals.errors.error).mean(dim=1)  # (N, E, L)

@@ -1,7 +1,8 @@
 """Tensors of a model folder to a model, when nothing that the folder says is believed.
 
-What a configuration asks for is laid out without memory first and held against the weights that are there: so
-a folder never costs more than a small multiple of its files. Every number in it must be finite.
+What a configuration asks for is laid out without memory first and held against the weights that are
+there: so a folder never costs more than a small multiple of its files. Every number in it must be
+finite.
 """
 
 import textwrap
@@ -15,10 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from anomaly.calibration import Calibration
+from anomaly.calibration_file import calibration_from, check_fits, require
 from anomaly.config import from_dict
 from anomaly.errors import AnomalyError, ModelCorrupt, ModelError
 from anomaly.model import AnomalyModel, ModelConfig
-from anomaly.stored import calibration_from, check_fits, require
 
 _GOLDEN_AT_MOST = 16
 # What torch, timm and ONNX Runtime raise when they are asked for what makes no sense.

@@ -1,9 +1,9 @@
 """Synthetic defects on normal images, to choose a scoring without seeing a real defect.
 
 Each corruption paints a shape (blob, rectangle, stroke) of a size drawn from a wide range and fills
-it from another normal image, a displaced part of the same one, a changed brightness, a blur, or noise
-(after Perlin masks in DRAEM, Zavrtanik et al. 2021; CutPaste, Li et al. 2021). They resemble no
-product's defects in particular. They choose among scorings; they never train a threshold.
+it from another normal image, a displaced part of the same one, a changed brightness, a blur, or
+noise (after Perlin masks in DRAEM, Zavrtanik et al. 2021; CutPaste, Li et al. 2021). They resemble
+no product's defects in particular. They choose among scorings; they never train a threshold.
 """
 
 import cv2

@@ -26,8 +26,8 @@ class Detector:
     """A trained model with its calibration, on one device.
 
     `network` computes what the model computes in another way (an exported or captured graph), of
-    canvases on the CPU; without one the model itself does. On a CPU several threads may share a detector
-    that has inspected once; on a GPU one thread owns it, as its graphs hold one batch.
+    canvases on the CPU; without one the model itself does. On a CPU several threads may share a
+    detector that has inspected once; on a GPU one thread owns it, as its graphs hold one batch.
     """
 
     def __init__(
@@ -131,7 +131,8 @@ def detection_of(
 def judge(detection: Detection, threshold: float, map_threshold: float) -> Detection:
     """Return the same evidence under other thresholds: verdict and regions are drawn anew.
 
-    Raises `ScoreNotFinite` where score or threshold is no finite number: NaN lies above no threshold.
+    Raises `ScoreNotFinite` where score or threshold is no finite number: NaN lies above no
+    threshold.
     """
     check_finite(score=detection.pred_score, threshold=threshold, map_threshold=map_threshold)
     anomalous = detection.pred_score > threshold

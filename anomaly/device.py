@@ -60,8 +60,8 @@ def memory_of(device: torch.device) -> dict[str, Callable[[], float]]:
 def give_back_memory() -> bool:
     """Return freed memory to the system; False where the C library cannot.
 
-    Images of many sizes in several threads leave glibc's arenas full of holes: 20,000 of them held 700 MB
-    that nothing used (docs/LOG.md).
+    Images of many sizes in several threads leave glibc's arenas full of holes: 20,000 of them held
+    700 MB that nothing used (docs/LOG.md).
     """
     trim = _from_glibc("malloc_trim")
     if trim is None:
@@ -73,9 +73,9 @@ def give_back_memory() -> bool:
 def share_arenas() -> bool:
     """Hold glibc to one arena a core, two at least; False where there is none, or its user chose a number.
 
-    By itself it makes eight a core, for threads that would else wait for each other, and some of what passes
-    through stays behind in each: a quarter of a gigabyte after twenty versions of a model (docs/LOG.md).
-    Threads that have an arena keep it, so this comes before they start.
+    By itself it makes eight a core, for threads that would else wait for each other, and some of
+    what passes through stays behind in each: a quarter of a gigabyte after twenty versions of a
+    model (docs/LOG.md). Threads that have an arena keep it, so this comes before they start.
     """
     set_option = _from_glibc("mallopt")
     if set_option is None or "MALLOC_ARENA_MAX" in os.environ:
@@ -99,8 +99,9 @@ def usable_cores() -> int:
 class Cores:
     """How the cores of a CPU are shared: `lanes` batches at once have `threads` each.
 
-    Who computes a batch says so with `batch`. One that is alone may have all threads, but not as soon as
-    another has ended: under load there is always another, and threads of one would take its core.
+    Who computes a batch says so with `batch`. One that is alone may have all threads, but not as
+    soon as another has ended: under load there is always another, and threads of one would take its
+    core.
     """
 
     settle_s = 1.0
@@ -136,8 +137,8 @@ def share_cores(
 ) -> Cores:
     """Decide how many batches to compute at once, and the threads of each; what is given holds.
 
-    Two batches on half the cores each keep them busier than one on all (docs/LOG.md). On a GPU buffers
-    and graphs hold one batch.
+    Two batches on half the cores each keep them busier than one on all (docs/LOG.md). On a GPU
+    buffers and graphs hold one batch.
     """
     lanes = (batches or min(2, cores)) if device == "cpu" else 1
     each = cores - 1 if lanes == 1 else cores // lanes

@@ -1,8 +1,8 @@
 """The tags of a TIFF file, and of EXIF, which is stored as one: bytes to `Directory`.
 
 Strict and bounded: whatever points out of the file is `CorruptImage`, and no file keeps it busy. It
-knows what a tag's numbers are, not what they mean. The readers at hand are lenient where this one must
-not be, and parse private tags of microscopes that nobody here asks for.
+knows what a tag's numbers are, not what they mean. The readers at hand are lenient where this one
+must not be, and parse private tags of microscopes that nobody here asks for.
 """
 
 from collections.abc import Iterator, Sequence
@@ -80,8 +80,8 @@ def is_tiff(data: bytes) -> bool:
 def read_directories(data: bytes) -> Iterator[Directory]:
     """Yield the directories of a TIFF file in their order.
 
-    Raises `CorruptImage` for one beyond the file's end or a chain without one, and `UnsupportedFormat` for
-    far too many.
+    Raises `CorruptImage` for one beyond the file's end or a chain without one, and
+    `UnsupportedFormat` for far too many.
     """
     order, big = _order(data)
     position, seen = _first(data, order, big=big), set[int]()

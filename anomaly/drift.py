@@ -1,11 +1,11 @@
 """Whether what comes now is still like what was calibrated on, and which of the two changed: camera or parts.
 
-Each statistic is watched in two ways. The population stability index (PSI) says how far the last parts lie
-from the calibration images; below 0.1 is nothing, above 0.25 much. A conformal test martingale in
-Shiryaev-Roberts form says whether that is more than chance (Vovk et al. 2021, "Retrain or not retrain:
-conformal test martingales for change-point detection"): while parts come as they did, it raises on average
-at most one alarm in so many parts as are stated. It holds parts for exchangeable: where lots differ by
-themselves, calibrate on several lots.
+Each statistic is watched in two ways. The population stability index (PSI) says how far the last
+parts lie from the calibration images; below 0.1 is nothing, above 0.25 much. A conformal test
+martingale in Shiryaev-Roberts form says whether that is more than chance (Vovk et al. 2021,
+"Retrain or not retrain: conformal test martingales for change-point detection"): while parts come
+as they did, it raises on average at most one alarm in so many parts as are stated. It holds parts
+for exchangeable: where lots differ by themselves, calibrate on several lots.
 """
 
 import bisect
@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from anomaly.calibration import Calibration
-from anomaly.inputs import STATISTICS
+from anomaly.input_statistics import STATISTICS
 from anomaly.types import FloatArray, check_finite
 
 Finding = Literal["none", "camera", "parts"]
@@ -49,10 +49,11 @@ _WAYS = len(_bets(0.5))
 class ChangeTest:
     """Conformal Shiryaev-Roberts test of one statistic.
 
-    While nothing changes, `value` takes about N parts, or more, to reach N on average. A value is ranked
-    among those of the calibration (each group counting once) and all that came some while before it: were it
-    ranked among the last ones too, a change would soon be compared with itself. The while is no longer than
-    as much is known, so that a few calibration parts are not held for the truth.
+    While nothing changes, `value` takes about N parts, or more, to reach N on average. A value is
+    ranked among those of the calibration (each group counting once) and all that came some while
+    before it: were it ranked among the last ones too, a change would soon be compared with itself.
+    The while is no longer than as much is known, so that a few calibration parts are not held for
+    the truth.
     """
 
     def __init__(self, reference: FloatArray, weights: FloatArray, seed: int = 0) -> None:
@@ -148,8 +149,8 @@ class Drift:
 class Watch:
     """Watches one model's parts from one camera since the service or the calibration began.
 
-    `parts_per_alarm`: while nothing changes, one alarm of all statistics together comes in so many parts on
-    average, or more. A change stays found until the next calibration.
+    `parts_per_alarm`: while nothing changes, one alarm of all statistics together comes in so many
+    parts on average, or more. A change stays found until the next calibration.
     """
 
     def __init__(self, calibration: Calibration, parts_per_alarm: float = 100_000) -> None:
@@ -195,8 +196,9 @@ class Watch:
     def finding(self) -> Finding:
         """What changed.
 
-        A camera that changes does so for every part: the usual image moves. Where only some images are
-        different, it is some parts that are. Scores follow a camera, so they are looked at last.
+        A camera that changes does so for every part: the usual image moves. Where only some images
+        are different, it is some parts that are. Scores follow a camera, so they are looked at
+        last.
         """
         changed = [i for i, at in enumerate(self._since) if at is not None]
         if any(self.names[i] in STATISTICS and self._has_moved(i) for i in changed):

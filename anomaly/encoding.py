@@ -1,7 +1,8 @@
 """How an image came: format, size, depth, compression, as its header has it. Decodes no pixel.
 
-The quality of a JPEG is estimated by the standard table that its luminance table is nearest to (Independent
-JPEG Group, 1 to 100); a camera with tables of its own gets the quality that quantises as coarsely.
+The quality of a JPEG is estimated by the standard table that its luminance table is nearest to
+(Independent JPEG Group, 1 to 100); a camera with tables of its own gets the quality that quantises
+as coarsely.
 """
 
 import io
@@ -113,7 +114,8 @@ class Header:
         whole = self.size[0] * self.size[1]
         height, width = reduced(self.size, canvas) if self.format == "JPEG" else self.size
         pixels = 3 * height * width * (2 if self.is_deep else 1)
-        # All coefficients of a progressive JPEG are held, at full size and two bytes each, before any pixel.
+        # All coefficients of a progressive JPEG are held, at full size and two bytes each, before
+        # any pixel.
         return pixels + (6 * whole if self.is_progressive else 0)
 
 

@@ -1,11 +1,11 @@
 """Whether an image is unlike those calibrated on: another camera or setting, rather than a bad part.
 
-The header is held against what the calibration images had: any other size, format or depth is another. What
-the camera sends (`anomaly.inputs`) is held against their extremes, with a margin: a new good part passes the
-extreme of N others with a chance of 1/N already. The margin is half their span, and wider the fewer
-independent groups there are (a whole span at thirty), so that less than one good part in a hundred is called
-unlike, whatever the spread.
-It knows nothing of defects: the verdict is another matter.
+The header is held against what the calibration images had: any other size, format or depth is
+another. What the camera sends (`anomaly.input_statistics`) is held against their extremes, with a
+margin: a new good part passes the extreme of N others with a chance of 1/N already. The margin is
+half their span, and wider the fewer independent groups there are (a whole span at thirty), so that
+less than one good part in a hundred is called unlike, whatever the spread. It knows nothing of
+defects: the verdict is another matter.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ import numpy as np
 
 from anomaly.calibration import Calibration, Usual
 from anomaly.encoding import LOSSLESS, RAW, Encoding, Encodings
-from anomaly.inputs import STATISTICS
+from anomaly.input_statistics import STATISTICS
 from anomaly.types import FloatArray
 
 _QUALITY_MARGIN = 3  # cameras hold a file's size rather than its quality

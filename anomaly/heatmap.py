@@ -4,8 +4,9 @@ Pictures use one fixed scale anchored at the map threshold: half brightness is e
 and twice the threshold is full, so that two parts can be compared by eye. Nothing is ever stretched
 to the image at hand.
 
-Pictures have the caller's size up to 32 million pixels; larger images are drawn at a half, a quarter and so
-on, and whatever is drawn is so in strips: six maps of 100 million float32 pixels would take gigabytes.
+Pictures have the caller's size up to 32 million pixels; larger images are drawn at a half, a
+quarter and so on, and whatever is drawn is so in strips: six maps of 100 million float32 pixels
+would take gigabytes.
 """
 
 from collections.abc import Iterator

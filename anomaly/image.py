@@ -1,8 +1,9 @@
 """Bytes to `RgbImage`: the only decoder.
 
-Says which reader a file goes to; knows nothing of models. Each reader is strict (a truncated or damaged
-file is an error, not a grey half) and knows size and depth before it decodes. Alpha is dropped; grey is
-repeated into three channels; more than 8 bits stay 16. What is not read is named in the error.
+Says which reader a file goes to; knows nothing of models. Each reader is strict (a truncated or
+damaged file is an error, not a grey half) and knows size and depth before it decodes. Alpha is
+dropped; grey is repeated into three channels; more than 8 bits stay 16. What is not read is named
+in the error.
 """
 
 import numpy as np
@@ -29,8 +30,9 @@ def decode_image(
 ) -> RgbImage:
     """Decode an encoded image to (H, W, 3) RGB, turned upright by its EXIF orientation.
 
-    With `canvas`, the side of the square that the image is for, a JPEG is decoded at a half, a quarter or an
-    eighth where no side falls below twice the canvas: the decoder averages what would be averaged away.
+    With `canvas`, the side of the square that the image is for, a JPEG is decoded at a half, a
+    quarter or an eighth where no side falls below twice the canvas: the decoder averages what would
+    be averaged away.
 
     Raises `EmptyImage`, `UnsupportedFormat`, `ImageTooSmall`, `ImageTooLarge` or `CorruptImage`.
     """

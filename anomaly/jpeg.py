@@ -1,8 +1,9 @@
 """JPEG to pixels, by libjpeg-turbo in strict mode: whatever it warns of is an error.
 
-Knows the markers up to the first scan, and how many scans follow: size, kind and work are known before
-a pixel is decoded. Of a multi-picture file (MPO) the primary picture is read, as the file says.
-JPEG carries no checksum: damage that decodes to as many blocks as before cannot be told from a picture.
+Knows the markers up to the first scan, and how many scans follow: size, kind and work are known
+before a pixel is decoded. Of a multi-picture file (MPO) the primary picture is read, as the file
+says. JPEG carries no checksum: damage that decodes to as many blocks as before cannot be told from
+a picture.
 """
 
 import re
@@ -94,7 +95,8 @@ def read_header(data: bytes) -> JpegHeader:
 def check_scans(data: bytes, start: int, pixels: int) -> None:
     """Refuse a JPEG whose scans keep a decoder busy; `start` is behind the first scan's header.
 
-    A progressive JPEG may hold any number, each legal, and each visits every pixel. Raises `ImageTooLarge`.
+    A progressive JPEG may hold any number, each legal, and each visits every pixel. Raises
+    `ImageTooLarge`.
     """
     most = min(_MAX_SCANS, max(1, _MAX_WORK // max(pixels, 1)))
     if data.count(b"\xff\xda", start) < most:  # an upper bound, and fast

@@ -25,8 +25,8 @@ from anomaly.types import Grid
 class MaeConfig:
     """Sizes of the encoder and the decoder; widths must be divisible by their heads.
 
-    `window` is the side, in patches, of the square of tokens it sees at once; a larger grid is covered by
-    overlapping windows.
+    `window` is the side, in patches, of the square of tokens it sees at once; a larger grid is
+    covered by overlapping windows.
     """
 
     width: int = 192

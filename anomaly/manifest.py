@@ -1,8 +1,8 @@
 """The manifest of a model folder and its files, read as if somebody wished us ill.
 
-Nothing in a folder is believed: JSON is bounded in size and depth and has neither doubled keys nor NaN,
-every field has its type, names stay inside the folder, files are regular files with the stated digest.
-Whatever is wrong is `ModelCorrupt`. Knows neither weights nor what a configuration means.
+Nothing in a folder is believed: JSON is bounded in size and depth and has neither doubled keys nor
+NaN, every field has its type, names stay inside the folder, files are regular files with the stated
+digest. Whatever is wrong is `ModelCorrupt`. Knows neither weights nor what a configuration means.
 """
 
 import hashlib

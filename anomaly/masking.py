@@ -56,10 +56,10 @@ def training_masks(
 ) -> torch.Tensor:
     """Draw (B, L) bool masks of a kind that each hide the same number of patches, at least 1, not all.
 
-    `random` hides any patches; `block` blobs (after BEiT, Bao et al. 2022); `grid` the same number of every
-    2 × 2 patches; `salient` those of high `salience` (B, L) more often than others, by Gumbel noise (as
-    AttMask does by attention, Kakogeorgiou et al. 2022). `complementary` hides half: odd rows what even
-    ones show; its ratio is a half whatever is asked.
+    `random` hides any patches; `block` blobs (after BEiT, Bao et al. 2022); `grid` the same number
+    of every 2 × 2 patches; `salient` those of high `salience` (B, L) more often than others, by
+    Gumbel noise (as AttMask does by attention, Kakogeorgiou et al. 2022). `complementary` hides
+    half: odd rows what even ones show; its ratio is a half whatever is asked.
     """
     batch, length = salience.shape
     require_shape(

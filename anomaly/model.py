@@ -9,9 +9,9 @@ from torch import nn
 from anomaly.errors import ConfigError
 from anomaly.mae import MaeConfig, MaskedAutoencoder
 from anomaly.masking import MaskingConfig
-from anomaly.memory import Memory
+from anomaly.memory_bank import Memory
 from anomaly.preprocess import PreprocessConfig
-from anomaly.repair import RepairHead
+from anomaly.repair_head import RepairHead
 from anomaly.scoring import (
     PatchErrors,
     ScoringConfig,

@@ -1,7 +1,7 @@
 """PNG to pixels. Size and orientation are known from its chunks, every checksum is held to.
 
-OpenCV sees only the chunks that make the picture: no text or profile to inflate, no transparency (alpha
-is dropped), no second frame.
+OpenCV sees only the chunks that make the picture: no text or profile to inflate, no transparency
+(alpha is dropped), no second frame.
 """
 
 import struct

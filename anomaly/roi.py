@@ -1,8 +1,8 @@
 """Which part of an image counts: polygons or a mask image, in shares of the image's sides.
 
-A region of interest belongs to a calibration: what does not count helps neither the threshold nor the
-score, so another region asks for another calibration. It knows nothing of models: `counts` brings it
-onto whatever grid a map has.
+A region of interest belongs to a calibration: what does not count helps neither the threshold nor
+the score, so another region asks for another calibration. It knows nothing of models: `counts`
+brings it onto whatever grid a map has.
 """
 
 import functools
@@ -95,8 +95,8 @@ def _counts(
 def read_roi(data: bytes) -> Roi:
     """Read a region: JSON of polygons, or a mask image in which what counts is not black.
 
-    The JSON is {"include": [[[x, y], ...], ...], "ignore": [...], "size": [width, height]}; without `size`
-    the points are shares of the image's sides. Raises `RoiInvalid`.
+    The JSON is {"include": [[[x, y], ...], ...], "ignore": [...], "size": [width, height]}; without
+    `size` the points are shares of the image's sides. Raises `RoiInvalid`.
     """
     if data.lstrip()[:1] == b"{":
         return _of_json(data)

@@ -30,11 +30,11 @@ _FAMILIES = ("masked", "memory", "repair")
 class ScoringConfig:
     """Which evidence is gathered; the calibration weighs it.
 
-    `masked` is the error of predicting hidden patches, by each of `errors`: `cosine` and `l2` compare
-    standardised tokens, `msgms` gradients of the assembled image at several scales (pixel targets
-    only). `memory` is the distance to the nearest of `memory_size` normal patches; `repair` a small head
-    on patch, prediction and difference, trained on synthetic corruption. `max_rows` bounds windows ×
-    masks per forward pass.
+    `masked` is the error of predicting hidden patches, by each of `errors`: `cosine` and `l2`
+    compare standardised tokens, `msgms` gradients of the assembled image at several scales (pixel
+    targets only). `memory` is the distance to the nearest of `memory_size` normal patches; `repair`
+    a small head on patch, prediction and difference, trained on synthetic corruption. `max_rows`
+    bounds windows × masks per forward pass.
     """
 
     families: tuple[Family, ...] = ("masked", "memory", "repair")
@@ -59,8 +59,8 @@ class ScoringConfig:
 class PatchErrors:
     """Raw evidence on B images under R repeats: `error` is (B, R, E, L) float32.
 
-    E kinds of evidence, named `family.block` or `family.block.kind`, each on the L cells of the map grid.
-    Higher is more anomalous; units differ from kind to kind.
+    E kinds of evidence, named `family.block` or `family.block.kind`, each on the L cells of the map
+    grid. Higher is more anomalous; units differ from kind to kind.
     """
 
     error: torch.Tensor

@@ -1,8 +1,8 @@
 """The strips and tiles of a TIFF to samples (H, W, C): strict, each must give exactly its pixels.
 
-Knows compressions, predictors and byte order; knows nothing of colours. What is missing or left over is
-damage. LZW and PackBits are libtiff's, by way of Pillow, which is told of every error: of the libraries at
-hand it alone survives any bytes.
+Knows compressions, predictors and byte order; knows nothing of colours. What is missing or left
+over is damage. LZW and PackBits are libtiff's, by way of Pillow, which is told of every error: of
+the libraries at hand it alone survives any bytes.
 """
 
 import io
@@ -163,8 +163,8 @@ def _decompressed(
 def _exactly(contents: list[bytes], compression: int, sizes: Sequence[int]) -> list[bytes]:
     """Decompress LZW or PackBits that end after exactly one of so many bytes.
 
-    libtiff stops when it has enough, so the end is moved behind a few bytes that are known: where they
-    do not follow, something is missing or left over.
+    libtiff stops when it has enough, so the end is moved behind a few bytes that are known: where
+    they do not follow, something is missing or left over.
     """
     longer = [_lengthened(c) if compression == _LZW else c + _TAIL_RUN for c in contents]
     whole = [content for content in longer if content is not None]

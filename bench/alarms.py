@@ -1,8 +1,9 @@
 """Stated against realised false alarms, over random splits by group: `python -m bench.alarms DATA MODEL`.
 
-The normal images that the model was not trained on (validation and test) are split again and again into
-groups to calibrate on and groups to count false alarms among. What the calibration states is held to what
-happens: the mean over splits, and how often the count lies in the interval that the command prints.
+The normal images that the model was not trained on (validation and test) are split again and again
+into groups to calibrate on and groups to count false alarms among. What the calibration states is
+held to what happens: the mean over splits, and how often the count lies in the interval that the
+command prints.
 """
 
 import argparse

@@ -3,10 +3,10 @@
     python -m bench.attention                       # time, on untrained weights
     python -m bench.attention ../data/brain_mri     # quality too: trains the recipe twice
 
-Linear attention (Katharopoulos et al. 2020, elu + 1) takes the place of softmax attention everywhere. Token
-merging (Bolya et al. 2023) averages the most alike pairs of encoded tokens after each block, at inference
-only. Windows are what the model has (`model.mae.window`). None of the first two is part of the product: this
-is where it is looked up whether they should be.
+Linear attention (Katharopoulos et al. 2020, elu + 1) takes the place of softmax attention
+everywhere. Token merging (Bolya et al. 2023) averages the most alike pairs of encoded tokens after
+each block, at inference only. Windows are what the model has (`model.mae.window`). None of the
+first two is part of the product: this is where it is looked up whether they should be.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """How soon a fading lamp and a new defect are found: `python -m bench.drift DATA MODEL`.
 
-The good test images come again and again, 500 of them: once with a lamp that loses a fifth of its light,
-once as they are with a share of parts that have one kind of defect, once as they are. Beside where the
-watch finds it stands where the false alarms of the last hundred parts have doubled.
+The good test images come again and again, 500 of them: once with a lamp that loses a fifth of its
+light, once as they are with a share of parts that have one kind of defect, once as they are. Beside
+where the watch finds it stands where the false alarms of the last hundred parts have doubled.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from anomaly.bundle import load_bundle
 from anomaly.detector import Detector
 from anomaly.drift import Finding, Watch
-from anomaly.inputs import input_statistics
+from anomaly.input_statistics import input_statistics
 from anomaly.preprocess import place
 from anomaly.types import RgbImage
 from training.calibrate import batches

@@ -2,10 +2,10 @@
 
     python -m bench.fewshot ../data/magnetic_tile ../data/brain_mri ../data/pcb --shots 4,16,64
 
-Of each set, so many training images at random train a model from scratch, and one that starts from an
-autoencoder trained on the normal images of the *other* sets alone. Then one model is trained on all sets
-together and calibrated for each. Calibration sees the set's validation normals as ever; tests are scored
-once.
+Of each set, so many training images at random train a model from scratch, and one that starts from
+an autoencoder trained on the normal images of the *other* sets alone. Then one model is trained on
+all sets together and calibrated for each. Calibration sees the set's validation normals as ever;
+tests are scored once.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     python -m bench.fuzz maskline-demo/models/flange --count 20000
 
-Bodies are images of every format, cut short, with bits flipped, bytes replaced, pieces of two spliced, sizes
-in the header blown up, or another file's head or tail attached. Each must be answered in time: 4xx, or
-200 where what is left is still a whole image. Exits with 1 otherwise.
+Bodies are images of every format, cut short, with bits flipped, bytes replaced, pieces of two
+spliced, sizes in the header blown up, or another file's head or tail attached. Each must be
+answered in time: 4xx, or 200 where what is left is still a whole image. Exits with 1 otherwise.
 """
 
 import argparse

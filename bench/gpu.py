@@ -2,9 +2,10 @@
 
     python -m bench.gpu gpu-check --data ../shared/data/magnetic_tile
 
-Sections, each by itself: one that fails says so, and the others go on. `gpu.json` and `gpu.md` in the folder
-that is given are written anew after each row, so that a run which is cut off leaves what it had. Ends with 1
-where a section failed. Without a GPU everything runs on the CPU in small sizes: a rehearsal, no measurement.
+Sections, each by itself: one that fails says so, and the others go on. `gpu.json` and `gpu.md` in
+the folder that is given are written anew after each row, so that a run which is cut off leaves what
+it had. Ends with 1 where a section failed. Without a GPU everything runs on the CPU in small sizes:
+a rehearsal, no measurement.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from typing import Any
 _ROOT = Path(__file__).parent.parent
 _TEST_FILES = (
     "tests/anomaly/test_detector.py",
-    "tests/anomaly/test_staged.py",
+    "tests/anomaly/test_cuda_graphs.py",
     "tests/training/test_loop.py",
     "tests/test_gpu.py",
 )
@@ -294,9 +295,9 @@ def recipes(check: Check) -> Rows:
 def _timed(name: str, model: Any, check: Check, detector: Callable[..., Any] | None = None) -> Rows:
     import torch
 
+    from anomaly.cuda_graphs import StagedModel
     from anomaly.model import AnomalyModel
     from anomaly.preprocess import content_seed
-    from anomaly.staged import StagedModel
 
     assert isinstance(model, AnomalyModel)
     sizes = (1, 4) if check.small else (1, 4, 16, 64)
@@ -351,7 +352,7 @@ def operations(model: Any, device: Any) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from anomaly.path import ScoringPath, mask_indices
+    from anomaly.scoring_path import ScoringPath, mask_indices
 
     side = model.config.preprocess.canvas
     path = ScoringPath(model).eval()

@@ -2,9 +2,9 @@
 
     python -m bench.killed --times 10
 
-`maskline train` on drawn parts, SIGKILL at a random moment, --resume, ten times over; the checkpoint must be
-readable every time, and in the end weights and losses must be those of the unbroken run, bit for bit.
-Exits with 1 where they are not.
+`maskline train` on drawn parts, SIGKILL at a random moment, --resume, ten times over; the
+checkpoint must be readable every time, and in the end weights and losses must be those of the
+unbroken run, bit for bit. Exits with 1 where they are not.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     python -m bench.million --images 1000000 --folder /tmp/million
 
-The images are drawn by as many processes as there are cores, unless the folder has them from before. With
-`--files` they are written as files as well, and what a start costs with and without their listing is
-printed. Exits with 1 when the start takes longer than ten seconds or memory grows.
+The images are drawn by as many processes as there are cores, unless the folder has them from
+before. With `--files` they are written as files as well, and what a start costs with and without
+their listing is printed. Exits with 1 when the start takes longer than ten seconds or memory grows.
 """
 
 import argparse

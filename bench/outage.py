@@ -1,8 +1,9 @@
 """Parts posted while the database is away and the server is killed: `python -m bench.outage MODEL`.
 
-The model costs nothing, so that what is measured is the server and its record. The database goes away for a
-while in the middle, the server is killed (SIGKILL) and started again near the end, and each part is sent
-again until it is answered. Afterwards each answered result must be in the store exactly once.
+The model costs nothing, so that what is measured is the server and its record. The database goes
+away for a while in the middle, the server is killed (SIGKILL) and started again near the end, and
+each part is sent again until it is answered. Afterwards each answered result must be in the store
+exactly once.
 """
 
 import argparse

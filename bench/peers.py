@@ -2,8 +2,8 @@
 
 PatchCore and PaDiM run through anomalib itself; nearest neighbours run on our own tokens.
 
-anomalib is an optional extra (`pip install -e '.[bench]'`). Its networks are built without downloads and
-given the weights that Maskline uses.
+anomalib is an optional extra (`pip install -e '.[bench]'`). Its networks are built without
+downloads and given the weights that Maskline uses.
 """
 
 import time
@@ -16,9 +16,9 @@ import torch
 
 from anomaly.conformal import Conformal
 from anomaly.heatmap import canvas_map
-from anomaly.memory import Memory
+from anomaly.image_score import Reduction
+from anomaly.memory_bank import Memory
 from anomaly.preprocess import preprocess
-from anomaly.reduction import Reduction
 from anomaly.targets import build_target, load_backbone
 from anomaly.types import Block, FloatArray, Placement
 from bench.figures import Outcome

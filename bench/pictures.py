@@ -2,8 +2,8 @@
 
     python -m bench.pictures maskline-demo/models/flange maskline-demo/parts --out docs/pictures
 
-For each kind of defect the strongest and the weakest score, and the good part with the highest one: the
-part with the defect outlined, and the map over it. Only drawn parts belong into the repository.
+For each kind of defect the strongest and the weakest score, and the good part with the highest one:
+the part with the defect outlined, and the map over it. Only drawn parts belong into the repository.
 """
 
 import argparse

@@ -2,9 +2,10 @@
 
     python -m bench.quality ../data/magnetic_tile ../data/brain_mri --seeds 0,1,2 --methods all
 
-Nothing is chosen by the test split: the recipe is fixed, and plan and calibration see normal images and
-synthetic defects only. Peers get the canvas that Maskline's plan chose, the same backbone weights and
-thresholds from the same held-out images. Seconds are this machine's, one method after the other.
+Nothing is chosen by the test split: the recipe is fixed, and plan and calibration see normal images
+and synthetic defects only. Peers get the canvas that Maskline's plan chose, the same backbone
+weights and thresholds from the same held-out images. Seconds are this machine's, one method after
+the other.
 """
 
 import argparse

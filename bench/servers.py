@@ -1,8 +1,9 @@
 """One model behind Maskline and behind its peers: `python -m bench.servers NAME MODEL PORT [--free]`.
 
-All use the same decoder, the same detector, batches of up to 16 images, and share the cores alike: as many
-workers as Maskline computes batches at once, of as many threads. With `--free` the model costs
-nothing: what is left is the server. The peers are an optional extra, `pip install -e '.[bench-serving]'`.
+All use the same decoder, the same detector, batches of up to 16 images, and share the cores alike:
+as many workers as Maskline computes batches at once, of as many threads. With `--free` the model
+costs nothing: what is left is the server. The peers are an optional extra, `pip install -e
+'.[bench-serving]'`.
 """
 
 import argparse

@@ -2,10 +2,11 @@
 
     python -m bench.serving maskline-demo/models/flange --servers maskline,litserve,ray,bentoml
 
-Rounds are interleaved (raw loop, then each server, then again), so that a noisy machine is noisy for all;
-the table has medians over rounds and each server's share of the raw loop of its own round. The raw loop is as
-many loops at once as Maskline computes batches at once, and peers get as many workers. Images are JPEGs of
-640 × 480. The client shares the cores with the servers, as it does for all of them.
+Rounds are interleaved (raw loop, then each server, then again), so that a noisy machine is noisy
+for all; the table has medians over rounds and each server's share of the raw loop of its own round.
+The raw loop is as many loops at once as Maskline computes batches at once, and peers get as many
+workers. Images are JPEGs of 640 × 480. The client shares the cores with the servers, as it does for
+all of them.
 """
 
 import argparse

@@ -2,9 +2,10 @@
 
     python -m bench.soak maskline-demo/models/flange --minutes 60
 
-Good and bad parts in every form, heatmaps, batches, damaged images, unknown models, deadlines that cannot be
-kept, clients that leave, scrapes; at a rate that leaves the machine idle most of the time. Exits
-with 1 when a request fails in a way it should not, or when the second half holds more than the first.
+Good and bad parts in every form, heatmaps, batches, damaged images, unknown models, deadlines that
+cannot be kept, clients that leave, scrapes; at a rate that leaves the machine idle most of the
+time. Exits with 1 when a request fails in a way it should not, or when the second half holds more
+than the first.
 """
 
 import argparse

@@ -3,8 +3,8 @@
     python -m bench.training ../data/magnetic_tile --recipe default
 
 Two limits are measured in the same run: the product of the largest matrices that are worth it, and
-decoding alone. Then the recipe's own steps: with cached tokens, and with images decoded and sent through
-the backbone at every step. A profile of the cached steps says what takes their time.
+decoding alone. Then the recipe's own steps: with cached tokens, and with images decoded and sent
+through the backbone at every step. A profile of the cached steps says what takes their time.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """The Grafana dashboards, written from here: `python -m deploy.dashboards` (`make dashboards`).
 
-Every panel has a title, a description, a unit and queries; `tests/deploy` checks that each metric exists.
+Every panel has a title, a description, a unit and queries; `tests/deploy` checks that each metric
+exists.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """The dashboards' queries drawn from a Prometheus, for where Grafana does not run.
 
-These are not Grafana's pictures: same queries, same titles, matplotlib. `make monitoring-pictures` draws the
-ones in docs/images from the live test's Prometheus.
+These are not Grafana's pictures: same queries, same titles, matplotlib. `make monitoring-pictures`
+draws the ones in docs/images from the live test's Prometheus.
 """
 
 import re

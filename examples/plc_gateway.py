@@ -2,8 +2,9 @@
 
     python examples/plc_gateway.py --images /camera/out --camera left --key-file key.txt
 
-The camera writes `<part id>.jpg` into the folder before the PLC asks. Whatever goes wrong is NG, because a
-part that nobody looked at must not pass; the reason is printed. Only the standard library is needed.
+The camera writes `<part id>.jpg` into the folder before the PLC asks. Whatever goes wrong is NG,
+because a part that nobody looked at must not pass; the reason is printed. Only the standard library
+is needed.
 """
 
 import argparse

@@ -1,14 +1,15 @@
 """Who changed what: a file of rows, each sealed with the hash of the one before.
 
-A row that was altered, removed or put in between breaks the chain, and `verify` says where; after a kill
-in the middle of adding it does so until the next row is added, which notes the recovery. The number
-and hash of the last row are kept beside it and, as a witness, beside the journal of results, so that rows cut
-off the end are missed too, and the whole trail where it is gone. Whoever can write all of it can still write
-all anew: a copy of the last hash kept elsewhere seals the past against that.
+A row that was altered, removed or put in between breaks the chain, and `verify` says where; after a
+kill in the middle of adding it does so until the next row is added, which notes the recovery. The
+number and hash of the last row are kept beside it and, as a witness, beside the journal of results,
+so that rows cut off the end are missed too, and the whole trail where it is gone. Whoever can write
+all of it can still write all anew: a copy of the last hash kept elsewhere seals the past against
+that.
 
-    audit.jsonl              one JSON object a line: number, at, by, action, subject, details, before, hash
-    audit.head               number and hash of the last row
-    journal/audit.witness    the same, never set back
+    audit.jsonl              one JSON object a line: number, at, by, action, subject, details,
+    before, hash audit.head               number and hash of the last row journal/audit.witness
+    the same, never set back
 """
 
 import contextlib
@@ -83,8 +84,8 @@ class Audit:
     def _recovered(self, head: Head) -> Head:
         """Finish what a process that was killed while adding left half done, and say so in a row.
 
-        It can leave one whole row that the head does not know yet, or the beginning of one. Anything else is
-        left for `verify` to find.
+        It can leave one whole row that the head does not know yet, or the beginning of one.
+        Anything else is left for `verify` to find.
         """
         lines = self._rows.read_bytes().split(b"\n") if self._rows.exists() else [b""]
         rest = lines[-1]  # empty where the last row is whole
@@ -111,8 +112,8 @@ class Audit:
     def verify(self) -> Head:
         """Check every seal, and that no row is missing. Raises `AuditBroken` naming the first bad row.
 
-        The witness beside the journal has seen a row; where that is missing, so are all after it. Where there
-        are results, there is a row of the start that came before them.
+        The witness beside the journal has seen a row; where that is missing, so are all after it.
+        Where there are results, there is a row of the start that came before them.
         """
         last, witness = Head(), _read_head(self._witness)
         try:

@@ -1,8 +1,8 @@
 """A copy of the record while it is written to: audit trail, journal, SQLite's file, cases.
 
-The copy has the record's own layout: to restore it, stop the service, put it in the record's place and
-start. The journal is copied before the database, so that a result is in one of them or in both; the store
-takes it once.
+The copy has the record's own layout: to restore it, stop the service, put it in the record's place
+and start. The journal is copied before the database, so that a result is in one of them or in both;
+the store takes it once.
 """
 
 import shutil

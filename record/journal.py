@@ -1,12 +1,12 @@
 """An append-only file between answering a part and the database: nothing answered is lost.
 
-A row is handed to the operating system before the part is answered, which takes microseconds and survives
-the process, though not a power cut within the last seconds. A thread of its own brings rows into the
-store (`record.writer`); whatever keeps it from doing so - a database that is down, a crash, a
-restart - only lets the journal grow.
+A row is handed to the operating system before the part is answered, which takes microseconds and
+survives the process, though not a power cut within the last seconds. A thread of its own brings
+rows into the store (`record.writer`); whatever keeps it from doing so - a database that is down, a
+crash, a restart - only lets the journal grow.
 
-    journal/00000001.jsonl    rows, one JSON object a line; a file is left alone once the next has begun
-    journal/position.json     how far the store has them
+    journal/00000001.jsonl    rows, one JSON object a line; a file is left alone once the next has
+    begun journal/position.json     how far the store has them
 """
 
 import contextlib
@@ -50,7 +50,8 @@ class Entry:
 class Journal:
     """Appends from any thread; one reader.
 
-    `file_bytes` is where a new file begins; beyond `most_bytes` waiting for the store, rows are refused.
+    `file_bytes` is where a new file begins; beyond `most_bytes` waiting for the store, rows are
+    refused.
     """
 
     def __init__(

@@ -1,10 +1,12 @@
 """Images and evidence of results, kept for a while: in a folder, or wherever fsspec reaches.
 
-    <place>/<yyyymmdd-hhm>/<result_id>.image       the bytes as they were sent; a folder is ten minutes
-    <place>/<yyyymmdd-hhm>/<result_id>.evidence    what was found, as safetensors
-    <place>/cases/<result_id>.*                    what somebody said something of: never tidied away
+    <place>/<yyyymmdd-hhm>/<result_id>.image       the bytes as they were sent; a folder is ten
+    minutes <place>/<yyyymmdd-hhm>/<result_id>.evidence    what was found, as safetensors
+    <place>/cases/<result_id>.*                    what somebody said something of: never tidied
+    away
 
-Writing is a thread of its own behind a bounded queue: a slow disk costs pictures, never an inspection.
+Writing is a thread of its own behind a bounded queue: a slow disk costs pictures, never an
+inspection.
 """
 
 import contextlib
@@ -34,8 +36,8 @@ _PIN_S = 10.0
 class KeepConfig:
     """What is kept, and for how long.
 
-    `sampled` keeps what is not OK and a `share` of the rest. Whichever of `days` and `megabytes` is reached
-    first lets the oldest go.
+    `sampled` keeps what is not OK and a `share` of the rest. Whichever of `days` and `megabytes` is
+    reached first lets the oldest go.
     """
 
     policy: Policy = "sampled"

@@ -133,9 +133,9 @@ class Store:
     def add(self, rows: Sequence[dict[str, Any]]) -> int:
         """Add results; those that are there already are left alone.
 
-        A result whose idempotency key another result has is stored without it: two processes may answer the
-        same request at once, and what was answered is stored. Returns how many were new. Raises `RowRefused`
-        where one is no result.
+        A result whose idempotency key another result has is stored without it: two processes may
+        answer the same request at once, and what was answered is stored. Returns how many were new.
+        Raises `RowRefused` where one is no result.
         """
         statement = _INSERTS[self._engine.dialect.name](results).on_conflict_do_nothing()
         whole = [{name: row.get(name) for name in _COLUMNS} for row in rows]
@@ -167,10 +167,10 @@ class Store:
     ) -> list[dict[str, Any]]:
         """Return the newest kept results that count as normal.
 
-        Those that passed and nobody called a missed defect, and those that somebody called good: without the
-        false alarms, what is calibrated on would end where the threshold was. A part has passed where its
-        calibration's own threshold let it, whatever the request asked for. Of rows that do not say, only
-        those of the calibrations in `thresholds` (by digest) count.
+        Those that passed and nobody called a missed defect, and those that somebody called good:
+        without the false alarms, what is calibrated on would end where the threshold was. A part
+        has passed where its calibration's own threshold let it, whatever the request asked for. Of
+        rows that do not say, only those of the calibrations in `thresholds` (by digest) count.
         """
         kind = _last_said()
         normal = or_(
@@ -185,7 +185,8 @@ class Store:
     def defects(self, model: str) -> list[dict[str, Any]]:
         """Return all results that somebody called a defect, newest first; `kind` is what was said.
 
-        Also those of which nothing is kept: whoever judges them again must know that they are there.
+        Also those of which nothing is kept: whoever judges them again must know that they are
+        there.
         """
         kind = _last_said()
         defect = kind.c.kind.in_(("confirmed_defect", "missed_defect"))
@@ -213,8 +214,9 @@ class Store:
     ) -> dict[str, Any] | None:
         """Add what somebody said of a result; returns it with its number.
 
-        `after` is the number of what was said of it last, 0 for nothing, as far as the speaker knows. None is
-        returned, and nothing stored, where somebody else spoke since, or the result is gone.
+        `after` is the number of what was said of it last, 0 for nothing, as far as the speaker
+        knows. None is returned, and nothing stored, where somebody else spoke since, or the result
+        is gone.
         """
         result = results.c.result_id == said["result_id"]
         values = [literal(value, feedback.c[name].type) for name, value in said.items()]

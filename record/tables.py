@@ -56,7 +56,8 @@ results = Table(
     metadata,
     Column("id", _Id, primary_key=True),  # in the order of arrival
     Column("result_id", String(32), nullable=False, unique=True),
-    # The caller, the camera and their key as one text (`service.results.idempotency`), so that it is unique among all.
+    # The caller, the camera and their key as one text (`service.results.idempotency`), so that it
+    # is unique among all.
     Column("idempotency_key", _wide(512, 128), unique=True),
     Column("fingerprint", String(64)),  # of the request, where it had a key
     Column("inspected_at", Moment, nullable=False),
@@ -71,7 +72,8 @@ results = Table(
     Column("lot", String(128)),
     Column("recipe", String(128)),
     Column("verdict", String(8), nullable=False),
-    # The calibration's own, whatever threshold the request asked for; None in rows before it was kept.
+    # The calibration's own, whatever threshold the request asked for; None in rows before it was
+    # kept.
     Column("calibrated_verdict", String(8)),
     Column("is_anomalous", Boolean, nullable=False),
     Column("score", Float, nullable=False),

@@ -2,7 +2,8 @@
 
 import re
 
-# Up to the last @ before a space: a password may hold any sign, also one that should have been escaped.
+# Up to the last @ before a space: a password may hold any sign, also one that should have been
+# escaped.
 _USER = re.compile(r"(?<=://)[^\s]*@")
 _QUERY = re.compile(
     r"([?&;][^=&\s]*(?:key|secret|token|pass|sig|cred|auth)[^=&\s]*=)[^&\s]*", re.IGNORECASE

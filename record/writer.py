@@ -29,9 +29,10 @@ _MOMENTS = ("inspected_at", "triggered_at")
 class Writer:
     """Keeps rows in a journal and brings them into the store as soon as it takes them.
 
-    `open_store` is called when there is no connection; what it raises is an outage like any other. A row
-    that the store refuses for good is put into `refused.jsonl` beside the journal, so that it keeps no
-    other one waiting. Results older than `keep_days` are deleted while nothing else is to be done.
+    `open_store` is called when there is no connection; what it raises is an outage like any other.
+    A row that the store refuses for good is put into `refused.jsonl` beside the journal, so that it
+    keeps no other one waiting. Results older than `keep_days` are deleted while nothing else is to
+    be done.
     """
 
     def __init__(

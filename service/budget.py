@@ -1,9 +1,10 @@
 """A budget of bytes for all that is in flight: bodies, and the pixels that are made of them.
 
-Counting requests bounds memory only as far as each is small. Nothing waits here: what does not fit is
-refused with 429, so that whoever sends knows, and what was taken is given back however a request ends. A
-body counts as it arrives; an announced length takes nothing, else a few heads alone would lock everybody out.
-For a moment more is held than is counted: a body that is put together or parsed is there twice.
+Counting requests bounds memory only as far as each is small. Nothing waits here: what does not fit
+is refused with 429, so that whoever sends knows, and what was taken is given back however a request
+ends. A body counts as it arrives; an announced length takes nothing, else a few heads alone would
+lock everybody out. For a moment more is held than is counted: a body that is put together or parsed
+is there twice.
 """
 
 import threading

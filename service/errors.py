@@ -13,8 +13,8 @@
         │   └── CasesMissing            or cannot be held against one
         └── NormalsMissing · ReasonMissing
 
-How each is answered stands in `service.http.problems`. The queue's and the threads' own errors are defined
-beside what raises them.
+How each is answered stands in `service.http.problems`. The queue's and the threads' own errors are
+defined beside what raises them.
 """
 
 

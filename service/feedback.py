@@ -47,7 +47,8 @@ _CASES = ("confirmed_defect", "missed_defect")
 def is_held_against(result: dict[str, Any], kind: str | None) -> bool:
     """Whether new versions must reject a result of which this was said.
 
-    A confirmed defect; and one that only a request's own threshold let pass: its calibration rejected it.
+    A confirmed defect; and one that only a request's own threshold let pass: its calibration
+    rejected it.
     """
     rejected = result["calibrated_verdict"] == "NG"
     return kind == "confirmed_defect" or (kind == "missed_defect" and rejected)
@@ -57,8 +58,8 @@ def is_held_against(result: dict[str, Any], kind: str | None) -> bool:
 class Change:
     """What feedback changes; `after` is the number of the feedback before it, 0 for none.
 
-    `is_sealed`: the cases change, and the audit trail has it. `is_given_up`: nothing is kept of the result,
-    so that no version is held against it any more.
+    `is_sealed`: the cases change, and the audit trail has it. `is_given_up`: nothing is kept of the
+    result, so that no version is held against it any more.
     """
 
     before: str | None
@@ -81,8 +82,8 @@ class Change:
 def change_of(result: dict[str, Any], kind: str, *, is_admin: bool, is_there: bool) -> Change:
     """Say what feedback on a result changes; `is_there` is whether its image and evidence are.
 
-    Raises `FeedbackContradicts` where the verdict forbids it, and `RoleInsufficient` where somebody who is no
-    admin would take a confirmed defect back.
+    Raises `FeedbackContradicts` where the verdict forbids it, and `RoleInsufficient` where somebody
+    who is no admin would take a confirmed defect back.
     """
     if kind not in _SAYABLE[result["verdict"]]:
         raise FeedbackContradicts(
@@ -95,6 +96,7 @@ def change_of(result: dict[str, Any], kind: str, *, is_admin: bool, is_there: bo
         raise RoleInsufficient(
             "new versions are held against this defect, which was confirmed; only an admin takes it back"
         )
-    # Gone before anybody spoke of it, it was never a case; later, an admin takes note by saying it again.
+    # Gone before anybody spoke of it, it was never a case; later, an admin takes note by saying it
+    # again.
     given_up = not is_there and (last is None or is_admin)
     return Change(before, kind, 0 if last is None else last["id"], given_up)

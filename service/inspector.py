@@ -1,7 +1,7 @@
 """One image from bytes to inspection: decode, queue, inference, encode. Knows no HTTP.
 
-Decoding, placing and picture encoding run in a bounded thread pool, inference in the engine's threads; the
-event loop only waits for them.
+Decoding, placing and picture encoding run in a bounded thread pool, inference in the engine's
+threads; the event loop only waits for them.
 """
 
 import time
@@ -16,7 +16,7 @@ import numpy as np
 from anomaly.detector import judge
 from anomaly.encoding import Encoding, Header, encoding_of, read_header
 from anomaly.familiarity import InputWarning, uncertified, unfamiliar
-from anomaly.inputs import input_statistics
+from anomaly.input_statistics import input_statistics
 from anomaly.preprocess import place
 from anomaly.types import Detection, FloatArray, RgbImage
 from service.budget import Budget

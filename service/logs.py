@@ -1,7 +1,7 @@
 """Logs as JSON lines, one object each, with the id of the request they belong to.
 
-Never logged: bodies, headers, query strings, secrets of URLs. What a caller may choose freely (a path, a
-request id) is bounded before it gets here. No request ever waits for a line to be written.
+Never logged: bodies, headers, query strings, secrets of URLs. What a caller may choose freely (a
+path, a request id) is bounded before it gets here. No request ever waits for a line to be written.
 """
 
 import contextlib
@@ -74,8 +74,9 @@ class PlainLines(logging.Formatter):
 class LineWriter(logging.Handler):
     """Writes lines to a file descriptor in a thread of its own.
 
-    Whoever reads the log may stop (a pipe that nobody empties, a terminal on hold): a write blocks then, but
-    nothing that logs does. Lines beyond `most` are lost, and their number is the next line.
+    Whoever reads the log may stop (a pipe that nobody empties, a terminal on hold): a write blocks
+    then, but nothing that logs does. Lines beyond `most` are lost, and their number is the next
+    line.
     """
 
     def __init__(self, descriptor: int, *, most: int = 10_000, last_s: float = 2.0) -> None:

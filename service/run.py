@@ -48,8 +48,8 @@ def _serve(settings: Settings) -> None:
     _check_tls(settings)
     listener = free_port(settings.host, settings.port)
     app = create_app(settings)
-    # Half a million objects of what was imported: a full collection would look at them all, and for 0.3 s
-    # nobody would be answered. Models come later, so that theirs go when they do.
+    # Half a million objects of what was imported: a full collection would look at them all, and for
+    # 0.3 s nobody would be answered. Models come later, so that theirs go when they do.
     gc.collect()
     gc.freeze()
     gc.collect()  # nothing is old now: what is left to collect is not held back by what was
@@ -140,8 +140,8 @@ class ConnectionBounds:
 class DrainingServer(uvicorn.Server):
     """Fails readiness first, stops listening a moment later, finishes what is in flight, exits with 0.
 
-    uvicorn by itself closes the listener at once, so that whoever balances load learns it from failed
-    connections. A second signal ends the process there and then.
+    uvicorn by itself closes the listener at once, so that whoever balances load learns it from
+    failed connections. A second signal ends the process there and then.
     """
 
     def __init__(

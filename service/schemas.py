@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from anomaly.calibration_report import Statement
 from anomaly.drift import Drift
 from anomaly.familiarity import CODES, InputWarning
-from anomaly.statement import Statement
 from anomaly.types import Detection, Region, Verdict
 from service.feedback import FeedbackOut
 from service.wire import IdempotencyKey, Label, Moment, Text
@@ -300,8 +300,8 @@ class VersionsOut(BaseModel):
 class NormalsIn(BaseModel):
     """Which stored results count as normal parts to calibrate on.
 
-    Those that their calibration's own threshold let pass and nobody called a missed defect, and those
-    called a false alarm or good.
+    Those that their calibration's own threshold let pass and nobody called a missed defect, and
+    those called a false alarm or good.
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -1,9 +1,9 @@
 """Threads for work that may hang: a decoder that meets a file made to keep it busy, say.
 
-A thread cannot be stopped from outside. So a task has a time; when that is over, whoever waits for it gets
-`WorkTooSlow`, another thread takes the lost one's place, and what the lost one brings in the end is thrown
-away. Places are bounded: as many lost threads may be replaced as there were at first. None of the threads
-keeps the process from ending, as those of `ThreadPoolExecutor` do.
+A thread cannot be stopped from outside. So a task has a time; when that is over, whoever waits for
+it gets `WorkTooSlow`, another thread takes the lost one's place, and what the lost one brings in
+the end is thrown away. Places are bounded: as many lost threads may be replaced as there were at
+first. None of the threads keeps the process from ending, as those of `ThreadPoolExecutor` do.
 """
 
 import threading

@@ -1,7 +1,8 @@
 """Small, label-free variations: crops of the image, flips, shifts, brightness, contrast of its canvas.
 
 Deterministic: the variation of an image follows from its seed alone, so a resumed run and a rebuilt
-cache see the same images. Crops are cut when the image is read; the rest runs on the device, a batch at once.
+cache see the same images. Crops are cut when the image is read; the rest runs on the device, a
+batch at once.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ _ASPECT = (3 / 4, 4 / 3)
 def crop(image: RgbImage, config: AugmentConfig, seed: Seed) -> RgbImage:
     """Cut a random part of the image, of a random share of its area and a random aspect.
 
-    As torchvision's RandomResizedCrop, which the official MAE recipe uses (He et al. 2022, appendix A).
+    As torchvision's RandomResizedCrop, which the official MAE recipe uses (He et al. 2022, appendix
+    A).
     """
     generator = np.random.default_rng((*seed, 1))
     area = generator.uniform(*config.crop)

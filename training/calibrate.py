@@ -15,7 +15,7 @@ from anomaly.calibration import (
 )
 from anomaly.corruption import corrupt
 from anomaly.encoding import Encoding, Header, encoding_of, read_header
-from anomaly.inputs import input_statistics
+from anomaly.input_statistics import input_statistics
 from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed, preprocess
 from anomaly.roi import Roi

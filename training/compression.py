@@ -1,7 +1,7 @@
 """Copies of images as a camera that compresses more would send them.
 
-A part and its copy are one part: the copy stays in its session. Knows 8-bit pictures; a 16-bit one never came
-as a JPEG, and its copy is the picture itself.
+A part and its copy are one part: the copy stays in its session. Knows 8-bit pictures; a 16-bit one
+never came as a JPEG, and its copy is the picture itself.
 """
 
 from collections.abc import Sequence

@@ -22,10 +22,10 @@ class AugmentConfig:
 
     `copies` altered copies of each image join the original; they are drawn once, so that backbone
     features can be cached. `fresh` draws a new copy at every step instead, which needs the backbone
-    at every step. Flips are for parts that may lie either way. `crop` is the range of the share of the
-    image's area that is cut out at random, for pretraining on many products; (1, 1) keeps all. `compression`
-    are two JPEG qualities: a copy of each 8-bit image, compressed at one between them, joins it in training
-    and in calibration, where the two count once.
+    at every step. Flips are for parts that may lie either way. `crop` is the range of the share of
+    the image's area that is cut out at random, for pretraining on many products; (1, 1) keeps all.
+    `compression` are two JPEG qualities: a copy of each 8-bit image, compressed at one between
+    them, joins it in training and in calibration, where the two count once.
     """
 
     copies: int = 0
@@ -88,8 +88,8 @@ class OptimiserConfig:
 class ObjectiveConfig:
     """What is minimised: masked prediction with a ratio drawn anew for each batch.
 
-    `masks` says which patches are hidden together (`anomaly.masking.training_masks`). `decode_share` of the
-    hidden tokens are decoded (the query decoder's cost follows it).
+    `masks` says which patches are hidden together (`anomaly.masking.training_masks`).
+    `decode_share` of the hidden tokens are decoded (the query decoder's cost follows it).
     """
 
     mask_ratio: tuple[float, float] = (0.5, 0.8)
@@ -116,9 +116,9 @@ class ObjectiveConfig:
 class EvidenceConfig:
     """How the memory and the repair head are fitted once the autoencoder is trained.
 
-    `patches` bounds how many patches of normal images are looked at, and as many of corrupted copies, of
-    which each image has up to `copies`; each head takes `steps` of `batch_size` cells, a quarter of
-    them corrupted.
+    `patches` bounds how many patches of normal images are looked at, and as many of corrupted
+    copies, of which each image has up to `copies`; each head takes `steps` of `batch_size` cells, a
+    quarter of them corrupted.
     """
 
     patches: int = 300_000
@@ -136,9 +136,9 @@ class EvidenceConfig:
 class PlanConfig:
     """What is decided from the training images before training.
 
-    The canvas is the smallest of `canvases` unless a larger one, no larger than the images are, tells
-    corrupted copies of `images` training images from normal ones better by `gain` of AUROC. Without
-    `canvases`, `model.preprocess.canvas` holds.
+    The canvas is the smallest of `canvases` unless a larger one, no larger than the images are,
+    tells corrupted copies of `images` training images from normal ones better by `gain` of AUROC.
+    Without `canvases`, `model.preprocess.canvas` holds.
     """
 
     canvases: tuple[int, ...] = ()
@@ -154,16 +154,17 @@ class PlanConfig:
 class RunConfig:
     """Where and how the run computes; none of it changes what is learned but `seed`.
 
-    `at_once` images of a process's batch go through the autoencoder together, 0 for as many as memory holds;
-    the gradients of the batch are the same. Up to the share `unreadable` of the images may be damaged: they
-    are replaced by others, counted and named in the log. A stream of shards is shuffled within a buffer of
-    `shuffle` images. `mlflow` is where an MLflow server or folder is, empty for none.
+    `at_once` images of a process's batch go through the autoencoder together, 0 for as many as
+    memory holds; the gradients of the batch are the same. Up to the share `unreadable` of the
+    images may be damaged: they are replaced by others, counted and named in the log. A stream of
+    shards is shuffled within a buffer of `shuffle` images. `mlflow` is where an MLflow server or
+    folder is, empty for none.
 
-    Tokens of images are kept where they take no more than `cache_limit_gb`; where they do not fit or images
-    vary at every step, decoded images are kept on the disk up to `decoded_limit_gb`.
+    Tokens of images are kept where they take no more than `cache_limit_gb`; where they do not fit
+    or images vary at every step, decoded images are kept on the disk up to `decoded_limit_gb`.
 
-    `export` adds an ONNX graph to a calibrated model: `auto` where this machine has no GPU and the graph
-    is faster than torch.
+    `export` adds an ONNX graph to a calibrated model: `auto` where this machine has no GPU and the
+    graph is faster than torch.
     """
 
     seed: int = 0

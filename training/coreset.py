@@ -1,9 +1,9 @@
 """Few patches that stand for many: greedy k-centre selection.
 
-The next patch kept is always the one farthest from all kept so far (Sener and Savarese 2018; PatchCore, Roth
-et al. 2022), so that rare normal patches are remembered as well as common ones. Random patches repeat the
-common ones instead and then call the rare ones anomalous (docs/LOG.md). A defect among the training
-images is remembered just the same.
+The next patch kept is always the one farthest from all kept so far (Sener and Savarese 2018;
+PatchCore, Roth et al. 2022), so that rare normal patches are remembered as well as common ones.
+Random patches repeat the common ones instead and then call the rare ones anomalous (docs/LOG.md). A
+defect among the training images is remembered just the same.
 """
 
 import torch

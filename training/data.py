@@ -1,8 +1,8 @@
 """Where images come from: any layout of folders, or a JSON-Lines manifest.
 
 Everything becomes a list of `Sample`s with a split, so that the rest of the pipeline never looks at
-folders, and a `Listing` that says what was taken and what was left out. Unreadable files are an error that
-names them; skipping them is the caller's explicit wish.
+folders, and a `Listing` that says what was taken and what was left out. Unreadable files are an
+error that names them; skipping them is the caller's explicit wish.
 """
 
 import logging
@@ -58,9 +58,9 @@ _log = logging.getLogger(__name__)
 def open_dataset(data: Path, group_by: str | None = None) -> Dataset:
     """Read a set of any layout, group its images, and say what was taken and what was left out.
 
-    A set without a validation split gives up a fifth of its training groups for one; one of good and bad
-    without any splits a fifth for a test as well. Raises `DataError` when there is nothing to read, or a
-    mask without its image.
+    A set without a validation split gives up a fifth of its training groups for one; one of good
+    and bad without any splits a fifth for a test as well. Raises `DataError` when there is nothing
+    to read, or a mask without its image.
     """
     dataset = regroup(listed(data), group_by)
     say(dataset.listing)
@@ -111,8 +111,9 @@ def normal_images(data: Path) -> list[Sample]:
 def training_paths(data: Path) -> Iterator[Path]:
     """Yield the good parts to pretrain on, below a folder, of a set or several, or of a manifest.
 
-    Of sets with splits, or with good and bad apart, that is the training split without what is held out; of
-    folders and manifests of nothing but good parts it is all. Only sets are held in memory, at any time.
+    Of sets with splits, or with good and bad apart, that is the training split without what is held
+    out; of folders and manifests of nothing but good parts it is all. Only sets are held in memory,
+    at any time.
     """
     reading = _opened(data)
     counts: Counter[str] = Counter()

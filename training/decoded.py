@@ -1,7 +1,7 @@
 """Images decoded once for a training that sees them often: canvases in one file that all readers map.
 
-A canvas of an 8-bit image has 8 bits itself (`anomaly.preprocess.place`), so it is kept as it is: training is
-the same, bit for bit, with and without. Images of 16 bits are decoded anew every time.
+A canvas of an 8-bit image has 8 bits itself (`anomaly.preprocess.place`), so it is kept as it is:
+training is the same, bit for bit, with and without. Images of 16 bits are decoded anew every time.
 """
 
 import contextlib

@@ -55,9 +55,9 @@ def evaluate(
 ) -> Evaluation:
     """Score a test split and compute its figures.
 
-    Pixel figures are computed on the image's part of the model's canvas, over normal images and those
-    with a mask: `pixel_images` are so many, and `pixel_images_without_mask` are left out. Raises `DataError`
-    when there is nothing to tell apart.
+    Pixel figures are computed on the image's part of the model's canvas, over normal images and
+    those with a mask: `pixel_images` are so many, and `pixel_images_without_mask` are left out.
+    Raises `DataError` when there is nothing to tell apart.
     """
     check_test(samples)
     tally = _tally(detector, samples, skip_unreadable=skip_unreadable, quiet=quiet)

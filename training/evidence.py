@@ -1,7 +1,8 @@
 """Fitting what stands beside the autoencoder: the memory of normal patches and the repair head.
 
-Both come after the autoencoder's training and need no more of it than its predictions. The repair head
-sees synthetic corruption of training images (`anomaly.corruption`); no real defect is looked at.
+Both come after the autoencoder's training and need no more of it than its predictions. The repair
+head sees synthetic corruption of training images (`anomaly.corruption`); no real defect is looked
+at.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,8 +43,8 @@ class _Pair:
 class _Material:
     """N normal images and M corrupted copies of them.
 
-    `origin` (M,) is the image that a copy was made of, `altered` (M, rows, cols) how much of each map cell
-    was altered.
+    `origin` (M,) is the image that a copy was made of, `altered` (M, rows, cols) how much of each
+    map cell was altered.
     """
 
     normal: _Pair

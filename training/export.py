@@ -1,7 +1,7 @@
 """A model as an ONNX graph, kept only where it gives the same scores in less time.
 
-Both are timed with the threads that a batch of the service has: under load there are no more, and alone a
-graph gets those of all cores while torch keeps its own.
+Both are timed with the threads that a batch of the service has: under load there are no more, and
+alone a graph gets those of all cores while torch keeps its own.
 """
 
 import logging
@@ -15,8 +15,8 @@ import torch
 
 from anomaly.device import Cores, share_cores, usable_cores
 from anomaly.errors import ExportFailed
-from anomaly.export import OnnxModel, export_onnx
 from anomaly.model import AnomalyModel
+from anomaly.onnx_model import OnnxModel, export_onnx
 from anomaly.scoring import PatchErrors
 
 _log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """A folder and all below it, listed once: images, other files, and what is left out, by kind.
 
-Hidden files and what operating systems leave behind (`._x.png`, `Thumbs.db`, `@eaDir`) are never images.
-Links are followed, but no folder is entered twice.
+Hidden files and what operating systems leave behind (`._x.png`, `Thumbs.db`, `@eaDir`) are never
+images. Links are followed, but no folder is entered twice.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Which images are independent of each other, and which are held out: grouping comes before splitting.
 
-Images of one session are one group. Copies of one file are one group too, whatever they are called, and so
-are the sessions that share one. A held-out split takes whole groups.
+Images of one session are one group. Copies of one file are one group too, whatever they are called,
+and so are the sessions that share one. A held-out split takes whole groups.
 """
 
 import re
@@ -22,9 +22,10 @@ _LEAST_GROUPS = 2  # what a calibration needs, and a training
 def with_groups(samples: Sequence[Sample], group_by: str | None) -> list[Sample]:
     """Set each sample's session.
 
-    `group_by` is `image` (every image by itself), `session` (as the manifest says, or every image by itself),
-    `folder`, or a regular expression on the path, first below the set, whose first group names the session.
-    Copies of one file fall into one session. Raises `DataError` where a pattern does not fit.
+    `group_by` is `image` (every image by itself), `session` (as the manifest says, or every image
+    by itself), `folder`, or a regular expression on the path, first below the set, whose first
+    group names the session. Copies of one file fall into one session. Raises `DataError` where a
+    pattern does not fit.
     """
     return with_copies_together(regrouped(samples, group_by))
 

@@ -1,7 +1,7 @@
 """What an image is, whatever its file is called: the SHA-256 of its bytes.
 
-A model's card keeps the first 64 bits of them, so that nobody calibrates it on what it was trained on. A
-picture that was encoded anew is another one here.
+A model's card keeps the first 64 bits of them, so that nobody calibrates it on what it was trained
+on. A picture that was encoded anew is another one here.
 """
 
 import hashlib

@@ -1,6 +1,7 @@
 """Decoding ahead of training: worker processes read, crop and place images while the device computes.
 
-torch's DataLoader does the work; this module says which images and what becomes of one that cannot be read.
+torch's DataLoader does the work; this module says which images and what becomes of one that cannot
+be read.
 """
 
 import logging

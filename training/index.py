@@ -1,6 +1,7 @@
 """Millions of files, listed once: their paths in one text file, found by number without reading the rest.
 
-What is listed does not change until it is listed again; a folder that grows is noticed by no one else.
+What is listed does not change until it is listed again; a folder that grows is noticed by no one
+else.
 """
 
 import hashlib
@@ -48,7 +49,8 @@ class FileIndex(Sequence[Sample]):
     def digest(self) -> str:
         """What tells these images from others: their paths as listed, and their bytes as they are now.
 
-        Of more than ten thousand, size and time stand for the bytes: reading a million takes an epoch's time.
+        Of more than ten thousand, size and time stand for the bytes: reading a million takes an
+        epoch's time.
         """
         digest = hashlib.sha256(self._listed.encode())
         if len(self) <= _MOST_READ:

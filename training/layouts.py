@@ -1,9 +1,9 @@
 """What lies in a folder: which images are good, which are defective, and in what split.
 
-Read are, at any depth: splits with a folder for each kind (MVTec AD and LOCO, BTAD), folders of good and bad
-without splits (`OK/NG`, VisA's `Normal/Anomaly`), images with their mask beside them (Kolektor), and folders
-of nothing but good parts. Whatever looks like something else is named in the error: what is taken for normal
-must be normal.
+Read are, at any depth: splits with a folder for each kind (MVTec AD and LOCO, BTAD), folders of
+good and bad without splits (`OK/NG`, VisA's `Normal/Anomaly`), images with their mask beside them
+(Kolektor), and folders of nothing but good parts. Whatever looks like something else is named in
+the error: what is taken for normal must be normal.
 """
 
 from collections import Counter

@@ -88,8 +88,9 @@ def train(
 ) -> tuple[AnomalyModel, dict[str, Any]]:
     """Train on normal images; returns the model and the training part of its card.
 
-    `run_folder` gets the checkpoint, the JSON-Lines log and TensorBoard's files. Of several processes only
-    the first fits the memory and the repair head. Raises `TrainingDiverged`, `ResumeError` or `DataError`.
+    `run_folder` gets the checkpoint, the JSON-Lines log and TensorBoard's files. Of several
+    processes only the first fits the memory and the repair head. Raises `TrainingDiverged`,
+    `ResumeError` or `DataError`.
     """
     if len(samples) < 2:
         raise DataError(

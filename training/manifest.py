@@ -1,7 +1,7 @@
 """A JSON-Lines manifest to samples: every line an image, and every mistake named with its line.
 
-UTF-8 with or without a byte-order mark, and UTF-16 with one, are read. Lines end at a line feed and nowhere
-else: other line separators are text inside JSON.
+UTF-8 with or without a byte-order mark, and UTF-16 with one, are read. Lines end at a line feed and
+nowhere else: other line separators are text inside JSON.
 """
 
 import codecs

@@ -1,7 +1,7 @@
 """Where a command may write: looked at before any work, so that nothing that is not ours is ever replaced.
 
-Every output path of every command goes through one of these functions. Links are followed. A folder may be
-written to when it is new, empty or ours; a file when it is new or ours.
+Every output path of every command goes through one of these functions. Links are followed. A folder
+may be written to when it is new, empty or ours; a file when it is new or ours.
 """
 
 import hashlib
@@ -87,8 +87,8 @@ def check_own_file(out: Path, is_ours: Callable[[bytes], bool]) -> None:
 def file_name(*texts: str) -> str:
     """Return a name that is safe as a file's anywhere, and another one for any other texts.
 
-    It shows what can be shown of the last text; a digest of all of them tells it from every other name,
-    on file systems that take no notice of case as well.
+    It shows what can be shown of the last text; a digest of all of them tells it from every other
+    name, on file systems that take no notice of case as well.
     """
     whole = "\0".join(f"{len(text)}:{text}" for text in texts)
     digest = hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:12]

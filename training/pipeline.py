@@ -8,10 +8,10 @@ from typing import Any
 
 from anomaly.bundle import Bundle, load_bundle, new_version, save_bundle
 from anomaly.calibration import DEFAULT_CHOICES, Calibration, Choices, calibrate
+from anomaly.calibration_report import Compared, compare
 from anomaly.device import choose_device
 from anomaly.errors import ModelUncalibrated
 from anomaly.roi import read_roi
-from anomaly.statement import Compared, compare
 from training.calibrate import calibrate_model, measure
 from training.compression import compression_of, with_compressed
 from training.config import TrainConfig
@@ -51,9 +51,9 @@ class Recalibration:
 class Training:
     """How a training goes about it, beside its recipe.
 
-    With what is `wanted` the model is calibrated on the validation split as well; without, it is saved
-    uncalibrated and cannot be served yet. `init` is a model to start from: its target and autoencoder take
-    the place of the recipe's.
+    With what is `wanted` the model is calibrated on the validation split as well; without, it is
+    saved uncalibrated and cannot be served yet. `init` is a model to start from: its target and
+    autoencoder take the place of the recipe's.
     """
 
     resume: bool = False

@@ -1,8 +1,8 @@
 """What is decided from the training images before training: the canvas.
 
-Small defects vanish when an image is shrunk, but a larger canvas costs time at every inspection. Each
-candidate is tried without training anything: the distance of features to those of other normal images
-must tell corrupted copies from normal ones. No real defect is looked at.
+Small defects vanish when an image is shrunk, but a larger canvas costs time at every inspection.
+Each candidate is tried without training anything: the distance of features to those of other normal
+images must tell corrupted copies from normal ones. No real defect is looked at.
 """
 
 import logging
@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from anomaly.corruption import corrupt
-from anomaly.memory import Memory
+from anomaly.memory_bank import Memory
 from anomaly.preprocess import preprocess
 from anomaly.targets import Target, build_target
 from anomaly.types import RgbImage

@@ -29,8 +29,8 @@ def pretrain(
 ) -> Bundle:
     """Train an autoencoder on all images below `roots`, or in their shards; save it uncalibrated.
 
-    It has no memory and no repair head: those belong to a product. Of several processes the first one
-    saves. Raises `DataError`, `TrainingDiverged` or `ResumeError`.
+    It has no memory and no repair head: those belong to a product. Of several processes the first
+    one saves. Raises `DataError`, `TrainingDiverged` or `ResumeError`.
     """
     if config.augment.compression:
         raise RecipeError(

@@ -1,8 +1,8 @@
 """Public masked-autoencoder weights into a model folder: `maskline import-mae`.
 
 Two layouts hold the same network under different names: the official one (`blocks.0.attn.qkv`) and
-that of transformers' `ViTMAEForPreTraining` (`vit.encoder.layer.0…query`). Both become our own names,
-with sizes read from the tensors themselves. Files are read without running pickle's code.
+that of transformers' `ViTMAEForPreTraining` (`vit.encoder.layer.0…query`). Both become our own
+names, with sizes read from the tensors themselves. Files are read without running pickle's code.
 """
 
 import argparse
@@ -60,9 +60,9 @@ _PART = re.compile(r"\.(?:attention\.)+(query|key|value|q_proj|k_proj|v_proj)\.(
 class MaeChoices:
     """What the weights themselves do not say.
 
-    `heads` and `decoder_heads` are 0 to follow the published sizes: 64 channels per head of ViT-B and L,
-    80 of ViT-H, and 32 in the decoder. `norm_patches` says that the network was trained to predict patches
-    standardised by themselves (`norm_pix_loss`).
+    `heads` and `decoder_heads` are 0 to follow the published sizes: 64 channels per head of ViT-B
+    and L, 80 of ViT-H, and 32 in the decoder. `norm_patches` says that the network was trained to
+    predict patches standardised by themselves (`norm_pix_loss`).
     """
 
     norm_patches: bool = False
@@ -74,8 +74,8 @@ class MaeChoices:
 def import_mae(path: Path, choices: MaeChoices = MaeChoices()) -> AnomalyModel:
     """Build an uncalibrated model from a checkpoint file, or a folder of transformers' layout.
 
-    A folder's `config.json` says heads, `norm_pix_loss` and the norm's epsilon; it wins over `choices`.
-    Raises `WeightsError` naming what is missing.
+    A folder's `config.json` says heads, `norm_pix_loss` and the norm's epsilon; it wins over
+    `choices`. Raises `WeightsError` naming what is missing.
     """
     file, choices = _locate(path, choices)
     state = rename(_read(file))
@@ -152,7 +152,8 @@ def _read(file: Path) -> State:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        # The official files keep their command line beside the weights, as a Namespace of plain values.
+        # The official files keep their command line beside the weights, as a Namespace of plain
+        # values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             stored: Any = torch.load(file, map_location="cpu", weights_only=True)
     except (

@@ -20,7 +20,7 @@ from anomaly.errors import ImageError, ScoreNotFinite
 from anomaly.familiarity import unfamiliar
 from anomaly.heatmap import encode_jpeg, overlay
 from anomaly.image import EXTENSIONS, decode_image
-from anomaly.inputs import input_statistics
+from anomaly.input_statistics import input_statistics
 from anomaly.preprocess import preprocess
 from anomaly.types import Detection, FloatArray, RgbImage
 from training.checkpoint import write_whole
@@ -47,10 +47,10 @@ def score_files(
 ) -> Iterator[dict[str, Any]]:
     """Score files, or the images of folders: a record each, in order, but for those in `done`.
 
-    Records have `status` `ok` or `error`. With `heatmaps`, an overlay is written for each, under a name that
-    the record gives: it shows the image's and differs for every path. A few images are in memory at a time,
-    however many there are; of the rest only the names. Nobody waits for one image, so every core of a CPU
-    scores images of its own: torch has one thread from here on.
+    Records have `status` `ok` or `error`. With `heatmaps`, an overlay is written for each, under a
+    name that the record gives: it shows the image's and differs for every path. A few images are in
+    memory at a time, however many there are; of the rest only the names. Nobody waits for one
+    image, so every core of a CPU scores images of its own: torch has one thread from here on.
     """
     where, cores = choose_device(device), usable_cores()
     share = share_cores(where.type, cores, batches=cores)
@@ -168,7 +168,7 @@ def _begins_a_record(line: bytes) -> bool:
 def _inspected(
     detector: Detector, images: Sequence[RgbImage]
 ) -> Iterator[tuple[Detection | ScoreNotFinite, FloatArray]]:
-    """Yield for each image what was detected and what `anomaly.inputs` says of it.
+    """Yield for each image what was detected and what `anomaly.input_statistics` says of it.
 
     All are inspected at once; where one has no finite score, each by itself.
     """

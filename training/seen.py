@@ -1,7 +1,7 @@
 """What a model has seen: digests of the images it was trained and calibrated on, in its card.
 
-A threshold from images that the model was trained on promises what it does not hold, under whatever name they
-come. Models from before this was kept, and pretrained ones, cannot tell.
+A threshold from images that the model was trained on promises what it does not hold, under whatever
+name they come. Models from before this was kept, and pretrained ones, cannot tell.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """Streaming from WebDataset shards: tar files read from end to end, in bounded memory.
 
-Every epoch the shards are put in a new order and dealt to the processes and their workers; each worker
-shuffles within a buffer. A resumed run starts a new order: unlike with files, it does not repeat what the
-unbroken run would have seen.
+Every epoch the shards are put in a new order and dealt to the processes and their workers; each
+worker shuffles within a buffer. A resumed run starts a new order: unlike with files, it does not
+repeat what the unbroken run would have seen.
 """
 
 import hashlib

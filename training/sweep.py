@@ -1,8 +1,8 @@
 """Trying a recipe's declared ranges with Optuna, choosing on normal images and synthetic defects only.
 
-A recipe declares what may vary in its `[sweep]` table: a list is a choice, `{low, high, log}` a range. Every
-trial is a training and a calibration; what counts is how well the calibrated score tells corrupted copies of
-the validation normals from the normals. The test split is not looked at.
+A recipe declares what may vary in its `[sweep]` table: a list is a choice, `{low, high, log}` a
+range. Every trial is a training and a calibration; what counts is how well the calibrated score
+tells corrupted copies of the validation normals from the normals. The test split is not looked at.
 """
 
 from collections.abc import Mapping
@@ -55,7 +55,8 @@ def sweep(
         direction="maximize",
         load_if_exists=True,
     )
-    # Seeded by what has been tried: a second call would otherwise draw the first one's values again.
+    # Seeded by what has been tried: a second call would otherwise draw the first one's values
+    # again.
     study.sampler = optuna.samplers.TPESampler(seed=len(study.trials))
 
     def tried(trial: Any) -> float:

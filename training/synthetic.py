@@ -1,8 +1,8 @@
 """Procedurally drawn parts for the demo and the tests: a machined flange under a line camera.
 
-A brushed plate with a bore, four countersunk holes, a slot and an engraving lies on a dark belt. Pose,
-light, brushing and sensor noise differ from part to part; defects are scratches, dents, missing
-features, contamination and cracks, each with its mask. Knows no model.
+A brushed plate with a bore, four countersunk holes, a slot and an engraving lies on a dark belt.
+Pose, light, brushing and sensor noise differ from part to part; defects are scratches, dents,
+missing features, contamination and cracks, each with its mask. Knows no model.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,8 +1,8 @@
 """Ground truth to images: which mask belongs to which image, and what is missing.
 
-A mask is called as its image, or so with `_mask`, `_GT` or `_label` behind it, in any format; or it is a
-folder called as its image with several pictures (MVTec LOCO). A mask without its image is an error: one of
-them has another name than it should.
+A mask is called as its image, or so with `_mask`, `_GT` or `_label` behind it, in any format; or it
+is a folder called as its image with several pictures (MVTec LOCO). A mask without its image is an
+error: one of them has another name than it should.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,7 @@
 """The processes of a run: one, or as many as `torchrun` started.
 
-Knows torch.distributed, and nothing of models. Every process draws what all of them see at a step and
-takes its share, so that the number of processes changes neither the batch nor the masks.
+Knows torch.distributed, and nothing of models. Every process draws what all of them see at a step
+and takes its share, so that the number of processes changes neither the batch nor the masks.
 """
 
 import os

@@ -1,10 +1,12 @@
 """Refuses before anything is read: more requests than may be inside, or a full queue. Pure ASGI: cheap.
 
-No API key takes what others need: of the places, a key may hold an even share of those that were asked for
-lately and one more, so that there is room for a key that comes. With a single key it may hold all.
+No API key takes what others need: of the places, a key may hold an even share of those that were
+asked for lately and one more, so that there is room for a key that comes. With a single key it may
+hold all.
 
-Clients that ask again at once, whatever `Retry-After` says, would have the processor to themselves. FastAPI's
-way to the same answer costs two and a half times as much, and refusals beyond what is sensible are held.
+Clients that ask again at once, whatever `Retry-After` says, would have the processor to themselves.
+FastAPI's way to the same answer costs two and a half times as much, and refusals beyond what is
+sensible are held.
 """
 
 import asyncio
@@ -27,10 +29,10 @@ _EACH_S, _AHEAD_S, _HOLD_S = 0.01, 0.2, 0.03  # a hundred refusals a second, twe
 class Door:
     """Lets at most `limit` POST requests in at once, and none to score while `full()` says why not.
 
-    One key may hold no more than its share of `shared` places, which are those of the queue where it has
-    fewer than the door; `rivals()` is how many keys there are. The rest get 429 with `Retry-After`;
-    `seconds_for(n)` tells how long that many take by what was measured lately. Beyond a hundred refusals a
-    second, and twenty at once, each is held for 30 ms.
+    One key may hold no more than its share of `shared` places, which are those of the queue where
+    it has fewer than the door; `rivals()` is how many keys there are. The rest get 429 with
+    `Retry-After`; `seconds_for(n)` tells how long that many take by what was measured lately.
+    Beyond a hundred refusals a second, and twenty at once, each is held for 30 ms.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Answers to JSON, pictures put in as they are.
 
-Base64 needs no escaping, and a writer that looked at each byte of a hundred megabytes would hold up every
-other thread of the interpreter.
+Base64 needs no escaping, and a writer that looked at each byte of a hundred megabytes would hold up
+every other thread of the interpreter.
 """
 
 from pydantic import BaseModel

@@ -54,8 +54,9 @@ class Key:
 class KeyRing:
     """The keys of a file, read again when it changes.
 
-    A file that was removed has no keys. While one is damaged or cannot be opened, the keys read last stay
-    valid and each attempt to read it is made anew, so that a revoked key is out as soon as it can be read.
+    A file that was removed has no keys. While one is damaged or cannot be opened, the keys read
+    last stay valid and each attempt to read it is made anew, so that a revoked key is out as soon
+    as it can be read.
     """
 
     def __init__(self, path: Path) -> None:

@@ -11,7 +11,8 @@ from service.errors import KeyMissing, KeyUnknown, RoleInsufficient
 from service.http.api_keys import KeyRing, Role
 from service.logs import ACTOR, ANYBODY
 
-# For the OpenAPI document; the headers are read by hand, which costs a tenth of FastAPI's own schemes.
+# For the OpenAPI document; the headers are read by hand, which costs a tenth of FastAPI's own
+# schemes.
 SCHEMES: dict[str, Any] = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},

@@ -1,8 +1,8 @@
 """Connections that bring no request are closed: uvicorn waits for a request's head for ever, of any length.
 
-A camera PC that opens a connection for each part and closes none would otherwise use up the files that the
-process may open, and nobody would be let in any more. The same holds for whoever begins heads and ends none,
-or asks and never reads.
+A camera PC that opens a connection for each part and closes none would otherwise use up the files
+that the process may open, and nobody would be let in any more. The same holds for whoever begins
+heads and ends none, or asks and never reads.
 """
 
 import asyncio
@@ -29,15 +29,16 @@ def room_for_connections() -> int:
 class BoundedConnection(HttpToolsProtocol):
     """Closes a connection on which no head of a request is complete `head_s` seconds after it began.
 
-    The first may begin when the connection is there, those after an answer with their first byte: until then
-    uvicorn's `timeout_keep_alive` holds. What was left unread of the request before has the same time. A head
-    that is not complete after 64 KB is answered 400. An answer that nobody reads for `head_s` seconds ends
-    its connection. Where there are more than `room` connections, a new one ends another without a request in
-    work: one whose reader or whose head is late, one that has been idle for five seconds or longer, or else
-    the one whose head began first; where there is none of these, the new one is closed.
+    The first may begin when the connection is there, those after an answer with their first byte:
+    until then uvicorn's `timeout_keep_alive` holds. What was left unread of the request before has
+    the same time. A head that is not complete after 64 KB is answered 400. An answer that nobody
+    reads for `head_s` seconds ends its connection. Where there are more than `room` connections, a
+    new one ends another without a request in work: one whose reader or whose head is late, one that
+    has been idle for five seconds or longer, or else the one whose head began first; where there is
+    none of these, the new one is closed.
 
-    A connection that is closed before its request was read throws away what comes for a second, so that the
-    answer is read: closed at once, it would be reset, and the answer lost.
+    A connection that is closed before its request was read throws away what comes for a second, so
+    that the answer is read: closed at once, it would be reset, and the answer lost.
     """
 
     def __init__(self, *, head_s: float, room: int, **given: Any) -> None:

@@ -19,8 +19,8 @@ async def while_wanted(
 ) -> AsyncIterator[None]:
     """Run the block until the client leaves or the deadline (of `time.monotonic`) passes.
 
-    The body must have been read. `done` are the stages behind the request. Raises `ClientGone` with the
-    stage it was in, or `DeadlineMissed`; queued work is cancelled then.
+    The body must have been read. `done` are the stages behind the request. Raises `ClientGone` with
+    the stage it was in, or `DeadlineMissed`; queued work is cancelled then.
     """
     task = asyncio.current_task()
     assert task is not None

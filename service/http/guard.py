@@ -1,8 +1,8 @@
 """Who asks, and for what: looked at before one byte of a body is read, on every route. Pure ASGI.
 
-The table of routes and roles is made of the routers when the app is built; a route that declares neither a
-role nor that it is open stops the start. What a route may read is bounded here as well, in bytes and in
-seconds, whoever reads it.
+The table of routes and roles is made of the routers when the app is built; a route that declares
+neither a role nor that it is open stops the start. What a route may read is bounded here as well,
+in bytes and in seconds, whoever reads it.
 """
 
 import asyncio
@@ -76,8 +76,8 @@ def _reads(route: APIRoute) -> set[str]:
 class Guard:
     """Lets a request in when its key has the role that its route asks for; see the module.
 
-    `keys()` is the key ring, None where authentication is off: then only whoever names this machine (`hosts`
-    are its further names) and comes from no foreign web page is let in.
+    `keys()` is the key ring, None where authentication is off: then only whoever names this machine
+    (`hosts` are its further names) and comes from no foreign web page is let in.
     """
 
     def __init__(

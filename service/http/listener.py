@@ -1,6 +1,7 @@
 """Takes connections, in the place of an `asyncio.Server`, which keeps whoever begins a TLS handshake.
 
-It holds no more than it has room for: those that shake hands count as well, and have a limit of time.
+It holds no more than it has room for: those that shake hands count as well, and have a limit of
+time.
 """
 
 import asyncio

@@ -1,9 +1,9 @@
 """Open Inference Protocol v2 (REST), with its binary tensor extension: a body to images.
 
-One input called `image`: BYTES (encoded images; base64 in JSON) or UINT8 pixels, RGB, (N, H, W, 3) or
-(H, W, 3). Everything is counted before it is taken apart, and no single step holds up the interpreter, and
-with it every other request, for long: base64 is lifted out of the JSON and decoded piece by piece, what is
-left of the JSON is small.
+One input called `image`: BYTES (encoded images; base64 in JSON) or UINT8 pixels, RGB, (N, H, W, 3)
+or (H, W, 3). Everything is counted before it is taken apart, and no single step holds up the
+interpreter, and with it every other request, for long: base64 is lifted out of the JSON and decoded
+piece by piece, what is left of the JSON is small.
 """
 
 import base64

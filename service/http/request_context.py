@@ -1,6 +1,7 @@
 """What stands around every request: its id, the headers of its answer, its line in the log.
 
-Pure ASGI: it costs microseconds, where Starlette's BaseHTTPMiddleware cost a third of the throughput.
+Pure ASGI: it costs microseconds, where Starlette's BaseHTTPMiddleware cost a third of the
+throughput.
 """
 
 import logging
@@ -28,9 +29,9 @@ _HEADERS = [
 class Frame:
     """Echoes or makes `X-Request-ID`, adds security headers, logs the request.
 
-    `observe(route, status, seconds)` is told of each answer; a route is the pattern that the path fits.
-    While `is_draining()`, answers close their connection, so that no client sends its next request into
-    a connection that is about to end.
+    `observe(route, status, seconds)` is told of each answer; a route is the pattern that the path
+    fits. While `is_draining()`, answers close their connection, so that no client sends its next
+    request into a connection that is about to end.
     """
 
     def __init__(

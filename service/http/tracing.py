@@ -1,7 +1,8 @@
 """OpenTelemetry, for who asks for it: a span for each request, a child for each stage.
 
-Needs the extra `tracing`; where spans go is OpenTelemetry's own environment (`OTEL_EXPORTER_OTLP_ENDPOINT`).
-Off by default: it costs about half of what the server can do around a small model.
+Needs the extra `tracing`; where spans go is OpenTelemetry's own environment
+(`OTEL_EXPORTER_OTLP_ENDPOINT`). Off by default: it costs about half of what the server can do
+around a small model.
 """
 
 import os

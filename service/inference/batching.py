@@ -1,12 +1,12 @@
 """Cross-request batching in front of one thread that computes, or of a few.
 
 Greedy: an idle thread starts at once with what is there; while it is busy what comes is gathered. A
-request has a cost in work items (images × windows × masks), and a batch is bounded by their sum. Several
-threads (`lanes`) share evenly what waits. Knows no torch, image or HTTP.
+request has a cost in work items (images × windows × masks), and a batch is bounded by their sum.
+Several threads (`lanes`) share evenly what waits. Knows no torch, image or HTTP.
 
-Every submitted request ends: with its result, with an error, or cancelled by its owner. A full queue is
-an immediate `QueueFull`, never a wait; a request past its deadline or given up by its owner is dropped
-before it costs anything.
+Every submitted request ends: with its result, with an error, or cancelled by its owner. A full
+queue is an immediate `QueueFull`, never a wait; a request past its deadline or given up by its
+owner is dropped before it costs anything.
 """
 
 import logging
@@ -119,8 +119,8 @@ class Batcher(Generic[Request, Result]):
     of several, each request is run alone, so that a bad one fails by itself. When it raises
     `TooMuchAtOnce`, the same requests are run again in smaller batches.
 
-    Callers have their turns in rotation: whoever asks seldom does not wait behind all of who floods, and is
-    not refused for the room that the others have taken.
+    Callers have their turns in rotation: whoever asks seldom does not wait behind all of who
+    floods, and is not refused for the room that the others have taken.
     """
 
     def __init__(
@@ -210,10 +210,10 @@ class Batcher(Generic[Request, Result]):
     ) -> Iterator[Place]:
         """Keep room for a request until it is submitted, or the block ends.
 
-        Raises `QueueFull` or `BatcherClosed` at once rather than wait: whoever is refused is so before it
-        costs anything, however many ask for the last room. `deadline` is on the clock of `time.monotonic`; a
-        request whose turn would come after it, or after `max_queue_wait_s`, is refused now, while its sender
-        can still do something else.
+        Raises `QueueFull` or `BatcherClosed` at once rather than wait: whoever is refused is so
+        before it costs anything, however many ask for the last room. `deadline` is on the clock of
+        `time.monotonic`; a request whose turn would come after it, or after `max_queue_wait_s`, is
+        refused now, while its sender can still do something else.
         """
         place = Place(priority, cost, deadline, caller)
         with self._changed:
@@ -323,8 +323,8 @@ class Batcher(Generic[Request, Result]):
     def _take(self) -> list[_Item[Request, Result]]:
         """Take the leading request and those of its key that fit beside it.
 
-        Normal requests ride along in a batch that a low one leads, never the other way round: on a CPU a
-        fuller batch is a slower one.
+        Normal requests ride along in a batch that a low one leads, never the other way round: on a
+        CPU a fuller batch is a slower one.
         """
         for queue in self._queues:
             self._drop_lost(queue)

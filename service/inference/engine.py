@@ -33,7 +33,8 @@ from service.logs import ACTOR
 from service.metrics import Metrics
 from service.settings import Settings
 
-# A CPU computes small batches as fast as large ones, and whoever comes next waits less (docs/LOG.md).
+# A CPU computes small batches as fast as large ones, and whoever comes next waits less
+# (docs/LOG.md).
 _MOST_ITEMS = {"cpu": 16, "cuda": 64}
 
 

@@ -17,9 +17,9 @@ Source = bytes | RgbImage  # encoded, or decoded by the caller
 class Inspection:
     """What was found in an image, and by which version.
 
-    `detection` is judged as the request asked; `calibrated_verdict` is the calibration's own. `inputs` is
-    what `anomaly.inputs` says of the image, `encoding` what its header does, `warnings` in what it is unlike
-    those calibrated on.
+    `detection` is judged as the request asked; `calibrated_verdict` is the calibration's own.
+    `inputs` is what `anomaly.input_statistics` says of the image, `encoding` what its header does,
+    `warnings` in what it is unlike those calibrated on.
     """
 
     model: ServedModel

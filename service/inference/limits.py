@@ -11,8 +11,9 @@ _LEAST_ROOM, _CALM_S = 16, 5.0
 class Room:
     """How many may wait: all of a queue for a burst, a quarter (16 at the least) once it has been full.
 
-    A queue that stays full holds no burst any more, it makes everybody late (Nichols and Jacobson 2012,
-    "Controlling queue delay"). Its room is whole again when nobody was refused for five seconds.
+    A queue that stays full holds no burst any more, it makes everybody late (Nichols and Jacobson
+    2012, "Controlling queue delay"). Its room is whole again when nobody was refused for five
+    seconds.
     """
 
     def __init__(self, most: int) -> None:

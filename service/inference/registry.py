@@ -1,8 +1,8 @@
 """The models of this process: which version serves, which waits, which went before.
 
-A version is read, held to its golden scores and warmed up in a thread of its own while the one before
-serves; then one assignment switches. Requests hold the version they began with. All methods but the
-first load run on the event loop, so that nothing here needs a lock but the loading itself.
+A version is read, held to its golden scores and warmed up in a thread of its own while the one
+before serves; then one assignment switches. Requests hold the version they began with. All methods
+but the first load run on the event loop, so that nothing here needs a lock but the loading itself.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from anomaly.bundle import Bundle, load_bundle, model_folders, save_bundle, stored_version
+from anomaly.calibration_file import digest_of
 from anomaly.detector import Detector
 from anomaly.device import give_back_memory
 from anomaly.errors import ModelError, ModelNotFound
 from anomaly.model import ModelConfig
-from anomaly.stored import digest_of
 from service.errors import (
     DefectsWouldPass,
     ModelUnknown,
@@ -114,10 +114,10 @@ class RegistryConfig:
 class Registry:
     """Finds, loads, switches and evicts models.
 
-    `prepare(bundle)` puts a bundle on the device and warms it up. `note(action, name, bundle, **details)`
-    writes down what is about to happen; what it raises keeps it from happening. `changed()` is told after a
-    switch. `gate` is asked about a version before it serves for the first time here, and raises what
-    forbids it.
+    `prepare(bundle)` puts a bundle on the device and warms it up. `note(action, name, bundle,
+    **details)` writes down what is about to happen; what it raises keeps it from happening.
+    `changed()` is told after a switch. `gate` is asked about a version before it serves for the
+    first time here, and raises what forbids it.
     """
 
     def __init__(
@@ -161,7 +161,8 @@ class Registry:
     def default_name(self) -> str | None:
         """The model for requests that name none: the one the settings name, or the only one at the start.
 
-        It stays that until a restart: a folder that appears meanwhile takes no request away from it.
+        It stays that until a restart: a folder that appears meanwhile takes no request away from
+        it.
         """
         return self._default
 
@@ -173,8 +174,8 @@ class Registry:
     def load_all(self) -> None:
         """Load every model, as far as the memory goes; the rest is loaded when it is asked for.
 
-        Called once, before requests come. A model that cannot be loaded does not keep the others from
-        serving; raises what loading raises where it is the default one, or where none is left.
+        Called once, before requests come. A model that cannot be loaded does not keep the others
+        from serving; raises what loading raises where it is the default one, or where none is left.
         """
         failed: ModelError | None = None
         for slot in self.slots.values():
@@ -208,7 +209,8 @@ class Registry:
     async def acquire(self, name: str | None) -> ServedModel:
         """Return the version that serves now, loading it if it was evicted.
 
-        Raises `ModelUnknown` or what loading raises; a broken model is read again every ten seconds at most.
+        Raises `ModelUnknown` or what loading raises; a broken model is read again every ten seconds
+        at most.
         """
         slot = self.find(name)
         slot.used = time.monotonic()
@@ -249,8 +251,8 @@ class Registry:
     ) -> Slot:
         """Save the serving version with another calibration, and stage it.
 
-        Until it is activated the version before serves, also after a restart. Raises `VersionWaits`,
-        `ModelNotSaved` or what loading raises.
+        Until it is activated the version before serves, also after a restart. Raises
+        `VersionWaits`, `ModelNotSaved` or what loading raises.
         """
         slot = self.find(name)
         async with slot.loading:
@@ -277,8 +279,8 @@ class Registry:
     ) -> Slot:
         """Let the staged version serve; the one before is kept.
 
-        Raises `NothingStaged`, `VersionChanged` where `version` is another or it was replaced meanwhile, or
-        what the gate raises unless it is to be forced.
+        Raises `NothingStaged`, `VersionChanged` where `version` is another or it was replaced
+        meanwhile, or what the gate raises unless it is to be forced.
         """
         slot = self.find(name)
         staged = slot.staged
@@ -399,8 +401,8 @@ class Registry:
     def _needs(self, folder: Path) -> float:
         """Estimate the megabytes of a model from its files.
 
-        The weights are held once. A graph is held as it is, and twice its size in each session: its weights
-        packed anew, and what the largest tensors take (docs/LOG.md).
+        The weights are held once. A graph is held as it is, and twice its size in each session: its
+        weights packed anew, and what the largest tensors take (docs/LOG.md).
         """
         weights, graph = (_size(folder / name) for name in ("model.safetensors", "model.onnx"))
         return (weights + (1 + 2 * self._config.sessions) * graph) / 1e6

@@ -3,7 +3,8 @@
     <models_dir>/.maskline/chosen.json            which version serves instead of the folder's own
     <models_dir>/.maskline/<name>/<version>/      hard links to the files of the last versions
 
-Where that cannot be written (a read-only volume) nothing is kept, and a rollback lasts until the restart.
+Where that cannot be written (a read-only volume) nothing is kept, and a rollback lasts until the
+restart.
 """
 
 import json

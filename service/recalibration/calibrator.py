@@ -11,10 +11,10 @@ import torch
 
 from anomaly.bundle import new_version
 from anomaly.calibration import Calibration, Choices, NormalSet, recalibrate
+from anomaly.calibration_report import Statement, compare, state
 from anomaly.encoding import Encoding
 from anomaly.errors import ImageError
 from anomaly.roi import Roi
-from anomaly.statement import Statement, compare, state
 from record.store import Filter
 from service.concurrency import all_in_turns
 from service.errors import NormalsMissing

@@ -1,8 +1,8 @@
 """What a new version would change, before it serves: cases that people judged, and the latest results.
 
-A confirmed defect that would pass forbids the version, and so does one that was kept and cannot be judged
-now; one of which nothing was ever kept is counted, and said. Evidence is judged again where the weights are
-the same; otherwise the kept image is inspected by the new version, at low priority.
+A confirmed defect that would pass forbids the version, and so does one that was kept and cannot be
+judged now; one of which nothing was ever kept is counted, and said. Evidence is judged again where
+the weights are the same; otherwise the kept image is inspected by the new version, at low priority.
 """
 
 import logging
@@ -84,7 +84,8 @@ class Reviewer:
     async def check(self, candidate: ServedModel) -> None:
         """Raise `DefectsWouldPass` unless every confirmed defect is still rejected.
 
-        Raises `CasesMissing` where one cannot be judged. A defect that is confirmed meanwhile is judged, too.
+        Raises `CasesMissing` where one cannot be judged. A defect that is confirmed meanwhile is
+        judged, too.
         """
         checked: set[str] = set()
         last = -1
@@ -215,8 +216,8 @@ async def gather(
 ) -> list[Stored]:
     """Return the evidence of rows.
 
-    Where it is another model's, or gone, the first images are inspected anew. Left out are rows of which
-    neither evidence nor a readable image is there.
+    Where it is another model's, or gone, the first images are inspected anew. Left out are rows of
+    which neither evidence nor a readable image is there.
     """
     own: list[Stored] = []
     others: list[Row] = []

@@ -1,9 +1,10 @@
 """Requests that carry an idempotency key: one inspection, and its answer for every repeat.
 
-A key is its caller's and its camera's own, and stands for one request: the same key with another image or
-other parameters is refused, never answered with somebody else's verdict. Whoever comes first reserves the
-key before anything is awaited; others wait for the answer, and where the first fails or leaves, one of them
-takes its turn. This module knows one process; what another process answered is asked of the record.
+A key is its caller's and its camera's own, and stands for one request: the same key with another
+image or other parameters is refused, never answered with somebody else's verdict. Whoever comes
+first reserves the key before anything is awaited; others wait for the answer, and where the first
+fails or leaves, one of them takes its turn. This module knows one process; what another process
+answered is asked of the record.
 """
 
 import asyncio
@@ -34,8 +35,8 @@ class RepeatKey:
     ) -> "RepeatKey":
         """Scope a request's key by API key and camera; `item` numbers the images of a batch.
 
-        `caller` is the API key's name, None where authentication is off. `query.model` names the model, so
-        that the default one by its name is the same request.
+        `caller` is the API key's name, None where authentication is off. `query.model` names the
+        model, so that the default one by its name is the same request.
         """
         suffix = "" if item is None else f"#{item}"  # no key of a request has a '#'
         scope = [caller, query.camera, f"{query.idempotency_key}{suffix}"]

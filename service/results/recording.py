@@ -116,7 +116,8 @@ class Recording:
 
     def _keep_image(self, found: Inspection, now: datetime) -> bool:
         keeper = self._keeper
-        # What a request's own threshold lets pass is kept all the same where the calibration rejects it.
+        # What a request's own threshold lets pass is kept all the same where the calibration
+        # rejects it.
         asked, own = found.detection.verdict, found.calibrated_verdict
         if keeper is None or not keeper.store.config.wants(
             found.result_id, own if asked == "OK" else asked
@@ -131,8 +132,8 @@ class Recording:
     async def repeated(self, scoped: str) -> Answered | None:
         """Look up what was answered under an idempotency key, in its scope.
 
-        Where the store cannot be asked nothing is returned, and a key that it alone may know is inspected
-        anew: the line goes on, and both results are stored.
+        Where the store cannot be asked nothing is returned, and a key that it alone may know is
+        inspected anew: the line goes on, and both results are stored.
         """
         if self._writer.is_away:
             return None
@@ -205,9 +206,9 @@ class Recording:
     ) -> dict[str, Any]:
         """Store what somebody found who looked at the part.
 
-        What changes the cases that a new version is held against is sealed into the audit trail first; only
-        an admin takes a confirmed defect back. Raises `FeedbackContradicts`, `RoleInsufficient`,
-        `ResultUnknown`, `AuditUnwritable` or `StoreError`.
+        What changes the cases that a new version is held against is sealed into the audit trail
+        first; only an admin takes a confirmed defect back. Raises `FeedbackContradicts`,
+        `RoleInsufficient`, `ResultUnknown`, `AuditUnwritable` or `StoreError`.
         """
         is_there = await self._pin(await self.find(result_id))
         async with self._speaking:  # so that what was said before is what is sealed as such

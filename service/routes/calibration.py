@@ -71,8 +71,8 @@ async def calibrate(
 ) -> CalibrationOut:
     """Calibrate a serving model anew, on stored results (JSON) or on images of good parts (multipart).
 
-    The new version is staged beside the one that serves; `:activate` lets it serve, or `activate=true` at
-    once. Images in one folder (by their file names) are one group.
+    The new version is staged beside the one that serves; `:activate` lets it serve, or
+    `activate=true` at once. Images in one folder (by their file names) are one group.
     """
     registry = inspector.engine.registry
     model = await registry.acquire(name)

@@ -1,8 +1,9 @@
 """DetectAnomalies in the shape of Amazon Lookout for Vision, which was switched off.
 
-An AWS client pointed here goes on working: the project is the model's name, the model version is not
-looked at, the access key id is one of our API keys (its signature is not checked). `Confidence` is 1 - p
-for an anomalous part and p for a normal one, p being the share of normal parts at least as anomalous.
+An AWS client pointed here goes on working: the project is the model's name, the model version is
+not looked at, the access key id is one of our API keys (its signature is not checked). `Confidence`
+is 1 - p for an anomalous part and p for a normal one, p being the share of normal parts at least as
+anomalous.
 """
 
 from typing import Annotated, Any

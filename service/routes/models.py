@@ -74,8 +74,8 @@ async def activate(
     """Let the staged version serve from the next request on; the one before is kept.
 
     Name the `version` that you looked at: where another is staged by now, it is refused (409
-    `version_changed`). Refused, too, where a confirmed defect would pass (409 `defects_would_pass`) or cannot
-    be judged (409 `cases_missing`); an admin may force it, and says why.
+    `version_changed`). Refused, too, where a confirmed defect would pass (409 `defects_would_pass`)
+    or cannot be judged (409 `cases_missing`); an admin may force it, and says why.
     """
     registry, how = inspector.engine.registry, how or ActivateIn()
     meant = how.version or version

@@ -118,7 +118,8 @@ async def export_results(
     async def lines() -> AsyncIterator[str]:
         page, header = first, True
         while True:
-            # In a thread: a page costs tens of milliseconds, in which the event loop answers the line.
+            # In a thread: a page costs tens of milliseconds, in which the event loop answers the
+            # line.
             yield await asyncio.to_thread(_written, page.rows, query.form, header=header)
             if page.cursor is None:
                 return
@@ -189,8 +190,8 @@ async def say(
 ) -> FeedbackOut:
     """Say what the part really was: a false alarm, a confirmed defect, or one that was missed.
 
-    It may be said again; the last counts. A confirmed defect, which new versions are held against, is taken
-    back by an admin only (403 `role_insufficient`).
+    It may be said again; the last counts. A confirmed defect, which new versions are held against,
+    is taken back by an admin only (403 `role_insufficient`).
     """
     by = getattr(request.state, "key", None)
     row = await record.say(result_id, said, by, is_admin=_is_admin(request))

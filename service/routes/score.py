@@ -123,7 +123,8 @@ _PARTS: dict[str, Any] = {
 async def score_batch(request: Request) -> Response:
     """Inspect many images, the file parts of one multipart body; each has its own status.
 
-    `deadline_ms` holds for each image. Use `priority=low` for archives, so that the line goes first.
+    `deadline_ms` holds for each image. Use `priority=low` for archives, so that the line goes
+    first.
     """
     asked = await inspector(request)
     found = await inspect_all(asked, request, score_query(request))

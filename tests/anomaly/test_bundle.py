@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from anomaly import bundle as bundle_module
 from anomaly import folders
 from anomaly.bundle import Bundle, load_bundle, model_folders, save_bundle
+from anomaly.calibration_file import digest_of
 from anomaly.errors import (
     ModelCorrupt,
     ModelNotFound,
@@ -22,7 +23,6 @@ from anomaly.errors import (
 )
 from anomaly.model import AnomalyModel, ModelConfig
 from anomaly.roi import Roi
-from anomaly.stored import digest_of
 from anomaly.types import RgbImage
 from tests.conftest import normal_pixels, planted
 

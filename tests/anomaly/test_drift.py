@@ -5,7 +5,7 @@ import pytest
 
 from anomaly.calibration import Calibration, Choices, NormalSet, Usual, calibrate
 from anomaly.drift import ChangeTest, Stability, Watch
-from anomaly.inputs import STATISTICS
+from anomaly.input_statistics import STATISTICS
 from tests.anomaly.test_calibration import GRID, draw
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)

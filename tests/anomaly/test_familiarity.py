@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from anomaly.bundle import Bundle
 from anomaly.calibration import Calibration, Usual
+from anomaly.calibration_file import calibration_from, digest_of, tensors_of, values_of
 from anomaly.conformal import Conformal, group_weights
 from anomaly.encoding import Encoding, Encodings, encoding_of, read_header
 from anomaly.familiarity import CODES, uncertified, unfamiliar
 from anomaly.image import decode_image
-from anomaly.inputs import STATISTICS, input_statistics
+from anomaly.input_statistics import STATISTICS, input_statistics
 from anomaly.preprocess import PreprocessConfig, place
-from anomaly.stored import calibration_from, digest_of, tensors_of, values_of
 from tests.conftest import normal_pixels, planted, png
 
 CONFIG = PreprocessConfig(canvas=64)

@@ -1,7 +1,7 @@
 """Damage: for every encoder, a file with some bytes changed is refused, or is (nearly) the same picture.
 
-JPEG and uncompressed data carry no checksum: what decodes to as many blocks as before cannot be told from a
-picture. For those the test holds how often that may be; for all others it is never.
+JPEG and uncompressed data carry no checksum: what decodes to as many blocks as before cannot be
+told from a picture. For those the test holds how often that may be; for all others it is never.
 """
 
 import io

@@ -16,7 +16,7 @@ def test_no_identifier_is_left_on_the_disk(tmp_path: Path) -> None:
         if key not in (*_OPTIONS, "CI", "GITHUB_ACTIONS")
     }
     home = usual | {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    command = "import anomaly.export, onnxruntime; onnxruntime.SessionOptions()"
+    command = "import anomaly.onnx_model, onnxruntime; onnxruntime.SessionOptions()"
     subprocess.run([sys.executable, "-c", command], env=home, check=True)
 
     left = [path for path in tmp_path.rglob("*") if "onnxruntime" in str(path)]

@@ -1,8 +1,8 @@
 """A real Prometheus watches a real service: `make test-monitoring`.
 
-Two thousand parts from three cameras: an hour's history in half a minute, a burst of defects on one camera,
-one that goes silent, and more images than can be inspected. Times in rules and panels are divided by
-thirty.
+Two thousand parts from three cameras: an hour's history in half a minute, a burst of defects on one
+camera, one that goes silent, and more images than can be inspected. Times in rules and panels are
+divided by thirty.
 """
 
 import asyncio
@@ -231,7 +231,7 @@ def test_the_right_alerts_fire_and_no_other(watched: Watched) -> None:
         ("DriftFound", "left", "parts"),
         ("Rejecting", None, None),
     }
-    # While only the right one sends, the left one is silent as well; and how full a queue of four is when
-    # it happens to be looked at depends on the machine.
+    # While only the right one sends, the left one is silent as well; and how full a queue of four
+    # is when it happens to be looked at depends on the machine.
     possible = {("CameraSilent", "left", None), ("QueueSaturated", None, None)}
     assert wanted <= found <= wanted | possible

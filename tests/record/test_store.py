@@ -224,7 +224,8 @@ def test_only_what_the_calibration_itself_passed_is_normal(store: Store) -> None
             row(1, kept=True, verdict="OK", calibrated_verdict="NG"),  # the request asked for more
             row(2, kept=True, verdict="NG", calibrated_verdict="OK"),  # for less
             row(4, kept=True, verdict="WARN", calibrated_verdict="WARN"),
-            # Rows of a version that did not say: their score is held against their calibration's threshold.
+            # Rows of a version that did not say: their score is held against their calibration's
+            # threshold.
             row(5, kept=True, verdict="OK", calibration="c" * 64, score=1.9),
             row(7, kept=True, verdict="OK", calibration="c" * 64, score=2.1),
             row(8, kept=True, verdict="OK", calibration="d" * 64, score=0.1),

@@ -9,7 +9,7 @@ from anomaly.bundle import Bundle, load_bundle, save_bundle
 from anomaly.detector import Detector
 from anomaly.device import share_cores
 from anomaly.errors import ExportFailed, ModelCorrupt
-from anomaly.export import OnnxModel
+from anomaly.onnx_model import OnnxModel
 from anomaly.types import RgbImage
 from tests.conftest import normal_pixels, planted
 from training import export as export_module

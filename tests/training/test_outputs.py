@@ -21,7 +21,8 @@ from training.scoring import heatmap_name, read_done, score_files
 
 Arguments = Callable[[Path, Path], list[object]]
 
-# Command and the parameter that names an output: its arguments, given a folder of inputs and the output.
+# Command and the parameter that names an output: its arguments, given a folder of inputs and the
+# output.
 FOLDERS: dict[tuple[str, str], Arguments] = {
     ("train", "out"): lambda at, out: ["train", at / "set", "--out", out],
     ("pretrain", "out"): lambda at, out: ["pretrain", at / "set", "--out", out],

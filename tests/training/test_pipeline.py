@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from anomaly.bundle import Bundle, load_bundle, save_bundle
+from anomaly.calibration_file import digest_of
+from anomaly.calibration_report import state
 from anomaly.detector import Detector
 from anomaly.errors import CalibrationError, ModelUncalibrated, RoiInvalid, ScoreNotFinite
 from anomaly.preprocess import preprocess
-from anomaly.statement import state
-from anomaly.stored import digest_of
 from anomaly.types import Detection, RgbImage
 from tests.conftest import normal_pixels, planted, png, samples, write_set
 from training.calibrate import calibrate_model, with_groups

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from anomaly.calibration import Choices, NormalSet, calibrate
+from anomaly.calibration_report import compare, state, uncertified_rate
 from anomaly.scoring import PatchErrors
-from anomaly.statement import compare, state, uncertified_rate
 from tests.anomaly.test_calibration import GRID, NAMES, draw, normals
 
 

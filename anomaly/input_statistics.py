@@ -1,7 +1,8 @@
 """What the camera sends, in a few numbers: brightness, contrast, sharpness, colour.
 
-They tell a change of lamp, lens or camera from a change of the parts: each is a median over tiles of the
-image, so that a defect, which covers few of them, hardly moves it. They know nothing of defects.
+They tell a change of lamp, lens or camera from a change of the parts: each is a median over tiles
+of the image, so that a defect, which covers few of them, hardly moves it. They know nothing of
+defects.
 """
 
 import cv2
@@ -16,9 +17,9 @@ _TILES = 8  # along a side
 def input_statistics(canvas: FloatArray) -> FloatArray:
     """Measure one canvas (S, S, 3) in [0, 1]: `STATISTICS`, (5,) float32.
 
-    Brightness and contrast are mean and deviation of the grey value in a tile; sharpness is the logarithm of
-    the mean absolute Laplacian over the contrast, so that it does not follow the light; red and blue are the
-    mean of their channel over that of green, as logarithms.
+    Brightness and contrast are mean and deviation of the grey value in a tile; sharpness is the
+    logarithm of the mean absolute Laplacian over the contrast, so that it does not follow the
+    light; red and blue are the mean of their channel over that of green, as logarithms.
     """
     grey = cv2.cvtColor(canvas, cv2.COLOR_RGB2GRAY)
     mean = _tiles(grey)

@@ -15,8 +15,8 @@ from anomaly.config import from_dict, to_dict
 from anomaly.conformal import Conformal
 from anomaly.encoding import Encodings
 from anomaly.errors import ConfigError
+from anomaly.image_score import Reduction
 from anomaly.normalise import NORMALISERS, Normaliser
-from anomaly.reduction import Reduction
 from anomaly.roi import SIDE, Roi
 
 
@@ -90,8 +90,8 @@ class _Values:
 def calibration_from(values: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Calibration:
     """Restore a calibration.
 
-    Raises `KeyError`, `ConfigError` or `CalibrationError` where it is damaged, or where its numbers for
-    people are not those that follow from its scores.
+    Raises `KeyError`, `ConfigError` or `CalibrationError` where it is damaged, or where its numbers
+    for people are not those that follow from its scores.
     """
     known = {field.name for field in fields(_Values)}
     read = from_dict(_Values, {key: one for key, one in values.items() if key in known})

@@ -1,7 +1,7 @@
 """A memory of normal patches: the distance to the nearest one is a second opinion.
 
-One bank for each block of the tokens, of a fixed size, so that a model does not grow with its training
-set (after PatchCore, Roth et al. 2022).
+One bank for each block of the tokens, of a fixed size, so that a model does not grow with its
+training set (after PatchCore, Roth et al. 2022).
 """
 
 from collections.abc import Sequence

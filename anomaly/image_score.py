@@ -35,7 +35,8 @@ class Reduction:
     ) -> torch.Tensor:
         """Smooth (..., L) scores on their grid.
 
-        Where `counts` (broadcastable bool) is False, a cell says nothing to its neighbours and becomes 0.
+        Where `counts` (broadcastable bool) is False, a cell says nothing to its neighbours and
+        becomes 0.
         """
         if counts is None:
             return self._blur(scores, grid)

@@ -1,7 +1,7 @@
 """The scoring path without a loop over data: what is exported to ONNX and captured as a CUDA graph.
 
-It holds features, encoder, decoder and all three kinds of evidence; masks are inputs, drawn outside from
-the image's content as everywhere.
+It holds features, encoder, decoder and all three kinds of evidence; masks are inputs, drawn outside
+from the image's content as everywhere.
 """
 
 import contextlib
@@ -19,9 +19,10 @@ from anomaly.windows import merge
 class ScoringPath(nn.Module):
     """Canvases and their mask indices to evidence.
 
-    Inputs: pixels (B, 3, S, S) in [0, 1]; visible (B, W, R, G, K) and hidden (B, W, R, G, Q) int64 places
-    within each window. Output: (B, R, E, L), as `AnomalyModel.forward` gives. With a `precision` other than
-    float32 the autoencoder alone computes in it: the backbone's rounding would move scores (docs/LOG.md).
+    Inputs: pixels (B, 3, S, S) in [0, 1]; visible (B, W, R, G, K) and hidden (B, W, R, G, Q) int64
+    places within each window. Output: (B, R, E, L), as `AnomalyModel.forward` gives. With a
+    `precision` other than float32 the autoencoder alone computes in it: the backbone's rounding
+    would move scores (docs/LOG.md).
     """
 
     def __init__(self, model: AnomalyModel, precision: torch.dtype = torch.float32) -> None:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from anomaly.reduction import Reduction
+from anomaly.image_score import Reduction
 from anomaly.types import Grid
 
 GRID = Grid(6, 6, 8)

@@ -1,7 +1,7 @@
 """A frozen convolutional backbone made faster: batch normalisation folded in, channels last in memory.
 
-Both change no result but for rounding (1e-6 of a feature's range). The weights that are stored and digested
-stay as they were published; this is a copy to compute with.
+Both change no result but for rounding (1e-6 of a feature's range). The weights that are stored and
+digested stay as they were published; this is a copy to compute with.
 """
 
 from copy import deepcopy
@@ -20,8 +20,8 @@ _CLOSE = 1e-3  # of the largest feature
 def folded(backbone: nn.Module) -> nn.Module:
     """Return a copy to compute with, or the backbone itself where there is nothing to fold.
 
-    A backbone whose layers run in another order than they are declared in would be folded wrongly: the copy
-    is tried on noise, and not used if it differs.
+    A backbone whose layers run in another order than they are declared in would be folded wrongly:
+    the copy is tried on noise, and not used if it differs.
     """
     if not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()):
         return backbone

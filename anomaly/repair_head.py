@@ -1,8 +1,9 @@
 """The repair head: from a patch, its prediction and their difference to "this was altered".
 
-The autoencoder repairs a hidden patch; this small head learns, on synthetic corruption of normal images,
-which differences between a patch and its repair mean a defect and which are only hard to predict (the
-discriminator of DRAEM, Zavrtanik et al. 2021, on features instead of pixels). One head for each block.
+The autoencoder repairs a hidden patch; this small head learns, on synthetic corruption of normal
+images, which differences between a patch and its repair mean a defect and which are only hard to
+predict (the discriminator of DRAEM, Zavrtanik et al. 2021, on features instead of pixels). One head
+for each block.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 import torch
 
-from anomaly.memory import Memory, nearest
+from anomaly.memory_bank import Memory, nearest
 from anomaly.types import Block
 
 

@@ -3,7 +3,7 @@ import timm
 import torch
 from torch import nn
 
-from anomaly.folded import folded
+from anomaly.fused_backbone import folded
 from anomaly.targets import TargetConfig, build_target, load_backbone, state_digest
 
 

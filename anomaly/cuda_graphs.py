@@ -1,8 +1,8 @@
 """The scoring path in fixed batch sizes, each captured once as a CUDA graph.
 
-An inspection is hundreds of small kernels; launched one by one they leave a fast card waiting for the
-processor. A graph is launched as one. Its shapes and addresses are fixed: a batch is filled up to
-the next size and copied through pinned memory into buffers that stay where they are.
+An inspection is hundreds of small kernels; launched one by one they leave a fast card waiting for
+the processor. A graph is launched as one. Its shapes and addresses are fixed: a batch is filled up
+to the next size and copied through pinned memory into buffers that stay where they are.
 """
 
 import logging
@@ -12,8 +12,8 @@ from functools import partial
 import torch
 
 from anomaly.model import AnomalyModel
-from anomaly.path import ScoringPath, mask_indices
 from anomaly.scoring import PatchErrors
+from anomaly.scoring_path import ScoringPath, mask_indices
 
 _log = logging.getLogger(__name__)
 _WARM_UP = 3  # runs before a capture: libraries choose algorithms and allocate workspaces in them
@@ -22,9 +22,9 @@ _WARM_UP = 3  # runs before a capture: libraries choose algorithms and allocate 
 class StagedModel:
     """Stands in for `AnomalyModel` in a detector: the same call, with canvases on the CPU.
 
-    Batches up to `most` images are one graph, of the next power of two; larger ones are several. The
-    autoencoder computes in bfloat16. On a CPU there is nothing to capture, and each size is a plain call.
-    Sizes that do not fit the device's memory are left out.
+    Batches up to `most` images are one graph, of the next power of two; larger ones are several.
+    The autoencoder computes in bfloat16. On a CPU there is nothing to capture, and each size is a
+    plain call. Sizes that do not fit the device's memory are left out.
     """
 
     def __init__(

@@ -15,8 +15,8 @@ from torch import nn
 from anomaly.device import Cores
 from anomaly.errors import ExportFailed
 from anomaly.model import AnomalyModel
-from anomaly.path import ScoringPath, mask_indices
 from anomaly.scoring import PatchErrors
+from anomaly.scoring_path import ScoringPath, mask_indices
 
 # What ONNX Runtime raises for a graph that it cannot read or run.
 GRAPH_ERRORS = (
@@ -76,8 +76,9 @@ def export_onnx(model: AnomalyModel) -> bytes:
 class OnnxModel:
     """Stands in for `AnomalyModel` in a detector: the same call, computed by ONNX Runtime on the CPU.
 
-    With `cores`, an image has all threads while its batch is alone and its lane's threads otherwise: a
-    lone image is done sooner, and images side by side do not wait for each other's threads.
+    With `cores`, an image has all threads while its batch is alone and its lane's threads
+    otherwise: a lone image is done sooner, and images side by side do not wait for each other's
+    threads.
     """
 
     def __init__(self, model: AnomalyModel, graph: bytes, cores: Cores | None = None) -> None:
@@ -105,7 +106,8 @@ class OnnxModel:
 def _session(graph: bytes, threads: int, *, spins: bool) -> Any:
     """Load a graph; within an image its threads wait for work at full speed, or sleep at once.
 
-    After an image all leave their core: whoever prepares the next one would wait for it (docs/LOG.md).
+    After an image all leave their core: whoever prepares the next one would wait for it
+    (docs/LOG.md).
     """
     options: Any = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from anomaly.inputs import STATISTICS, input_statistics
+from anomaly.input_statistics import STATISTICS, input_statistics
 from tests.conftest import normal_pixels, planted
 
 

@@ -9,11 +9,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomaly.bundle import Bundle
+from anomaly.cuda_graphs import StagedModel, fitting, sizes_to
 from anomaly.detector import Detector
 from anomaly.model import AnomalyModel
-from anomaly.path import ScoringPath, mask_indices
 from anomaly.preprocess import content_seed
-from anomaly.staged import StagedModel, fitting, sizes_to
+from anomaly.scoring_path import ScoringPath, mask_indices
 from training.config import load_recipe
 
 CPU = torch.device("cpu")
@@ -69,7 +69,7 @@ def test_a_size_that_does_not_fit_is_left_out(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return plain(self, tokens, predicted)
 
-    monkeypatch.setattr("anomaly.staged._captured", lambda path, inputs: path(*inputs))
+    monkeypatch.setattr("anomaly.cuda_graphs._captured", lambda path, inputs: path(*inputs))
     monkeypatch.setattr(AnomalyModel, "evidence", small)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     staged = _staged_as_on_a_gpu(model, monkeypatch)
@@ -89,7 +89,7 @@ def test_what_a_graph_reads_stays_where_it_is(
         evidence = path(*inputs)
         return lambda: evidence
 
-    monkeypatch.setattr("anomaly.staged._captured", captured)
+    monkeypatch.setattr("anomaly.cuda_graphs._captured", captured)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     staged = _staged_as_on_a_gpu(tiny_bundle.model, monkeypatch)
     gc.collect()

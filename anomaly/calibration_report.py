@@ -75,8 +75,8 @@ def state(calibration: Calibration, before: Compared | None = None) -> Statement
 def compare(before: Calibration, normals: NormalSet) -> Compared:
     """Score normal images by the calibration before, and test whether they are like its own.
 
-    A Kolmogorov-Smirnov test on the scores, in which each group counts once; its p-value is the asymptotic
-    one. `normals.counts` must be the cells that `before.roi` leaves.
+    A Kolmogorov-Smirnov test on the scores, in which each group counts once; its p-value is the
+    asymptotic one. `normals.counts` must be the cells that `before.roi` leaves.
     """
     scores = before.image_scores(normals.errors, normals.grid, normals.counts)
     new, old = Conformal.fit(scores.numpy(), normals.groups), before.images

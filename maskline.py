@@ -122,7 +122,7 @@ def train(
     skip_unreadable: Skip = False,
 ) -> None:
     """Train a model on defect-free images and calibrate it on held-out ones."""
-    from anomaly.calibration import Choices
+    from anomaly.calibration import CalibrationSettings
     from training.config import load_recipe
     from training.data import open_dataset
     from training.outputs import check_model, check_run
@@ -130,7 +130,7 @@ def train(
     from training.world import joined
 
     config = load_recipe(recipe, set_ or ())
-    wanted = Choices(false_alarm_rate, warn_rate) if calibrate else None
+    wanted = CalibrationSettings(false_alarm_rate, warn_rate) if calibrate else None
     how = Training(resume, wanted, group_by, init, skip_unreadable)
     with joined(config.run.device) as world:
         dataset = open_dataset(data, group_by)
@@ -628,10 +628,10 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         sys.exit(READER_GONE)
     except Exception as error:  # noqa: BLE001 - the last one: only an NG part may exit with 1
-        sys.exit(_told(error))
+        sys.exit(_exit_code(error))
 
 
-def _told(error: Exception) -> int:
+def _exit_code(error: Exception) -> int:
     """Say what went wrong; returns the exit code."""
     code = "file_unusable" if isinstance(error, OSError) else getattr(error, "code", None)
     if isinstance(code, str):

@@ -47,7 +47,7 @@ from anomaly.manifest import MANIFEST, SCHEMA_VERSION, Manifest, read_files, rea
 from anomaly.model import AnomalyModel
 from anomaly.onnx_model import GRAPH_ERRORS, OnnxModel
 from anomaly.preprocess import content_seed
-from anomaly.scoring import PatchErrors
+from anomaly.scoring import Evidence
 from anomaly.targets import state_digest
 from anomaly.types import Placement
 
@@ -349,7 +349,7 @@ def _golden(detector: Detector) -> dict[str, torch.Tensor]:
     return {"canvases": canvases, "scores": scores}
 
 
-def _evidence(detector: Detector, canvases: torch.Tensor) -> tuple[PatchErrors, Placement]:
+def _evidence(detector: Detector, canvases: torch.Tensor) -> tuple[Evidence, Placement]:
     """Evidence on uint8 canvases as an inspection gathers it, and how each lies: whole."""
     side, pixels = canvases.shape[-1], canvases.float() / 255
     errors = detector.network(pixels, [content_seed(canvas) for canvas in pixels])
@@ -357,11 +357,11 @@ def _evidence(detector: Detector, canvases: torch.Tensor) -> tuple[PatchErrors, 
 
 
 def _scores(
-    detector: Detector, calibration: Calibration, errors: PatchErrors, place: Placement
+    detector: Detector, calibration: Calibration, errors: Evidence, place: Placement
 ) -> torch.Tensor:
     """Score evidence by one calibration, (B,); raises `ScoreNotFinite`."""
     grid = detector.model.target.map_grid
     each = [
-        detection_of(errors[i : i + 1], calibration, place, grid) for i in range(len(errors.error))
+        detection_of(errors[i : i + 1], calibration, place, grid) for i in range(len(errors.values))
     ]
     return torch.tensor([detection.pred_score for detection in each])

@@ -26,7 +26,7 @@ from anomaly.image_score import Reduction
 from anomaly.input_statistics import STATISTICS
 from anomaly.normalise import NORMALISERS, Normaliser, UniformNormaliser
 from anomaly.roi import Roi
-from anomaly.scoring import PatchErrors
+from anomaly.scoring import Evidence
 from anomaly.types import FloatArray, Grid, Placement, Verdict, verdict_of
 
 _FOLDS = 5
@@ -77,7 +77,7 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True)
-class Usual:
+class ReferenceStatistics:
     """What the calibration images were like: `values` (N, K) of K statistics, `weights` (N,) as `Conformal`.
 
     The statistics are those of `anomaly.input_statistics` and, where the model has a memory,
@@ -90,7 +90,7 @@ class Usual:
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class CalibrationSettings:
     """What a calibration would have: how often it may be wrong, and where it looks."""
 
     false_alarm_rate: float = 0.01
@@ -106,7 +106,7 @@ class Choices:
             )
 
 
-DEFAULT_CHOICES = Choices()
+DEFAULT_SETTINGS = CalibrationSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class Calibration:
     warn_rate: float | None = None
     roi: Roi | None = None
     rates: Rates | None = None
-    usual: Usual | None = None
+    usual: ReferenceStatistics | None = None
     encodings: Encodings | None = None
 
     @property
@@ -167,33 +167,33 @@ class Calibration:
         check_rate(rate)
         return replace(self, false_alarm_rate=rate)
 
-    def patch_scores(self, errors: PatchErrors) -> torch.Tensor:
+    def patch_scores(self, evidence: Evidence) -> torch.Tensor:
         """Return comparable scores of every repeat, (B, R, L), not smoothed."""
-        return _fuse(self.normalisers, self.weights, errors)
+        return _fuse(self.normalisers, self.weights, evidence)
 
     def image_scores(
-        self, errors: PatchErrors, grid: Grid, counts: torch.Tensor | None = None
+        self, evidence: Evidence, grid: Grid, roi_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return one score for each image, (B,); `counts` are the cells that `roi` leaves."""
-        return self.reduction(self.patch_scores(errors).mean(dim=1), grid, counts)
+        """Return one score for each image, (B,); `roi_mask` are the cells that `roi` leaves."""
+        return self.reduction(self.patch_scores(evidence).mean(dim=1), grid, roi_mask)
 
     def verdict(self, score: float) -> Verdict:
         """Judge a score."""
         return verdict_of(score, self.threshold, self.warn_threshold)
 
-    def embedding(self, errors: PatchErrors) -> torch.Tensor | None:
+    def embedding(self, evidence: Evidence) -> torch.Tensor | None:
         """How far images lie from the remembered ones, (B,), 0 being usual; None without a memory."""
-        return _embedding(self.normalisers[0], errors)
+        return _embedding(self.normalisers[0], evidence)
 
     def map_scores(
-        self, scores: torch.Tensor, grid: Grid, counts: torch.Tensor | None = None
+        self, scores: torch.Tensor, grid: Grid, roi_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Smooth patch scores (..., L) into what heatmaps and regions are drawn from."""
-        return Reduction(self.map_smoothing).smooth(scores, grid, counts)
+        return Reduction(self.map_smoothing).smooth(scores, grid, roi_mask)
 
-    def counts(self, placement: Placement, grid: Grid) -> torch.Tensor | None:
+    def roi_mask(self, placement: Placement, grid: Grid) -> torch.Tensor | None:
         """Which cells count in an image that lies so, (L,) bool; None: all."""
-        return None if self.roi is None else self.roi.counts(placement, grid)
+        return None if self.roi is None else self.roi.mask(placement, grid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,45 +202,45 @@ class NormalSet:
 
     `grid` is the map's; `corrupted` holds the evidence on M copies with synthetic defects; copy j
     was made of image `origin[j]`, so that both fall into the same fold; `altered` (M, L) bool are
-    the cells that its defect covers. `counts` (N, L) bool are the cells inside the region of
+    the cells that its defect covers. `roi_mask` (N, L) bool are the cells inside the region of
     interest; None: all. `inputs` (N, 5) are what `anomaly.input_statistics` says of each image,
     `encodings` what its header does.
     """
 
-    errors: PatchErrors
+    evidence: Evidence
     groups: tuple[str, ...]
     grid: Grid
-    corrupted: PatchErrors | None = None
+    corrupted: Evidence | None = None
     origin: tuple[int, ...] = ()
     altered: torch.Tensor | None = None
-    counts: torch.Tensor | None = None
+    roi_mask: torch.Tensor | None = None
     inputs: FloatArray | None = None
     encodings: tuple[Encoding, ...] = ()
 
     def __post_init__(self) -> None:
-        corrupted = None if self.corrupted is None else self.corrupted.error
+        corrupted = None if self.corrupted is None else self.corrupted.values
         inputs = None if self.inputs is None else torch.from_numpy(self.inputs)
-        gathered = (self.errors.error, corrupted, inputs)
+        gathered = (self.evidence.values, corrupted, inputs)
         if not all(one is None or bool(torch.isfinite(one).all()) for one in gathered):
             raise CalibrationError(
                 "the model's evidence on the normal images is not finite (NaN or infinite), so no threshold "
                 "follows from it; check the model with 'maskline doctor --models MODEL', or train it again"
             )
 
-    def counted(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor | None:
+    def roi_masks(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor | None:
         """Cells of some images that count, (n, L)."""
-        return None if self.counts is None else self.counts[rows]
+        return None if self.roi_mask is None else self.roi_mask[rows]
 
     @property
-    def copies_counted(self) -> torch.Tensor | None:
+    def copies_roi_mask(self) -> torch.Tensor | None:
         """Cells of the corrupted copies that count, (M, L)."""
-        return self.counted(torch.tensor(self.origin, dtype=torch.int64))
+        return self.roi_masks(torch.tensor(self.origin, dtype=torch.int64))
 
 
-def calibrate(normals: NormalSet, wanted: Choices = DEFAULT_CHOICES) -> Calibration:
+def calibrate(normals: NormalSet, wanted: CalibrationSettings = DEFAULT_SETTINGS) -> Calibration:
     """Fit a calibration on normal images, choosing how to score by synthetic defects if there are.
 
-    `normals.counts` must be the cells that `wanted.roi` leaves. Raises `CalibrationError` with
+    `normals.roi_mask` must be the cells that `wanted.roi` leaves. Raises `CalibrationError` with
     fewer than two independent groups.
     """
     folds = _folds(normals.groups)
@@ -252,26 +252,28 @@ def calibrate(normals: NormalSet, wanted: Choices = DEFAULT_CHOICES) -> Calibrat
         for reduction in REDUCTIONS
     ]
     best, scores = _choose(tried)
-    how = _How(best.normalisers, weights, best.reduction, _map_smoothing(normals, scores))
-    calibration = _fitted(normals, scores.normal, how, wanted)
+    rule = _ScoringRule(best.normalisers, weights, best.reduction, _map_smoothing(normals, scores))
+    calibration = _fitted(normals, scores.normal, rule, wanted)
     return replace(calibration, candidates=tuple(candidate for candidate, _ in tried))
 
 
-def recalibrate(previous: Calibration, normals: NormalSet, wanted: Choices) -> Calibration:
+def recalibrate(
+    previous: Calibration, normals: NormalSet, wanted: CalibrationSettings
+) -> Calibration:
     """Fit normalisers and thresholds anew on other normal images, scoring in the way chosen before.
 
     No synthetic defects are needed: what they choose depends on the product, not on last week's
     light. Raises `CalibrationError` with fewer than two independent groups.
     """
     kinds = tuple(normaliser.kind for normaliser in previous.normalisers)
-    how = _How(kinds, previous.weights, previous.reduction, previous.map_smoothing)
-    scores = _out_of_fold(normals, kinds, how.weights, _folds(normals.groups))
-    calibration = _fitted(normals, scores.normal, how, wanted)
+    rule = _ScoringRule(kinds, previous.weights, previous.reduction, previous.map_smoothing)
+    scores = _out_of_fold(normals, kinds, rule.weights, _folds(normals.groups))
+    calibration = _fitted(normals, scores.normal, rule, wanted)
     return replace(calibration, candidates=previous.candidates)
 
 
 @dataclass(frozen=True, slots=True)
-class _How:
+class _ScoringRule:
     """How evidence becomes scores."""
 
     kinds: tuple[str, ...]
@@ -280,25 +282,27 @@ class _How:
     map_smoothing: float
 
 
-def _fitted(normals: NormalSet, held_out: torch.Tensor, how: _How, wanted: Choices) -> Calibration:
+def _fitted(
+    normals: NormalSet, held_out: torch.Tensor, rule: _ScoringRule, wanted: CalibrationSettings
+) -> Calibration:
     """Fit on all images; thresholds follow from scores (N, R, L) taken out of fold."""
-    grid, groups, counts = normals.grid, normals.groups, normals.counts
+    grid, groups, roi_mask = normals.grid, normals.groups, normals.roi_mask
     normal = held_out.mean(dim=1)  # (N, L)
-    maps = Reduction(how.map_smoothing, 0.0)
-    images = how.reduction(normal, grid, counts).numpy()
-    normalisers = _fit(how.kinds, normals.errors, counts)
+    maps = Reduction(rule.map_smoothing, 0.0)
+    images = rule.reduction(normal, grid, roi_mask).numpy()
+    normalisers = _fit(rule.kinds, normals.evidence, roi_mask)
     conformal = Conformal.fit(images, groups)
-    known = _fuse(normalisers, how.weights, normals.errors).mean(dim=1)
-    seen = how.reduction(known, grid, counts).numpy()
+    known = _fuse(normalisers, rule.weights, normals.evidence).mean(dim=1)
+    seen = rule.reduction(known, grid, roi_mask).numpy()
     rate = wanted.false_alarm_rate
     return Calibration(
         normalisers=normalisers,
-        weights=how.weights,
-        reduction=how.reduction,
+        weights=rule.weights,
+        reduction=rule.reduction,
         images=conformal,
-        peaks=Conformal.fit(maps(normal, grid, counts).numpy(), groups),
+        peaks=Conformal.fit(maps(normal, grid, roi_mask).numpy(), groups),
         false_alarm_rate=rate,
-        map_smoothing=how.map_smoothing,
+        map_smoothing=rule.map_smoothing,
         warn_rate=wanted.warn_rate,
         roi=wanted.roi,
         rates=Rates(
@@ -310,22 +314,22 @@ def _fitted(normals: NormalSet, held_out: torch.Tensor, how: _How, wanted: Choic
     )
 
 
-def _usual(normals: NormalSet, normaliser: Normaliser) -> Usual | None:
+def _usual(normals: NormalSet, normaliser: Normaliser) -> ReferenceStatistics | None:
     if normals.inputs is None:
         return None
     names, columns = STATISTICS, [normals.inputs]
-    embedding = _embedding(normaliser, normals.errors)
+    embedding = _embedding(normaliser, normals.evidence)
     if embedding is not None:
         names, columns = (*names, "embedding"), [*columns, embedding.numpy()[:, None]]
     values = np.concatenate(columns, axis=1).astype(np.float32)
-    return Usual(names, values, group_weights(normals.groups))
+    return ReferenceStatistics(names, values, group_weights(normals.groups))
 
 
-def _embedding(normaliser: Normaliser, errors: PatchErrors) -> torch.Tensor | None:
-    rows = [i for i, name in enumerate(errors.names) if name.startswith("memory.")]
+def _embedding(normaliser: Normaliser, evidence: Evidence) -> torch.Tensor | None:
+    rows = [i for i, name in enumerate(evidence.names) if name.startswith("memory.")]
     if not rows:
         return None
-    return normaliser(errors.error)[:, :, rows].mean(dim=(1, 2, 3))
+    return normaliser(evidence.values)[:, :, rows].mean(dim=(1, 2, 3))
 
 
 def weigh(normals: NormalSet) -> torch.Tensor:
@@ -336,34 +340,34 @@ def weigh(normals: NormalSet) -> torch.Tensor:
     without copies, all count the same. So a fine stage leads where defects are small, a coarse one
     where they are large.
     """
-    usual = UniformNormaliser.fit(normals.errors.mean, normals.counts)
-    scores = usual(normals.errors.error).mean(dim=1)  # (N, E, L)
-    copies = None if normals.corrupted is None else usual(normals.corrupted.error).mean(dim=1)
-    families = [name.partition(".")[0] for name in normals.errors.names]
+    usual = UniformNormaliser.fit(normals.evidence.mean, normals.roi_mask)
+    scores = usual(normals.evidence.values).mean(dim=1)  # (N, E, L)
+    copies = None if normals.corrupted is None else usual(normals.corrupted.values).mean(dim=1)
+    families = [name.partition(".")[0] for name in normals.evidence.names]
     power = torch.tensor([_power(i, scores, copies, normals) for i in range(len(families))])
     weights = torch.zeros(len(families))
     for family in set(families):
         own = torch.tensor([name == family for name in families])
         share = power[own] / power[own].sum()
         fused = torch.einsum("nel,e->nl", scores[:, own], share)
-        spread = (fused if normals.counts is None else fused[normals.counts]).std()
+        spread = (fused if normals.roi_mask is None else fused[normals.roi_mask]).std()
         weights[own] = share / spread.clamp(min=1e-6) / len(set(families))
     return weights
 
 
 def _map_smoothing(normals: NormalSet, scores: "_HeldOut") -> float:
     """Choose the smoothing whose maps tell altered cells best: fine defects want little of it."""
-    altered, counts = normals.altered, normals.copies_counted
+    altered, roi_mask = normals.altered, normals.copies_roi_mask
     if scores.corrupted is None or altered is None:
         return MAP_SMOOTHINGS[0]
-    asked = torch.ones_like(altered) if counts is None else counts
+    asked = torch.ones_like(altered) if roi_mask is None else roi_mask
     label = altered[asked].numpy()
     if label.all() or not label.any():
         return MAP_SMOOTHINGS[0]
     copies = scores.corrupted.mean(dim=1)
 
     def found(smoothing: float) -> float:
-        maps = Reduction(smoothing).smooth(copies, normals.grid, counts)
+        maps = Reduction(smoothing).smooth(copies, normals.grid, roi_mask)
         return float(roc_auc_score(label, maps[asked].numpy()))
 
     return max(MAP_SMOOTHINGS, key=found)
@@ -374,7 +378,7 @@ def _power(kind: int, scores: torch.Tensor, copies: torch.Tensor | None, of: Nor
         return 1.0
     both = _both(scores[:, kind], copies[:, kind], of)
     image = REDUCTIONS[0](both, of.grid, _both_counted(of)).numpy()
-    return max(_told(image, of) - 0.5, _LEAST_POWER)
+    return max(_synthetic_auroc(image, of) - 0.5, _LEAST_POWER)
 
 
 def _both(normal: torch.Tensor, copies: torch.Tensor, of: NormalSet) -> torch.Tensor:
@@ -383,18 +387,18 @@ def _both(normal: torch.Tensor, copies: torch.Tensor, of: NormalSet) -> torch.Te
 
 
 def _both_counted(of: NormalSet) -> torch.Tensor | None:
-    copies = of.copies_counted
-    return None if of.counts is None or copies is None else _both(of.counts, copies, of)
+    copies = of.copies_roi_mask
+    return None if of.roi_mask is None or copies is None else _both(of.roi_mask, copies, of)
 
 
 def _seen_copies(of: NormalSet) -> torch.Tensor:
-    counts = of.copies_counted
-    if counts is None or of.altered is None:
+    roi_mask = of.copies_roi_mask
+    if roi_mask is None or of.altered is None:
         return torch.ones(len(of.origin), dtype=torch.bool)
-    return (of.altered & counts).any(dim=1)
+    return (of.altered & roi_mask).any(dim=1)
 
 
-def _told(image: np.ndarray, of: NormalSet) -> float:
+def _synthetic_auroc(image: np.ndarray, of: NormalSet) -> float:
     """AUROC of image scores of `_both`: how well copies are told from normals."""
     label = np.arange(len(image)) >= len(of.groups)
     return float(roc_auc_score(label, image)) if label.any() else 0.5
@@ -409,17 +413,17 @@ class _HeldOut:
 
 
 def _fuse(
-    normalisers: Sequence[Normaliser], weights: torch.Tensor, errors: PatchErrors
+    normalisers: Sequence[Normaliser], weights: torch.Tensor, evidence: Evidence
 ) -> torch.Tensor:
     """Average over normalisers, then weigh the kinds of evidence: (B, R, L)."""
-    each = [torch.einsum("brel,e->brl", n(errors.error), weights) for n in normalisers]
+    each = [torch.einsum("brel,e->brl", n(evidence.values), weights) for n in normalisers]
     return torch.stack(each).mean(dim=0)
 
 
 def _fit(
-    kinds: Sequence[str], errors: PatchErrors, counts: torch.Tensor | None
+    kinds: Sequence[str], evidence: Evidence, roi_mask: torch.Tensor | None
 ) -> tuple[Normaliser, ...]:
-    return tuple(NORMALISERS[kind].fit(errors.mean, counts) for kind in kinds)
+    return tuple(NORMALISERS[kind].fit(evidence.mean, roi_mask) for kind in kinds)
 
 
 def _folds(groups: Sequence[str]) -> torch.Tensor:
@@ -438,15 +442,15 @@ def _out_of_fold(
     normals: NormalSet, kinds: Sequence[str], weights: torch.Tensor, folds: torch.Tensor
 ) -> _HeldOut:
     """Score every image with normalisers that were fitted without its fold."""
-    batch, repeats, _, length = normals.errors.error.shape
+    batch, repeats, _, length = normals.evidence.values.shape
     normal = torch.zeros(batch, repeats, length)
     corrupted, copy_folds = None, folds[list(normals.origin)]
     if normals.corrupted is not None:
         corrupted = torch.zeros(len(normals.origin), repeats, length)
     for fold in range(int(folds.max()) + 1):
         known = folds != fold
-        fitted = _fit(kinds, normals.errors[known], normals.counted(known))
-        normal[folds == fold] = _fuse(fitted, weights, normals.errors[folds == fold])
+        fitted = _fit(kinds, normals.evidence[known], normals.roi_masks(known))
+        normal[folds == fold] = _fuse(fitted, weights, normals.evidence[folds == fold])
         if normals.corrupted is not None and corrupted is not None:
             rows = copy_folds == fold
             corrupted[rows] = _fuse(fitted, weights, normals.corrupted[rows])
@@ -460,7 +464,7 @@ def _try(
         return Candidate(kinds, reduction, None)
     both = _both(scores.normal.mean(dim=1), scores.corrupted.mean(dim=1), of)
     image = reduction(both, of.grid, _both_counted(of)).numpy()
-    return Candidate(kinds, reduction, _told(image, of))
+    return Candidate(kinds, reduction, _synthetic_auroc(image, of))
 
 
 def _choose(tried: Sequence[tuple[Candidate, _HeldOut]]) -> tuple[Candidate, _HeldOut]:

@@ -10,7 +10,13 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from anomaly.calibration import Calibration, Candidate, Choices, Rates, Usual
+from anomaly.calibration import (
+    Calibration,
+    CalibrationSettings,
+    Candidate,
+    Rates,
+    ReferenceStatistics,
+)
 from anomaly.config import from_dict, to_dict
 from anomaly.conformal import Conformal
 from anomaly.encoding import Encodings
@@ -20,7 +26,7 @@ from anomaly.normalise import NORMALISERS, Normaliser
 from anomaly.roi import SIDE, Roi
 
 
-def digest_of(calibration: Calibration) -> str:
+def calibration_digest(calibration: Calibration) -> str:
     """SHA-256 of all that a calibration decides by: two with the same digest judge alike."""
     values = json.dumps(values_of(calibration), sort_keys=True).encode()
     return hashlib.sha256(values + save(tensors_of(calibration))).hexdigest()
@@ -96,7 +102,7 @@ def calibration_from(values: dict[str, Any], tensors: dict[str, torch.Tensor]) -
     known = {field.name for field in fields(_Values)}
     read = from_dict(_Values, {key: one for key, one in values.items() if key in known})
     require(0 < len(read.normalisers) <= len(NORMALISERS), "it names no normaliser, or too many")
-    Choices(read.false_alarm_rate, read.warn_rate)  # raises where a rate makes no sense
+    CalibrationSettings(read.false_alarm_rate, read.warn_rate)  # raises where a rate makes no sense
     Reduction(read.map_smoothing)
     calibration = Calibration(
         normalisers=tuple(_normaliser(kind, tensors) for kind in read.normalisers),
@@ -144,14 +150,16 @@ def _check_told(told: dict[str, Any], own: dict[str, Any]) -> None:
         require(same, f"its {key} does not follow from its scores")
 
 
-def _usual(names: tuple[str, ...] | None, tensors: dict[str, torch.Tensor]) -> Usual | None:
+def _usual(
+    names: tuple[str, ...] | None, tensors: dict[str, torch.Tensor]
+) -> ReferenceStatistics | None:
     if names is None:
         return None
     values, weights = tensors["usual.values"], tensors["usual.weights"]
     ok = values.shape == (len(weights), len(names)) and weights.ndim == 1 and len(weights) > 0
     require(ok and _is_float32(values, weights), "its usual values do not fit each other")
     require(bool((weights > 0).all()), "a weight of its usual values is not positive")
-    return Usual(names, values.numpy(), weights.numpy())
+    return ReferenceStatistics(names, values.numpy(), weights.numpy())
 
 
 def _normaliser(kind: str, tensors: dict[str, torch.Tensor]) -> Normaliser:

@@ -13,7 +13,7 @@ _UNLIKE_P = 0.001
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class Comparison:
     """How normal images score by the calibration before: `p` is small where they are unlike its own.
 
     `rejected_before` is the share of them that its threshold rejects, each group counting once.
@@ -32,7 +32,7 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
+class CalibrationReport:
     """A calibration's promises."""
 
     threshold: float
@@ -47,14 +47,14 @@ class Statement:
     held_out_rate: float | None
     expected_alarms: Expected
     roi_share: float | None
-    before: Compared | None
+    before: Comparison | None
     said: tuple[str, ...]
 
 
-def state(calibration: Calibration, before: Compared | None = None) -> Statement:
+def state(calibration: Calibration, before: Comparison | None = None) -> CalibrationReport:
     """Say what a calibration promises, beside the one before if there was one."""
     images, rates = calibration.images, calibration.rates
-    return Statement(
+    return CalibrationReport(
         threshold=calibration.threshold,
         false_alarm_rate=calibration.false_alarm_rate,
         warn_threshold=calibration.warn_threshold,
@@ -72,19 +72,19 @@ def state(calibration: Calibration, before: Compared | None = None) -> Statement
     )
 
 
-def compare(before: Calibration, normals: NormalSet) -> Compared:
+def compare(before: Calibration, normals: NormalSet) -> Comparison:
     """Score normal images by the calibration before, and test whether they are like its own.
 
     A Kolmogorov-Smirnov test on the scores, in which each group counts once; its p-value is the
-    asymptotic one. `normals.counts` must be the cells that `before.roi` leaves.
+    asymptotic one. `normals.roi_mask` must be the cells that `before.roi` leaves.
     """
-    scores = before.image_scores(normals.errors, normals.grid, normals.counts)
+    scores = before.image_scores(normals.evidence, normals.grid, normals.roi_mask)
     new, old = Conformal.fit(scores.numpy(), normals.groups), before.images
     at = np.union1d(new.scores, old.scores)
     distance = float(np.abs(_share_up_to(new, at) - _share_up_to(old, at)).max())
     size = math.sqrt(new.groups * old.groups / (new.groups + old.groups))
     above = new.weights[new.scores > np.float32(before.threshold)].sum(dtype=np.float64)
-    return Compared(
+    return Comparison(
         threshold=before.threshold,
         rejected_before=float(above) / new.groups,
         median=_median(new),
@@ -123,7 +123,7 @@ def _median(conformal: Conformal) -> float:
     return float(conformal.scores[int(np.searchsorted(total, 0.5 * total[-1]))])
 
 
-def _sentences(calibration: Calibration, before: Compared | None) -> list[str]:
+def _sentences(calibration: Calibration, before: Comparison | None) -> list[str]:
     images, rate = calibration.images, calibration.false_alarm_rate
     said = [
         f"{len(images.scores)} normal images in {images.groups} independent groups; the smallest "
@@ -146,7 +146,7 @@ def _sentences(calibration: Calibration, before: Compared | None) -> list[str]:
     return said
 
 
-def _beside(before: Compared, threshold: float) -> list[str]:
+def _beside(before: Comparison, threshold: float) -> list[str]:
     said = [
         f"The threshold before was {before.threshold:.4f} (now {threshold:.4f}); it would have rejected "
         f"{before.rejected_before:.2%} of these images."

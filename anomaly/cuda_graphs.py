@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from anomaly.model import AnomalyModel
-from anomaly.scoring import PatchErrors
+from anomaly.scoring import Evidence
 from anomaly.scoring_path import ScoringPath, mask_indices
 
 _log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class StagedModel:
                 _log.warning("batches of %d images do not fit %s: smaller ones serve", size, device)
 
     @torch.inference_mode()
-    def __call__(self, pixels: torch.Tensor, seeds: Sequence[int]) -> PatchErrors:
+    def __call__(self, pixels: torch.Tensor, seeds: Sequence[int]) -> Evidence:
         """Raw evidence on (B, 3, S, S) canvases, on the CPU; image i is masked by seed i."""
         found, start = [], 0
         while start < len(seeds):
@@ -56,7 +56,7 @@ class StagedModel:
             indices = mask_indices(self._model, seeds[part])
             found.append(self._stages[size](pixels[part], *indices))
             start += size
-        return PatchErrors(torch.cat(found), self._model.names)
+        return Evidence(torch.cat(found), self._model.names)
 
 
 def sizes_to(most: int) -> list[int]:

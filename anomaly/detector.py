@@ -14,7 +14,7 @@ from anomaly.image import decode_image
 from anomaly.limits import DEFAULT_LIMITS, ImageLimits
 from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed, preprocess
-from anomaly.scoring import PatchErrors
+from anomaly.scoring import Evidence
 from anomaly.types import Detection, Grid, Placement, RgbImage, check_finite
 
 # An NG part always shows where: if no place passes the map threshold by itself, the area within
@@ -35,7 +35,7 @@ class Detector:
         model: AnomalyModel,
         calibration: Calibration,
         device: str | torch.device = "cpu",
-        network: Callable[[torch.Tensor, Sequence[int]], PatchErrors] | None = None,
+        network: Callable[[torch.Tensor, Sequence[int]], Evidence] | None = None,
         cameras: Mapping[str, Calibration] | None = None,
     ) -> None:
         self.device = choose_device(device) if isinstance(device, str) else device
@@ -90,13 +90,13 @@ class Detector:
 
 def _by_model(
     model: AnomalyModel, device: torch.device, pixels: torch.Tensor, seeds: Sequence[int]
-) -> PatchErrors:
-    errors: PatchErrors = model(pixels.to(device), seeds)
+) -> Evidence:
+    errors: Evidence = model(pixels.to(device), seeds)
     return errors.cpu()
 
 
 def detection_of(
-    errors: PatchErrors, calibration: Calibration, placement: Placement, grid: Grid
+    errors: Evidence, calibration: Calibration, placement: Placement, grid: Grid
 ) -> Detection:
     """Reduce one image's evidence (1, R, E, L) to its verdict, map and regions.
 
@@ -108,11 +108,11 @@ def detection_of(
             "the model's evidence on the image is not finite, so nothing can be said of the part; look "
             "at it by hand, and check the model with 'maskline doctor --models MODEL'"
         )
-    counts = calibration.counts(placement, grid)  # (L,) or None
+    roi_mask = calibration.roi_mask(placement, grid)  # (L,) or None
     mean = scores.mean(dim=0)  # (L,)
-    pred_score = float(calibration.reduction(mean, grid, counts))
-    repeats = calibration.reduction(scores, grid, counts)  # (R,)
-    patch_scores = calibration.map_scores(mean, grid, counts)  # (L,)
+    pred_score = float(calibration.reduction(mean, grid, roi_mask))
+    repeats = calibration.reduction(scores, grid, roi_mask)  # (R,)
+    patch_scores = calibration.map_scores(mean, grid, roi_mask)  # (L,)
     embedding = calibration.embedding(errors)
     evidence = Detection(
         pred_score=pred_score,
@@ -121,7 +121,7 @@ def detection_of(
         patch_scores=patch_scores.numpy().reshape(grid.rows, grid.cols),
         anomaly_map=canvas_map(patch_scores.numpy(), grid, placement.canvas),
         placement=placement,
-        errors=errors.averaged().error[0, 0].half().numpy(),
+        errors=errors.averaged().values[0, 0].half().numpy(),
         warn_threshold=calibration.warn_threshold,
         embedding=None if embedding is None else float(embedding),
     )

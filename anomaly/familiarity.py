@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anomaly.calibration import Calibration, Usual
+from anomaly.calibration import Calibration, ReferenceStatistics
 from anomaly.encoding import LOSSLESS, RAW, Encoding, Encodings
 from anomaly.input_statistics import STATISTICS
 from anomaly.types import FloatArray
@@ -106,7 +106,7 @@ def _is_compressed_otherwise(known: Encodings, now: Encoding) -> bool:
     )
 
 
-def _by_content(usual: Usual, inputs: FloatArray) -> Iterator[InputWarning]:
+def _by_content(usual: ReferenceStatistics, inputs: FloatArray) -> Iterator[InputWarning]:
     columns = [usual.names.index(name) for name in STATISTICS]
     low, high = usual.values[:, columns].min(axis=0), usual.values[:, columns].max(axis=0)
     spans = _SPANS + _SPANS_OF_GROUPS / max(float(usual.weights.sum(dtype=np.float64)), 1.0)

@@ -31,35 +31,35 @@ class Reduction:
             )
 
     def smooth(
-        self, scores: torch.Tensor, grid: Grid, counts: torch.Tensor | None = None
+        self, scores: torch.Tensor, grid: Grid, roi_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Smooth (..., L) scores on their grid.
 
-        Where `counts` (broadcastable bool) is False, a cell says nothing to its neighbours and
+        Where `roi_mask` (broadcastable bool) is False, a cell says nothing to its neighbours and
         becomes 0.
         """
-        if counts is None:
+        if roi_mask is None:
             return self._blur(scores, grid)
-        share = self._blur(counts.float(), grid).clamp(min=1e-6)
-        return torch.where(counts, self._blur(scores * counts, grid) / share, 0.0)
+        share = self._blur(roi_mask.float(), grid).clamp(min=1e-6)
+        return torch.where(roi_mask, self._blur(scores * roi_mask, grid) / share, 0.0)
 
     def image_score(
-        self, smoothed: torch.Tensor, counts: torch.Tensor | None = None
+        self, smoothed: torch.Tensor, roi_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Reduce (..., L) smoothed scores to (...), of the cells where `counts`."""
-        if counts is None:
+        """Reduce (..., L) smoothed scores to (...), of the cells where `roi_mask`."""
+        if roi_mask is None:
             count = max(1, round(self.top_share * smoothed.shape[-1]))
             return smoothed.topk(count, dim=-1).values.mean(dim=-1)
-        ranked = smoothed.masked_fill(~counts, -torch.inf).sort(dim=-1, descending=True).values
-        wanted = (self.top_share * counts.sum(dim=-1)).round().clamp(min=1).unsqueeze(-1)
+        ranked = smoothed.masked_fill(~roi_mask, -torch.inf).sort(dim=-1, descending=True).values
+        wanted = (self.top_share * roi_mask.sum(dim=-1)).round().clamp(min=1).unsqueeze(-1)
         top = torch.arange(ranked.shape[-1]) < wanted
         return torch.where(top, ranked, 0.0).sum(dim=-1) / wanted.squeeze(-1)
 
     def __call__(
-        self, scores: torch.Tensor, grid: Grid, counts: torch.Tensor | None = None
+        self, scores: torch.Tensor, grid: Grid, roi_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Smooth (..., L) scores and reduce them to (...)."""
-        return self.image_score(self.smooth(scores, grid, counts), counts)
+        return self.image_score(self.smooth(scores, grid, roi_mask), roi_mask)
 
     def _blur(self, scores: torch.Tensor, grid: Grid) -> torch.Tensor:
         if self.smoothing == 0:

@@ -158,9 +158,9 @@ class ClassicDecoder(nn.Module):
         first = int(self.has_class_token)
         head, seen = seen[:, :first], seen[:, first:]
         batch, length, width = len(seen), self.position.shape[1], seen.shape[2]
-        places = visible.unsqueeze(-1).expand(-1, -1, width)
+        indices = visible.unsqueeze(-1).expand(-1, -1, width)
         masked = self.mask_token.to(seen.dtype).expand(batch, length, -1)
-        x = masked.scatter(1, places, seen) + self.position  # (B, L, D)
+        x = masked.scatter(1, indices, seen) + self.position  # (B, L, D)
         x = torch.cat([head, x], dim=1)  # the class token has a position of zeros, as in the paper
         for block in self.blocks:
             x = block(x)

@@ -13,7 +13,7 @@ from anomaly.memory_bank import Memory
 from anomaly.preprocess import PreprocessConfig
 from anomaly.repair_head import RepairHead
 from anomaly.scoring import (
-    PatchErrors,
+    Evidence,
     ScoringConfig,
     check_error_suits_target,
     image_masks,
@@ -22,7 +22,7 @@ from anomaly.scoring import (
     reconstruct,
 )
 from anomaly.targets import Target, TargetConfig, build_target, empty_backbone
-from anomaly.windows import window_of, window_places
+from anomaly.windows import window_indices, window_of
 
 _MOST_ROWS = 4096  # windows × masks of an image
 
@@ -56,7 +56,7 @@ class AnomalyModel(nn.Module):
         self.config = config
         self.target = target
         self.window = window_of(target.grid, config.mae.window)
-        self.places = window_places(target.grid, self.window)  # (W, l)
+        self.window_indices = window_indices(target.grid, self.window)  # (W, l)
         self.mae = MaskedAutoencoder(config.mae, self.window, target.token_dim)
         scoring, blocks = config.scoring, target.blocks
         self.memory = Memory(blocks, scoring.memory_size) if "memory" in scoring.families else None
@@ -78,7 +78,7 @@ class AnomalyModel(nn.Module):
         return cls(config, target)
 
     @torch.inference_mode()
-    def forward(self, pixels: torch.Tensor, seeds: Sequence[int]) -> PatchErrors:
+    def forward(self, pixels: torch.Tensor, seeds: Sequence[int]) -> Evidence:
         """Raw evidence on (B, 3, S, S) canvases in [0, 1]; image i is masked by seed i."""
         tokens = self.target(pixels)  # (B, L, C)
         return self.evidence(tokens, self.predict(tokens, seeds))
@@ -91,10 +91,12 @@ class AnomalyModel(nn.Module):
         `masking` is the configured one unless another is given.
         """
         scoring = self.config.scoring
-        masks = image_masks(seeds, len(self.places), self.window.length, masking or scoring.masking)
-        return reconstruct(self.mae, tokens, masks, self.places, max_rows=scoring.max_rows)
+        masks = image_masks(
+            seeds, len(self.window_indices), self.window.length, masking or scoring.masking
+        )
+        return reconstruct(self.mae, tokens, masks, self.window_indices, max_rows=scoring.max_rows)
 
-    def evidence(self, tokens: torch.Tensor, predicted: torch.Tensor) -> PatchErrors:
+    def evidence(self, tokens: torch.Tensor, predicted: torch.Tensor) -> Evidence:
         """Compare (B, L, C) tokens with their predictions (B, R, L, C)."""
         target, kinds = self.target, self.config.scoring.errors
         true = target.cells(target.wanted(tokens))
@@ -110,7 +112,7 @@ class AnomalyModel(nn.Module):
             if self.repair is not None:
                 found.append(target.on_map(self.repair(true, guess)))
             repeats.append(torch.cat(found, dim=1))  # (B, E, L)
-        return PatchErrors(torch.stack(repeats, dim=1), self.names)
+        return Evidence(torch.stack(repeats, dim=1), self.names)
 
     @property
     def has_masked(self) -> bool:

@@ -25,10 +25,10 @@ class UniformNormaliser:
     spread: torch.Tensor
 
     @classmethod
-    def fit(cls, error: torch.Tensor, counts: torch.Tensor | None = None) -> "UniformNormaliser":
-        """Fit on normal images: error (N, E, L), of the cells where `counts` (N, L)."""
+    def fit(cls, error: torch.Tensor, roi_mask: torch.Tensor | None = None) -> "UniformNormaliser":
+        """Fit on normal images: error (N, E, L), of the cells where `roi_mask` (N, L)."""
         _check(error)
-        variance, mean = _overall(error, counts)
+        variance, mean = _overall(error, roi_mask)
         return cls(mean, variance.clamp(min=1e-12).sqrt())
 
     def __call__(self, error: torch.Tensor) -> torch.Tensor:
@@ -49,11 +49,11 @@ class PositionNormaliser:
     spread: torch.Tensor
 
     @classmethod
-    def fit(cls, error: torch.Tensor, counts: torch.Tensor | None = None) -> "PositionNormaliser":
-        """Fit on normal images: error (N, E, L); places of few samples lean on cells where `counts`."""
+    def fit(cls, error: torch.Tensor, roi_mask: torch.Tensor | None = None) -> "PositionNormaliser":
+        """Fit on normal images: error (N, E, L); places of few samples lean on cells where `roi_mask`."""
         _check(error)
         variance, mean = torch.var_mean(error, dim=0, correction=0)
-        return cls(*_shrink(mean, variance, len(error), _overall(error, counts)))
+        return cls(*_shrink(mean, variance, len(error), _overall(error, roi_mask)))
 
     def __call__(self, error: torch.Tensor) -> torch.Tensor:
         """Return z-scores (B, R, E, L)."""
@@ -74,10 +74,12 @@ def _check(error: torch.Tensor) -> None:
     require_shape("error", tuple(error.shape), "(N, E, L) with N of 1 or more", ok=ok)
 
 
-def _overall(error: torch.Tensor, counts: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _overall(
+    error: torch.Tensor, roi_mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Variance and mean of each kind over all cells that count, (E, 1) each."""
     kinds = error.movedim(1, 0)  # (E, N, L)
-    cells = kinds.flatten(1) if counts is None else kinds[:, counts]
+    cells = kinds.flatten(1) if roi_mask is None else kinds[:, roi_mask]
     return torch.var_mean(cells, dim=1, correction=0, keepdim=True)
 
 

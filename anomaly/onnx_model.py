@@ -15,7 +15,7 @@ from torch import nn
 from anomaly.device import Cores
 from anomaly.errors import ExportFailed
 from anomaly.model import AnomalyModel
-from anomaly.scoring import PatchErrors
+from anomaly.scoring import Evidence
 from anomaly.scoring_path import ScoringPath, mask_indices
 
 # What ONNX Runtime raises for a graph that it cannot read or run.
@@ -88,7 +88,7 @@ class OnnxModel:
         self._alone = self._beside if lanes == 1 else _session(graph, lanes * threads, spins=True)
         self._model = model
 
-    def __call__(self, pixels: torch.Tensor, seeds: Sequence[int]) -> PatchErrors:
+    def __call__(self, pixels: torch.Tensor, seeds: Sequence[int]) -> Evidence:
         """Raw evidence on (B, 3, S, S) canvases; image i is masked by seed i."""
         found = []
         for one, seed in zip(pixels, seeds, strict=True):
@@ -100,7 +100,7 @@ class OnnxModel:
             }
             session = self._beside if self._cores.are_shared else self._alone
             found.append(torch.from_numpy(session.run(["error"], feeds)[0]))
-        return PatchErrors(torch.cat(found), self._model.names)
+        return Evidence(torch.cat(found), self._model.names)
 
 
 def _session(graph: bytes, threads: int, *, spins: bool) -> Any:

@@ -1,7 +1,7 @@
 """Which part of an image counts: polygons or a mask image, in shares of the image's sides.
 
 A region of interest belongs to a calibration: what does not count helps neither the threshold nor
-the score, so another region asks for another calibration. It knows nothing of models: `counts`
+the score, so another region asks for another calibration. It knows nothing of models: `mask`
 brings it onto whatever grid a map has.
 """
 
@@ -73,7 +73,7 @@ class Roi:
         """Whether more than a trace of what counts here does not count there."""
         return bool((self.inside & ~other.inside).mean() > _TRACE)
 
-    def counts(self, placement: Placement, grid: Grid) -> torch.Tensor:
+    def mask(self, placement: Placement, grid: Grid) -> torch.Tensor:
         """Which cells of a map count, (L,) bool, for an image placed so; at least one does."""
         return _counts(self, placement.box, placement.canvas, grid)
 

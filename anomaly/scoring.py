@@ -56,37 +56,37 @@ class ScoringConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class PatchErrors:
-    """Raw evidence on B images under R repeats: `error` is (B, R, E, L) float32.
+class Evidence:
+    """Raw evidence on B images under R repeats: `values` is (B, R, E, L) float32.
 
     E kinds of evidence, named `family.block` or `family.block.kind`, each on the L cells of the map
     grid. Higher is more anomalous; units differ from kind to kind.
     """
 
-    error: torch.Tensor
+    values: torch.Tensor
     names: tuple[str, ...]
 
     @property
     def mean(self) -> torch.Tensor:
         """Mean over repeats, (B, E, L)."""
-        return self.error.mean(dim=1)
+        return self.values.mean(dim=1)
 
-    def cpu(self) -> "PatchErrors":
+    def cpu(self) -> "Evidence":
         """Bring the tensor to the CPU."""
-        return PatchErrors(self.error.cpu(), self.names)
+        return Evidence(self.values.cpu(), self.names)
 
-    def averaged(self) -> "PatchErrors":
+    def averaged(self) -> "Evidence":
         """Return the same evidence averaged over repeats, (B, 1, E, L)."""
-        return PatchErrors(self.error.mean(dim=1, keepdim=True), self.names)
+        return Evidence(self.values.mean(dim=1, keepdim=True), self.names)
 
-    def __getitem__(self, rows: torch.Tensor | slice) -> "PatchErrors":
+    def __getitem__(self, rows: torch.Tensor | slice) -> "Evidence":
         """Pick images by index, bool mask or slice."""
-        return PatchErrors(self.error[rows], self.names)
+        return Evidence(self.values[rows], self.names)
 
     @classmethod
-    def concatenate(cls, batches: Sequence["PatchErrors"]) -> "PatchErrors":
+    def concatenate(cls, batches: Sequence["Evidence"]) -> "Evidence":
         """Join batches of images."""
-        return cls(torch.cat([batch.error for batch in batches]), batches[0].names)
+        return cls(torch.cat([batch.values for batch in batches]), batches[0].names)
 
 
 def check_error_suits_target(scoring: ScoringConfig, target: TargetConfig) -> None:
@@ -114,7 +114,7 @@ def reconstruct(
     model: MaskedAutoencoder,
     tokens: torch.Tensor,
     masks: torch.Tensor,
-    places: torch.Tensor,
+    window_indices: torch.Tensor,
     *,
     max_rows: int,
 ) -> torch.Tensor:
@@ -124,26 +124,26 @@ def reconstruct(
         model: the masked autoencoder, in evaluation mode.
         tokens: (B, L, C) standardised tokens of the images.
         masks: (B, W, R, G, l) bool, True is hidden; each repeat hides every patch at least once.
-        places: (W, l) indices of each window's patches among the L.
+        window_indices: (W, l) indices of each window's patches among the L.
         max_rows: windows × masks in one forward pass, at most.
 
     Returns:
         Predictions (B, R, L, C): the mean where masks or windows predict a patch several times.
     """
     batch, windows, repeats, _, length = masks.shape
-    ok = tokens.ndim == 3 and tokens.shape[0] == batch and places.shape == (windows, length)
+    ok = tokens.ndim == 3 and tokens.shape[0] == batch and window_indices.shape == (windows, length)
     require_shape("tokens", tuple(tokens.shape), f"({batch}, L, C)", ok=ok)
     each = [
         torch.stack(
             [
                 _predict(model, take(tokens, place.expand(batch, -1)), masks[:, w, r], max_rows)
-                for w, place in enumerate(places.to(tokens.device))
+                for w, place in enumerate(window_indices.to(tokens.device))
             ],
             dim=1,
         )
         for r in range(repeats)
     ]  # R of (B, W, l, C)
-    return torch.stack([merge(one, places, tokens.shape[1]) for one in each], dim=1)
+    return torch.stack([merge(one, window_indices, tokens.shape[1]) for one in each], dim=1)
 
 
 def _predict(

@@ -29,8 +29,8 @@ class ScoringPath(nn.Module):
         super().__init__()
         self.model = model
         self._precision = precision
-        self.register_buffer("places", model.places, persistent=False)
-        self.places: torch.Tensor
+        self.register_buffer("window_indices", model.window_indices, persistent=False)
+        self.window_indices: torch.Tensor
 
     def forward(
         self, pixels: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor
@@ -38,7 +38,7 @@ class ScoringPath(nn.Module):
         """Score canvases."""
         batch, windows, repeats, parts, queries = hidden.shape
         tokens = self.model.target(pixels)  # (B, L, C)
-        own = tokens[:, self.places]  # (B, W, l, C)
+        own = tokens[:, self.window_indices]  # (B, W, l, C)
         length, channels = own.shape[2:]
         rows = own[:, :, None, None].expand(-1, -1, repeats, parts, -1, -1).flatten(0, 3)
         index = hidden.reshape(-1, queries)
@@ -53,8 +53,8 @@ class ScoringPath(nn.Module):
         total = total.view(batch, windows, repeats, parts, length, channels).sum(dim=3)
         times = times.view(batch, windows, repeats, parts, length).sum(dim=3).unsqueeze(-1)
         each = (total / times).transpose(1, 2).flatten(0, 1)  # (B·R, W, l, C)
-        whole = merge(each, self.places, tokens.shape[1])  # (B·R, L, C)
-        return self.model.evidence(tokens, whole.view(batch, repeats, *whole.shape[1:])).error
+        whole = merge(each, self.window_indices, tokens.shape[1])  # (B·R, L, C)
+        return self.model.evidence(tokens, whole.view(batch, repeats, *whole.shape[1:])).values
 
     def _autocast(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
         if self._precision == torch.float32:
@@ -66,6 +66,6 @@ class ScoringPath(nn.Module):
 def mask_indices(model: AnomalyModel, seeds: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Images' visible (B, W, R, G, K) and hidden (B, W, R, G, Q) places."""
     masking = model.config.scoring.masking
-    masks = image_masks(seeds, len(model.places), model.window.length, masking)
+    masks = image_masks(seeds, len(model.window_indices), model.window.length, masking)
     visible, hidden = split_indices(masks.flatten(0, 3))
     return visible.view(*masks.shape[:4], -1), hidden.view(*masks.shape[:4], -1)

@@ -14,7 +14,7 @@ def window_of(grid: Grid, side: int) -> Grid:
     return Grid(min(side, grid.rows), min(side, grid.cols), grid.patch)
 
 
-def window_places(grid: Grid, window: Grid) -> torch.Tensor:
+def window_indices(grid: Grid, window: Grid) -> torch.Tensor:
     """Return (W, l) indices of the patches of the fewest evenly spaced windows that cover the grid."""
     corners = [
         (top, left)
@@ -43,9 +43,9 @@ def random_places(
     return torch.stack([window_at(grid, window, top, left) for top, left in corners])
 
 
-def merge(windows: torch.Tensor, places: torch.Tensor, length: int) -> torch.Tensor:
+def merge(windows: torch.Tensor, window_indices: torch.Tensor, length: int) -> torch.Tensor:
     """Average (B, W, l, C) results of windows at (W, l) places into (B, L, C)."""
-    flat = places.flatten().to(windows.device)
+    flat = window_indices.flatten().to(windows.device)
     total = windows.new_zeros(len(windows), length, windows.shape[-1])
     total.index_add_(1, flat, windows.flatten(1, 2))
     times = total.new_zeros(length).index_add_(0, flat, torch.ones_like(flat, dtype=total.dtype))

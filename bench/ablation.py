@@ -27,7 +27,7 @@ from anomaly.image_score import Reduction
 from anomaly.masking import MaskingConfig
 from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed, preprocess
-from anomaly.scoring import PatchErrors, reconstruct
+from anomaly.scoring import Evidence, reconstruct
 from anomaly.types import Grid, Placement, RgbImage
 from training.calibrate import batches
 from training.data import Sample, open_dataset, read_mask
@@ -158,12 +158,14 @@ def _again(
     length = model.window.length
     masks = torch.stack(
         [
-            torch.stack([doubtful_first(one[place], length, seed) for place in model.places])
+            torch.stack(
+                [doubtful_first(one[place], length, seed) for place in model.window_indices]
+            )
             for one, seed in zip(apart, seeds, strict=True)
         ]
     )  # (B, W, 1, G, l)
     rows = model.config.scoring.max_rows
-    return reconstruct(model.mae, tokens, masks, model.places, max_rows=rows)
+    return reconstruct(model.mae, tokens, masks, model.window_indices, max_rows=rows)
 
 
 def doubtful_first(doubt: torch.Tensor, length: int, seed: int) -> torch.Tensor:
@@ -186,7 +188,7 @@ class Scored:
     """Calibration and test evidence under one way to predict."""
 
     normals: NormalSet
-    test: PatchErrors
+    test: Evidence
     calibration: Calibration
 
     def only(self, family: str) -> "Scored":
@@ -195,7 +197,7 @@ class Scored:
         assert normals.corrupted is not None
         kept = replace(
             normals,
-            errors=_only(normals.errors, family),
+            evidence=_only(normals.evidence, family),
             corrupted=_only(normals.corrupted, family),
         )
         return Scored(kept, _only(self.test, family), calibrate(kept))
@@ -219,13 +221,13 @@ class Scored:
 def score(model: AnomalyModel, material: Material, predict: Predict) -> Scored:
     """Gather evidence, calibrate, and gather the test's."""
 
-    def evidence(split: Split) -> PatchErrors:
+    def evidence(split: Split) -> Evidence:
         found = []
         for start in range(0, len(split.seeds), _BATCH):
             tokens = split.tokens[start : start + _BATCH].float()
             guess = predict(tokens, split.seeds[start : start + _BATCH])
             found.append(model.evidence(tokens, guess).averaged())
-        return PatchErrors.concatenate(found)
+        return Evidence.concatenate(found)
 
     grid = model.target.map_grid
     normals = NormalSet(
@@ -238,9 +240,9 @@ def score(model: AnomalyModel, material: Material, predict: Predict) -> Scored:
     return Scored(normals, evidence(material.test), calibrate(normals))
 
 
-def _only(errors: PatchErrors, family: str) -> PatchErrors:
+def _only(errors: Evidence, family: str) -> Evidence:
     rows = [i for i, name in enumerate(errors.names) if name.startswith(family + ".")]
-    return PatchErrors(errors.error[:, :, rows], tuple(errors.names[i] for i in rows))
+    return Evidence(errors.values[:, :, rows], tuple(errors.names[i] for i in rows))
 
 
 def _row(name: str, scored: Scored, material: Material, seconds: float) -> str:
@@ -287,7 +289,7 @@ def _average(
         own = gather(model, options.data) if number > 1 else material
         scored = score(model, own, model.predict)
         rows = scored.normals.grid.rows
-        spread = scored.calibration.patch_scores(scored.normals.errors).std()
+        spread = scored.calibration.patch_scores(scored.normals.evidence).std()
         maps = (scored.maps / spread).view(len(label), 1, rows, -1)
         total += F.interpolate(maps, (grid.rows, grid.cols), mode="area")[:, 0]
         together = scored.calibration.reduction(total.flatten(1) / number, grid).numpy()

@@ -71,7 +71,7 @@ def subset(normals: NormalSet, rows: np.ndarray) -> NormalSet:
     place = np.cumsum(rows) - 1
     copies = rows[list(normals.origin)]
     return NormalSet(
-        normals.errors[torch.from_numpy(rows)],
+        normals.evidence[torch.from_numpy(rows)],
         tuple(g for g, wanted in zip(normals.groups, rows, strict=True) if wanted),
         normals.grid,
         normals.corrupted[torch.from_numpy(copies)],
@@ -81,7 +81,7 @@ def subset(normals: NormalSet, rows: np.ndarray) -> NormalSet:
 
 def count(normals: NormalSet, calibration: Calibration, rows: np.ndarray) -> list[Count]:
     """Count rejected groups: a group of which a share was rejected counts by that share."""
-    held_out = normals.errors[torch.from_numpy(rows)]
+    held_out = normals.evidence[torch.from_numpy(rows)]
     scores = calibration.image_scores(held_out, normals.grid).numpy()
     groups = [g for g, wanted in zip(normals.groups, rows, strict=True) if wanted]
     _, member = np.unique(groups, return_inverse=True)

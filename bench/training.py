@@ -24,10 +24,10 @@ from anomaly.device import usable_cores
 from training.config import TrainConfig, load_recipe
 from training.data import Sample, open_dataset
 from training.decoded import Decoded, decoded_once
-from training.images import Wanted, reading
+from training.images import ImageRequest, reading
 from training.loop import Trainer, new_model, new_trainer, precision_of, take_step
 from training.meter import Meter, feature_flops, finish, matrix_rate, training_flops
-from training.tokens import ImageTokens, Place, prepare_tokens
+from training.tokens import ImageTokens, TokenSetup, prepare_tokens
 from training.world import ALONE
 
 _SIDES = (1024, 2048, 4096, 8192)
@@ -87,7 +87,7 @@ def decoding(samples: list[Sample], config: TrainConfig) -> None:
     """Print images a second decoded and placed, by number of worker processes; and read once more."""
     batch = config.optimiser.batch_size
     steps = [
-        [Wanted((step * batch + i) % len(samples), None) for i in range(batch)]
+        [ImageRequest((step * batch + i) % len(samples), None) for i in range(batch)]
         for step in range(-(-2 * len(samples) // batch))
     ]
     with (
@@ -174,12 +174,12 @@ def rates_of(
 
 def _trainer(samples: list[Sample], config: TrainConfig) -> Trainer:
     model = new_model(config)
-    place = Place(model.target, model.window, Path(), ALONE)
+    setup = TokenSetup(model.target, model.window, Path(), ALONE)
 
     def progress(items: Iterator[int], total: int) -> Iterator[int]:
         return iter(tqdm(items, total=total, desc="features", disable=None))
 
-    source: ImageTokens = prepare_tokens(samples, config, place, progress)
+    source: ImageTokens = prepare_tokens(samples, config, setup, progress)
     model.mae.train()
     return new_trainer(config, model, source, ALONE)
 

@@ -224,7 +224,7 @@ class Store:
         if after is not None:
             spoken = feedback.c.result_id == said["result_id"]
             row = row.where(~exists().where(spoken, feedback.c.id > after))
-        with _told("feedback cannot be stored"), self._engine.begin() as connection:
+        with _database_errors("feedback cannot be stored"), self._engine.begin() as connection:
             # PostgreSQL lets whoever speaks of one result wait here; SQLite has one writer anyway.
             connection.execute(select(results.c.id).where(result).with_for_update()).first()
             added = insert(feedback).from_select(list(said), row).returning(feedback)
@@ -233,13 +233,13 @@ class Store:
 
     def last_feedback(self) -> int:
         """Return the number of what was said last of any result; 0 before the first."""
-        with _told("feedback cannot be read"), self._engine.connect() as connection:
+        with _database_errors("feedback cannot be read"), self._engine.connect() as connection:
             return int(connection.execute(select(func.max(feedback.c.id))).scalar() or 0)
 
     def nothing_kept(self, result_id: str) -> None:
         """Note that nothing is kept of a result after all."""
         statement = update(results).where(results.c.result_id == result_id).values(kept=False)
-        with _told("a result cannot be changed"), self._engine.begin() as connection:
+        with _database_errors("a result cannot be changed"), self._engine.begin() as connection:
             connection.execute(statement)
 
     def feedback_on(self, result_id: str) -> list[dict[str, Any]]:
@@ -256,7 +256,7 @@ class Store:
         statement = delete(results).where(
             results.c.id.in_(old.order_by(results.c.inspected_at).limit(most))
         )
-        with _told("results cannot be deleted"), self._engine.begin() as connection:
+        with _database_errors("results cannot be deleted"), self._engine.begin() as connection:
             return connection.execute(statement).rowcount
 
     def close(self) -> None:
@@ -264,12 +264,12 @@ class Store:
         self._engine.dispose()
 
     def _rows(self, statement: "Select[Any]") -> list[dict[str, Any]]:
-        with _told("results cannot be read"), self._engine.connect() as connection:
+        with _database_errors("results cannot be read"), self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(statement).mappings()]
 
 
 @contextmanager
-def _told(failed: str) -> Iterator[None]:
+def _database_errors(failed: str) -> Iterator[None]:
     """Turn what the database raises into `StoreError`."""
     try:
         yield

@@ -52,7 +52,7 @@ class Writer:
         self._store: Store | None = None
         self._wake = threading.Event()
         self._closing = threading.Event()
-        self._told = False
+        self._is_reported = False
         self._thread = threading.Thread(target=self._work, name="record", daemon=True)
         self._thread.start()
 
@@ -64,7 +64,7 @@ class Writer:
     @property
     def is_away(self) -> bool:
         """Whether the store did not take rows when it was last tried, or nobody tries any more."""
-        return self._told or not self._thread.is_alive()
+        return self._is_reported or not self._thread.is_alive()
 
     def keep(self, row: dict[str, Any]) -> bool:
         """Keep a row, in microseconds; False where the journal is full or its disk is."""
@@ -146,19 +146,19 @@ class Writer:
 
     def _failed(self, error: Exception) -> None:
         expected = isinstance(error, StoreError | OSError)
-        if not self._told:
+        if not self._is_reported:
             _log.warning(
                 "results wait in the journal: %s", error, exc_info=None if expected else error
             )
-            self._told = True
+            self._is_reported = True
         if self._store is not None:
             self._store.close()
             self._store = None
 
     def _recovered(self) -> None:
-        if self._told:
+        if self._is_reported:
             _log.warning("the store takes results again")
-            self._told = False
+            self._is_reported = False
 
 
 def _row_of(entry: Entry) -> dict[str, Any]:

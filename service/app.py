@@ -30,7 +30,7 @@ from service.logs import hide
 from service.metrics import Metrics
 from service.recalibration.calibrator import Calibrator
 from service.recalibration.reviewer import Reviewer
-from service.results.drift import Drifts
+from service.results.drift import DriftMonitor
 from service.results.recording import Recording, audit_of
 from service.routes import calibration, health, lookout, models, oip, results, score
 from service.settings import Settings
@@ -187,7 +187,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         ):
             app.state.pools = (pool, parsers)
             metrics.lost_decoders.set_function(lambda: float(pool.lost))
-            drifts = Drifts(metrics, settings.drift_parts_per_alarm)
+            drifts = DriftMonitor(metrics, settings.drift_parts_per_alarm)
             budget = _budget(settings, metrics)
             heatmaps = Heatmaps(pool, budget, settings.max_image_pixels)
             app.state.inspector = inspector = Inspector(

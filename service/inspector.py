@@ -28,9 +28,9 @@ from service.inference.engine import Engine, Work
 from service.inference.inspection import Inspection, Source
 from service.inference.registry import ServedModel
 from service.metrics import Metrics
-from service.results.drift import Drifts
+from service.results.drift import DriftMonitor
 from service.results.idempotency import Lookup, RepeatKey, Repeats, nothing_stored
-from service.results.recording import Recording, digest_of
+from service.results.recording import Recording, image_digest
 from service.schemas import ModelRef, ScoreOut, ScoreQuery
 from service.settings import Settings
 from service.workers import WorkerPool
@@ -60,7 +60,7 @@ class Inspector:
     pool: WorkerPool
     parsers: WorkerPool
     budget: Budget
-    drifts: Drifts
+    drifts: DriftMonitor
     heatmaps: Heatmaps
     recording: Recording | None = None
     repeats: Repeats = field(default_factory=Repeats)
@@ -82,7 +82,7 @@ class Inspector:
         if query.idempotency_key is None or not data:
             return await self.inspect_image(data, query, deadline, timings)
         named = query.model_copy(update={"model": self.engine.registry.find(query.model).name})
-        sha256 = await self.in_pool(partial(digest_of, data))
+        sha256 = await self.in_pool(partial(image_digest, data))
         repeat = RepeatKey.of(named, caller=caller, image_sha256=sha256, item=item)
         inspect = partial(self.inspect_image, data, query, deadline, timings, repeat)
         stored: Lookup = nothing_stored if self.recording is None else self.recording.repeated
@@ -158,7 +158,9 @@ class Inspector:
             self.metrics.input_warnings.labels(model.name, warning.code).inc()
         return warnings
 
-    async def look(self, source: Source, model: ServedModel, camera: str | None) -> Inspection:
+    async def inspect_unrecorded(
+        self, source: Source, model: ServedModel, camera: str | None
+    ) -> Inspection:
         """Inspect one image for our own purposes: at low priority, neither recorded nor counted."""
         deadline = time.monotonic() + _OWN_DEADLINE_S
         with self.engine.place(model, Priority.LOW, deadline) as kept:
@@ -183,7 +185,7 @@ class Inspector:
             canvas, placement = place(image, config)
             encoding = encoding_of(header, image, is_raw=isinstance(source, RgbImage))
             del image  # before what it was charged is given back
-        sha256 = "" if self.recording is None else digest_of(source)
+        sha256 = "" if self.recording is None else image_digest(source)
         inputs = input_statistics(canvas)
         warnings = unfamiliar(model.detector.calibration_of(camera), encoding, inputs)
         return _Prepared(Work(canvas, placement, camera), inputs, encoding, warnings, sha256)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from anomaly.calibration_report import Statement
+from anomaly.calibration_report import CalibrationReport
 from anomaly.drift import Drift
 from anomaly.familiarity import CODES, InputWarning
 from anomaly.types import Detection, Region, Verdict
@@ -370,7 +370,7 @@ class CalibrationOut(BaseModel):
     version: str
     activated: bool
     normals: int
-    statement: Statement
+    statement: CalibrationReport
     review: Annotated[ReviewOut | None, Field(description="null where no results are recorded.")]
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from anomaly.bundle import Bundle, save_bundle
-from anomaly.calibration import Choices
+from anomaly.calibration import CalibrationSettings
 from anomaly.types import RgbImage
 from training.calibrate import calibrate_model
 from training.config import TrainConfig, load_recipe
@@ -129,7 +129,7 @@ def tiny_bundle(
     run = tmp_path_factory.mktemp("run")
     model, card = train(samples(tiny_data / "train/good"), tiny_config, run, quiet=True)
     normals = samples(tiny_data / "validation/good")
-    calibration = calibrate_model(model, normals, Choices(0.05), quiet=True)
+    calibration = calibrate_model(model, normals, CalibrationSettings(0.05), quiet=True)
     return Bundle("tiny", model, calibration, {"training": card})
 
 

@@ -7,9 +7,9 @@ import torch
 from tqdm import tqdm
 
 from anomaly.calibration import (
-    DEFAULT_CHOICES,
+    DEFAULT_SETTINGS,
     Calibration,
-    Choices,
+    CalibrationSettings,
     NormalSet,
     calibrate,
 )
@@ -19,7 +19,7 @@ from anomaly.input_statistics import input_statistics
 from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed, preprocess
 from anomaly.roi import Roi
-from anomaly.scoring import PatchErrors
+from anomaly.scoring import Evidence
 from anomaly.types import FloatArray, RgbImage
 from training.compression import file_bytes
 from training.data import Sample, read_images
@@ -37,7 +37,7 @@ _COVERED = 0.5  # share of a cell that a defect must cover to count as altered
 def calibrate_model(
     model: AnomalyModel,
     samples: Sequence[Sample],
-    wanted: Choices = DEFAULT_CHOICES,
+    wanted: CalibrationSettings = DEFAULT_SETTINGS,
     *,
     skip_unreadable: bool = False,
     quiet: bool = False,
@@ -67,12 +67,12 @@ def measure(
         raise DataError("no images to calibrate on; give held-out normal images")
     samples = with_copies_together(samples)
     generator = np.random.default_rng(0)
-    errors: list[PatchErrors] = []
-    copies: list[PatchErrors] = []
+    errors: list[Evidence] = []
+    copies: list[Evidence] = []
     groups: list[str] = []
     origin: list[int] = []
     altered: list[torch.Tensor] = []
-    counts: list[torch.Tensor] = []
+    roi_masks: list[torch.Tensor] = []
     inputs: list[FloatArray] = []
     encodings: list[Encoding] = []
     grid = model.target.map_grid
@@ -94,18 +94,18 @@ def measure(
             encodings += [encoding_of(_header(sample), image) for sample, image in batch]
             groups += [sample.session for sample, _ in batch]
             if roi is not None:
-                counts += [roi.counts(placement, grid) for placement in placements]
+                roi_masks += [roi.mask(placement, grid) for placement in placements]
             bar.update(len(batch))
     if not errors:
         raise DataError("none of the calibration images can be read")
     return NormalSet(
-        PatchErrors.concatenate(errors),
+        Evidence.concatenate(errors),
         tuple(groups),
         grid,
-        PatchErrors.concatenate(copies) if copies else None,
+        Evidence.concatenate(copies) if copies else None,
         tuple(origin),
         torch.cat(altered).flatten(1) >= _COVERED if altered else None,
-        torch.stack(counts) if counts else None,
+        torch.stack(roi_masks) if roi_masks else None,
         np.stack(inputs),
         tuple(encodings),
     )
@@ -116,10 +116,10 @@ def _header(sample: Sample) -> Header | None:
 
 
 @torch.inference_mode()
-def canvas_errors(model: AnomalyModel, pixels: torch.Tensor) -> PatchErrors:
+def canvas_errors(model: AnomalyModel, pixels: torch.Tensor) -> Evidence:
     """Evidence on (B, 3, S, S) canvases as an inspection gathers it, averaged over repeats to save memory."""
     seeds = [content_seed(canvas) for canvas in pixels]
-    errors: PatchErrors = model(pixels.to(model.target.mean.device), seeds)
+    errors: Evidence = model(pixels.to(model.target.mean.device), seeds)
     return errors.averaged().cpu()
 
 

@@ -17,13 +17,13 @@ from anomaly.device import Cores, share_cores, usable_cores
 from anomaly.errors import ExportFailed
 from anomaly.model import AnomalyModel
 from anomaly.onnx_model import OnnxModel, export_onnx
-from anomaly.scoring import PatchErrors
+from anomaly.scoring import Evidence
 
 _log = logging.getLogger(__name__)
 _TOLERANCE = 1e-3  # of each kind's largest value
 _ROUNDS = 9
 
-Network = Callable[[torch.Tensor, Sequence[int]], PatchErrors]
+Network = Callable[[torch.Tensor, Sequence[int]], Evidence]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def export_model(model: AnomalyModel) -> Exported:
     network = OnnxModel(model, graph, lane)
     side = model.config.preprocess.canvas
     pixels = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    wanted, found = model(pixels, [1]).error, network(pixels, [1]).error
+    wanted, found = model(pixels, [1]).values, network(pixels, [1]).values
     allowed = _TOLERANCE * wanted.abs().amax(dim=3, keepdim=True).clamp(min=1e-3)
     if not bool(((found - wanted).abs() <= allowed).all()):
         worst = float((found - wanted).abs().max())

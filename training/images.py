@@ -33,7 +33,7 @@ _NAMED = 20  # damaged images that the log names
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ImageRequest:
     """An image of a step: its index, and what its crop and variation are drawn from (None: as it is)."""
 
     index: int
@@ -75,14 +75,14 @@ class Damage:
 
 
 class PlacedImages(Dataset[Placed]):
-    """Images by `Wanted`, read in a worker; what is damaged is replaced by the next that is not."""
+    """Images by `ImageRequest`, read in a worker; what is damaged is replaced by the next that is not."""
 
     def __init__(
         self, samples: Sequence[Sample], config: TrainConfig, decoded: Decoded | None = None
     ) -> None:
         self._samples, self._config, self._decoded = samples, config, decoded
 
-    def __getitem__(self, wanted: Wanted) -> Placed:
+    def __getitem__(self, wanted: ImageRequest) -> Placed:
         """Decode, crop and place."""
         unreadable: list[str] = []
         for number in range(wanted.index, wanted.index + _TRIES):
@@ -139,7 +139,7 @@ def stack(batch: Sequence[Placed]) -> tuple[torch.Tensor, tuple[str, ...]]:
 def reading(
     samples: Sequence[Sample],
     config: TrainConfig,
-    steps: Iterable[list[Wanted]],
+    steps: Iterable[list[ImageRequest]],
     *,
     pin: bool,
     decoded: Decoded | None = None,

@@ -35,7 +35,7 @@ from training.schedule import (
     learning_rate,
     step_generator,
 )
-from training.tokens import CachedTokens, Place, TokenSource, prepare_tokens
+from training.tokens import CachedTokens, TokenSetup, TokenSource, prepare_tokens
 from training.world import ALONE, World, device_of
 
 _log = logging.getLogger(__name__)
@@ -107,8 +107,8 @@ def train(
     model = new_model(config, world)
     if start is not None:
         begin_with(model, start)
-    where = Place(model.target, model.window, run_folder, world, fitted=start is not None)
-    source = prepare_tokens(samples, config, where, _progress("features", quiet))
+    setup = TokenSetup(model.target, model.window, run_folder, world, fitted=start is not None)
+    source = prepare_tokens(samples, config, setup, _progress("features", quiet))
     loss = optimise(
         model, source, config, run_folder, mark, world=world, resume=resume, quiet=quiet
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from anomaly.bundle import Bundle, load_bundle, new_version, save_bundle
-from anomaly.calibration import DEFAULT_CHOICES, Calibration, Choices, calibrate
-from anomaly.calibration_report import Compared, compare
+from anomaly.calibration import DEFAULT_SETTINGS, Calibration, CalibrationSettings, calibrate
+from anomaly.calibration_report import Comparison, compare
 from anomaly.device import choose_device
 from anomaly.errors import ModelUncalibrated
 from anomaly.roi import read_roi
@@ -38,13 +38,13 @@ class Recalibration:
     roi: Path | None = None
     camera: str | None = None
 
-    def choices(self, before: Calibration | None) -> Choices:
+    def choices(self, before: Calibration | None) -> CalibrationSettings:
         """Read the region; without one the region before is kept. Raises `RoiInvalid`."""
         if self.roi is None:
             roi = None if before is None else before.roi
         else:
             roi = None if str(self.roi) == "none" else read_roi(self.roi.read_bytes())
-        return Choices(self.false_alarm_rate, self.warn_rate, roi)
+        return CalibrationSettings(self.false_alarm_rate, self.warn_rate, roi)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Training:
     """
 
     resume: bool = False
-    wanted: Choices | None = DEFAULT_CHOICES
+    wanted: CalibrationSettings | None = DEFAULT_SETTINGS
     group_by: str | None = None
     init: Path | None = None
     skip_unreadable: bool = False
@@ -72,7 +72,7 @@ class Recalibrated:
 
     bundle: Bundle
     calibration: Calibration
-    before: Compared | None
+    before: Comparison | None
 
 
 def train_model(
@@ -262,7 +262,7 @@ def _normal(dataset: Dataset, split: str) -> list[Sample]:
 def _calibrated(
     bundle: Bundle,
     normals: list[Sample],
-    wanted: Choices = DEFAULT_CHOICES,
+    wanted: CalibrationSettings = DEFAULT_SETTINGS,
     *,
     skip_unreadable: bool,
     quiet: bool,

@@ -12,7 +12,7 @@ from training.errors import RecipeError
 from training.index import indexed
 from training.loop import card_of, new_model, optimise
 from training.shards import Shards, StreamTokens, find_shards
-from training.tokens import Place, TokenSource, fresh_tokens
+from training.tokens import TokenSetup, TokenSource, fresh_tokens
 from training.world import ALONE, World
 
 
@@ -40,9 +40,9 @@ def pretrain(
     quiet = quiet or not world.is_first
     run.mkdir(parents=True, exist_ok=True)
     model = new_model(config, world)
-    where = Place(model.target, model.window, run, world)
+    setup = TokenSetup(model.target, model.window, run, world)
     shards = find_shards(roots)
-    source, mark, images = _source(roots, shards, config, where, relist=relist)
+    source, mark, images = _source(roots, shards, config, setup, relist=relist)
     loss = optimise(model, source, config, run, mark, world=world, resume=resume, quiet=quiet)
     training = {"images": images} | card_of(model, config, world, loss, started)
     origin = {"data": [root.name for root in roots], "maskline": version("maskline")}
@@ -51,16 +51,21 @@ def pretrain(
 
 
 def _source(
-    roots: Sequence[Path], shards: Shards | None, config: TrainConfig, where: Place, *, relist: bool
+    roots: Sequence[Path],
+    shards: Shards | None,
+    config: TrainConfig,
+    setup: TokenSetup,
+    *,
+    relist: bool,
 ) -> tuple[TokenSource, str, int | None]:
     """Return the tokens, what tells this run from others, and how many images there are, if known."""
     if shards is not None:
-        stream = StreamTokens(shards, config, where)
+        stream = StreamTokens(shards, config, setup)
         stream.fit()
         return stream, fingerprint(config, shards.digest), None
-    world = where.world
+    world = setup.world
     if world.is_first:
-        indexed(roots, where.folder, again=relist)
+        indexed(roots, setup.folder, again=relist)
     world.wait()
-    samples = indexed(roots, where.folder)
-    return fresh_tokens(samples, config, where), fingerprint(config, samples.digest), len(samples)
+    samples = indexed(roots, setup.folder)
+    return fresh_tokens(samples, config, setup), fingerprint(config, samples.digest), len(samples)

@@ -32,7 +32,7 @@ from training.images import Damage, Placed, placed, stack, workers
 from training.outputs import check_new_folder
 from training.tokens import (
     STATISTICS_IMAGES,
-    Place,
+    TokenSetup,
     fit_tokens,
     random_cut,
     raw_tokens,
@@ -155,8 +155,8 @@ def _image_of(sample: dict[str, Any]) -> bytes | None:
 class StreamTokens:
     """Tokens of a stream of images."""
 
-    def __init__(self, shards: Shards, config: TrainConfig, place: Place) -> None:
-        self._shards, self._config, self._place = shards, config, place
+    def __init__(self, shards: Shards, config: TrainConfig, setup: TokenSetup) -> None:
+        self._shards, self._config, self._place = shards, config, setup
 
     def steps(self, first: int) -> Iterator[torch.Tensor]:
         """Read, vary and run the target. Raises `DataError` when too many images are damaged."""

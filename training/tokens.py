@@ -25,7 +25,7 @@ from training.augment import Seed, vary
 from training.config import TrainConfig
 from training.data import Sample, read_images
 from training.decoded import decoded_once
-from training.images import Damage, Wanted, reading
+from training.images import Damage, ImageRequest, reading
 from training.schedule import batch_indices
 from training.world import ALONE, World, shared_file
 
@@ -56,7 +56,7 @@ class ImageTokens(TokenSource, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TokenSetup:
     """Where tokens are made: the model's target and window, the run's folder and processes."""
 
     target: Target
@@ -159,9 +159,9 @@ class CachedTokens:
 class FreshTokens:
     """Decodes, varies and runs the backbone at every step."""
 
-    def __init__(self, canvases: Canvases, place: Place) -> None:
-        self._canvases, self._target, self._window = canvases, place.target, place.window
-        self._folder = place.folder
+    def __init__(self, canvases: Canvases, setup: TokenSetup) -> None:
+        self._canvases, self._target, self._window = canvases, setup.target, setup.window
+        self._folder = setup.folder
 
     def steps(self, first: int) -> Iterator[torch.Tensor]:
         """Compute batches; every step draws new variations. Raises `DataError` for damaged images."""
@@ -190,11 +190,11 @@ class FreshTokens:
         """Return the files behind a step's batch."""
         return self._canvases.names(step)
 
-    def _wanted(self, first: int) -> Iterator[list[Wanted]]:
+    def _wanted(self, first: int) -> Iterator[list[ImageRequest]]:
         canvases = self._canvases
         for step in range(first, canvases.config.optimiser.steps):
             own = canvases.own(step).tolist()
-            yield [Wanted(i, canvases.seed(i, self._variation(step))) for i in own]
+            yield [ImageRequest(i, canvases.seed(i, self._variation(step))) for i in own]
 
     def _variation(self, step: int) -> int:
         augment = self._canvases.config.augment
@@ -204,41 +204,41 @@ class FreshTokens:
 def prepare_tokens(
     samples: Sequence[Sample],
     config: TrainConfig,
-    place: Place,
+    setup: TokenSetup,
     progress: Callable[[Iterator[int], int], Iterator[int]],
 ) -> ImageTokens:
     """Fit the target's standardisation on the images and return their tokens, cached if they may be."""
-    target = place.target
-    canvases = Canvases(samples, config, place.world)
+    target = setup.target
+    canvases = Canvases(samples, config, setup.world)
     variations = 1 + (0 if config.augment.fresh else config.augment.copies)
     shape = (variations, len(samples), target.grid.length, target.token_dim)
     size_gb = 2 * np.prod(shape, dtype=float) / 1e9
     if config.augment.fresh or size_gb > config.run.cache_limit_gb:
         _log.info("tokens are computed at every step (a cache would take %.1f GB)", size_gb)
-        return fresh_tokens(samples, config, place)
-    with cache(shape, place) as tokens:
-        _fill(tokens, canvases, place, progress)
-    if not place.fitted:
+        return fresh_tokens(samples, config, setup)
+    with cache(shape, setup) as tokens:
+        _fill(tokens, canvases, setup, progress)
+    if not setup.fitted:
         fit_tokens(target, tokens[0])
-    return CachedTokens(nearer(tokens, target.mean.device), canvases, target, place.window)
+    return CachedTokens(nearer(tokens, target.mean.device), canvases, target, setup.window)
 
 
-def fresh_tokens(samples: Sequence[Sample], config: TrainConfig, place: Place) -> FreshTokens:
+def fresh_tokens(samples: Sequence[Sample], config: TrainConfig, setup: TokenSetup) -> FreshTokens:
     """Return tokens that are computed at every step, the target fitted to some of the images."""
-    canvases = Canvases(samples, config, place.world)
-    if not place.fitted:
-        _fit_statistics(canvases, place.target)
-    return FreshTokens(canvases, place)
+    canvases = Canvases(samples, config, setup.world)
+    if not setup.fitted:
+        _fit_statistics(canvases, setup.target)
+    return FreshTokens(canvases, setup)
 
 
 def _fill(
     tokens: torch.Tensor,
     canvases: Canvases,
-    place: Place,
+    setup: TokenSetup,
     progress: Callable[[Iterator[int], int], Iterator[int]],
 ) -> None:
     """Compute the tokens of this process's share of the images."""
-    target, world = place.target, place.world
+    target, world = setup.target, setup.world
     starts = range(0, len(canvases), _CHUNK)[world.local_rank :: world.local_size]
     for start in progress(iter(starts), len(starts)):
         rows = list(range(start, min(start + _CHUNK, len(canvases))))
@@ -249,14 +249,14 @@ def _fill(
 
 
 @contextmanager
-def cache(shape: tuple[int, ...], place: Place) -> Iterator[torch.Tensor]:
+def cache(shape: tuple[int, ...], setup: TokenSetup) -> Iterator[torch.Tensor]:
     """Give the processes of one machine one float16 tensor to fill together; whole when the block ends."""
-    world = place.world
+    world = setup.world
     if world.local_size == 1:
         yield torch.empty(shape, dtype=torch.float16)
         return
     count = int(np.prod(shape))
-    with shared_file(place.folder / f"tokens.{world.machine}.bin", 2 * count, world) as path:
+    with shared_file(setup.folder / f"tokens.{world.machine}.bin", 2 * count, world) as path:
         flat = torch.from_file(str(path), shared=True, size=count, dtype=torch.float16)
         yield flat.view(shape)
         world.wait()
@@ -302,7 +302,7 @@ def _fit_statistics(canvases: Canvases, target: Target) -> None:
     rows = np.random.default_rng(canvases.config.run.seed).permutation(len(canvases))[:count]
     world, device = canvases.world, target.mean.device
     chunks = np.array_split(rows, max(1, count // 32))[world.rank :: world.size]
-    wanted = [[Wanted(index, None) for index in chunk.tolist()] for chunk in chunks]
+    wanted = [[ImageRequest(index, None) for index in chunk.tolist()] for chunk in chunks]
     damage = Damage(canvases.config.run.unreadable)
     raw = []
     for pixels, unreadable in reading(

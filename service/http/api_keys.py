@@ -73,7 +73,7 @@ class KeyRing:
     def find(self, secret: str) -> Key | None:
         """Return the key that this secret is; takes as long whether or which it is."""
         self._refresh()
-        digest = digest_of(secret)
+        digest = key_digest(secret)
         found = None
         for key in self._keys:
             if hmac.compare_digest(key.sha256, digest):
@@ -120,7 +120,7 @@ def add_key(path: Path, name: str, role: Role) -> str:
         raise KeysError("key_exists", f"there is a key called {name!r}; revoke it first")
     secret = _PREFIX + secrets.token_urlsafe(32)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    _write(path, (*keys, Key(name, role, digest_of(secret), now)))
+    _write(path, (*keys, Key(name, role, key_digest(secret), now)))
     return secret
 
 
@@ -133,7 +133,7 @@ def revoke_key(path: Path, name: str) -> None:
     _write(path, kept)
 
 
-def digest_of(secret: str) -> str:
+def key_digest(secret: str) -> str:
     """Return what is stored of a key."""
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 

@@ -119,7 +119,7 @@ class Engine:
         """Take over what is new in the models' folder, for as long as the service runs."""
         while True:
             await asyncio.sleep(every_s)
-            await self.registry.look()
+            await self.registry.scan()
 
     def close(self) -> None:
         """Finish what waits and stop the threads."""

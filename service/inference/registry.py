@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from anomaly.bundle import Bundle, load_bundle, model_folders, save_bundle, stored_version
-from anomaly.calibration_file import digest_of
+from anomaly.calibration_file import calibration_digest
 from anomaly.detector import Detector
 from anomaly.device import give_back_memory
 from anomaly.errors import ModelError, ModelNotFound
@@ -326,7 +326,7 @@ class Registry:
         self._switched(slot)
         return slot
 
-    async def look(self) -> None:
+    async def scan(self) -> None:
         """Load and activate what is new in the models' folder; one model's error stops no other's.
 
         What another version alone could heal is tried once; the rest at every look.
@@ -386,8 +386,8 @@ class Registry:
         started = time.monotonic()
         bundle = replace(load_bundle(folder), name=slot.name)  # a folder may have been renamed
         detector = self._prepare(bundle)
-        digests: dict[str | None, str] = {None: digest_of(detector.calibration)}
-        digests |= {camera: digest_of(one) for camera, one in bundle.cameras.items()}
+        digests: dict[str | None, str] = {None: calibration_digest(detector.calibration)}
+        digests |= {camera: calibration_digest(one) for camera, one in bundle.cameras.items()}
         model = ServedModel(slot.name, bundle, detector, self._needs(folder), digests)
         self._archive.keep(folder, slot.name, bundle.version)
         give_back_memory()  # reading and warming up leave more than twice what a model holds
@@ -430,7 +430,7 @@ def _check_meant(there: ServedModel | None, version: str | None) -> None:
 def cost_of(bundle: Bundle) -> int:
     """Work items of one image: windows × masks."""
     masking = bundle.model.config.scoring.masking
-    return len(bundle.model.places) * masking.repeats * masking.parts
+    return len(bundle.model.window_indices) * masking.repeats * masking.parts
 
 
 def _size(file: Path) -> int:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from anomaly.bundle import new_version
-from anomaly.calibration import Calibration, Choices, NormalSet, recalibrate
-from anomaly.calibration_report import Statement, compare, state
+from anomaly.calibration import Calibration, CalibrationSettings, NormalSet, recalibrate
+from anomaly.calibration_report import CalibrationReport, compare, state
 from anomaly.encoding import Encoding
 from anomaly.errors import ImageError
 from anomaly.roi import Roi
@@ -21,7 +21,7 @@ from service.errors import NormalsMissing
 from service.inference.registry import ServedModel, Slot
 from service.inspector import Inspector
 from service.recalibration.reviewer import Reviewer, errors_of, gather
-from service.results.evidence import Evidence, placement_of
+from service.results.evidence import StoredEvidence, placement_of
 from service.results.recording import Recording
 from service.schemas import ReviewOut
 
@@ -33,7 +33,7 @@ _WIDER = (
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class CalibrationRequest:
     """What a new calibration is to be; `roi` is kept as it is unless `changes_roi`."""
 
     false_alarm_rate: float | None
@@ -42,10 +42,10 @@ class Wanted:
     roi: Roi | None = None
     changes_roi: bool = False
 
-    def choices(self, before: Calibration) -> Choices:
+    def choices(self, before: Calibration) -> CalibrationSettings:
         """Fill up from the calibration before. Raises `CalibrationError`."""
         rate, warn = self.false_alarm_rate, self.warn_rate
-        return Choices(
+        return CalibrationSettings(
             before.false_alarm_rate if rate is None else rate,
             before.warn_rate if warn is None else warn,
             self.roi if self.changes_roi else before.roi,
@@ -56,7 +56,7 @@ class Wanted:
 class Normals:
     """Evidence on normal parts, and what counts as one independent group."""
 
-    evidence: tuple[Evidence, ...]
+    evidence: tuple[StoredEvidence, ...]
     groups: tuple[str, ...]
 
 
@@ -67,7 +67,7 @@ class Calibrated:
     slot: Slot
     version: str
     normals: int
-    statement: Statement
+    statement: CalibrationReport
     review: ReviewOut | None
 
 
@@ -104,7 +104,9 @@ class Calibrator:
         ]
         return Normals(tuple(evidence), tuple(groups))
 
-    async def calibrate(self, model: ServedModel, normals: Normals, wanted: Wanted) -> Calibrated:
+    async def calibrate(
+        self, model: ServedModel, normals: Normals, wanted: CalibrationRequest
+    ) -> Calibrated:
         """Fit, save and stage a calibration, and say what it would change.
 
         Raises `NormalsMissing`, `CalibrationError`, or what `Registry.recalibrate` raises.
@@ -129,9 +131,9 @@ class Calibrator:
 
     async def _look(
         self, name: str, data: bytes, model: ServedModel, camera: str | None
-    ) -> Evidence:
+    ) -> StoredEvidence:
         try:
-            return (await self.inspector.look(data, model, camera)).evidence()
+            return (await self.inspector.inspect_unrecorded(data, model, camera)).evidence()
         except ImageError as error:
             raise type(error)(f"{name}: {error}") from error
 
@@ -146,32 +148,32 @@ def _thresholds(model: ServedModel) -> dict[str, float]:
 
 
 def _fit(
-    model: ServedModel, before: Calibration, normals: Normals, choices: Choices
-) -> tuple[Calibration, Statement]:
+    model: ServedModel, before: Calibration, normals: Normals, choices: CalibrationSettings
+) -> tuple[Calibration, CalibrationReport]:
     grid = model.bundle.model.target.map_grid
 
-    def counted(roi: Roi | None) -> torch.Tensor | None:
+    def roi_mask(roi: Roi | None) -> torch.Tensor | None:
         if roi is None:
             return None
-        return torch.stack([roi.counts(placement_of(one), grid) for one in normals.evidence])
+        return torch.stack([roi.mask(placement_of(one), grid) for one in normals.evidence])
 
     found = NormalSet(
         errors_of(normals.evidence, model.bundle.model.names),
         normals.groups,
         grid,
-        counts=counted(choices.roi),
+        roi_mask=roi_mask(choices.roi),
         inputs=np.stack([one["inputs"] for one in normals.evidence]),
         encodings=_encodings(normals.evidence),
     )
     calibration = recalibrate(before, found, choices)
-    compared = compare(before, replace(found, counts=counted(before.roi)))
+    compared = compare(before, replace(found, roi_mask=roi_mask(before.roi)))
     statement = state(calibration, compared)
     if before.roi is not None and (choices.roi is None or choices.roi.reaches_beyond(before.roi)):
         statement = replace(statement, said=(*statement.said, _WIDER))
     return calibration, statement
 
 
-def _encodings(evidence: Sequence[Evidence]) -> tuple[Encoding, ...]:
+def _encodings(evidence: Sequence[StoredEvidence]) -> tuple[Encoding, ...]:
     """How the images came; nothing where one was stored by a version that did not keep it."""
     rows = [one["encoding"] for one in evidence if "encoding" in one]
     return tuple(map(Encoding.of_row, rows)) if len(rows) == len(evidence) else ()

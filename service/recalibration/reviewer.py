@@ -16,14 +16,14 @@ import numpy as np
 import torch
 
 from anomaly.errors import ImageError
-from anomaly.scoring import PatchErrors
+from anomaly.scoring import Evidence
 from anomaly.types import Verdict
 from service.concurrency import all_in_turns
 from service.errors import CasesMissing, DefectsWouldPass
 from service.feedback import is_held_against
 from service.inference.registry import ServedModel
 from service.inspector import Inspector
-from service.results.evidence import Evidence, placement_of, weights_of
+from service.results.evidence import StoredEvidence, placement_of, weights_of
 from service.results.recording import Recording
 from service.schemas import ReviewOut
 
@@ -202,7 +202,7 @@ class Stored:
     """A row of the store with evidence that a version's own weights gathered, perhaps just now."""
 
     row: Row
-    evidence: Evidence
+    evidence: StoredEvidence
     inspected: bool
 
 
@@ -239,7 +239,7 @@ async def _inspected(
     if image is None:
         return None
     try:
-        found = await inspector.look(image, model, row["camera"])
+        found = await inspector.inspect_unrecorded(image, model, row["camera"])
     except ImageError as error:
         _log.warning("the image of result %s cannot be read: %s", row["result_id"], error)
         return None
@@ -256,8 +256,8 @@ def judge_again(model: ServedModel, stored: Sequence[Stored]) -> list[Judged]:
     for camera, own in by_camera.items():
         calibration = model.detector.calibration_of(camera)
         errors = errors_of([one.evidence for one in own], names)
-        counts = [calibration.counts(placement_of(one.evidence), grid) for one in own]
-        told = [one for one in counts if one is not None]
+        roi_masks = [calibration.roi_mask(placement_of(one.evidence), grid) for one in own]
+        told = [one for one in roi_masks if one is not None]
         scores = calibration.image_scores(errors, grid, torch.stack(told) if told else None)
         judged += [
             Judged(one.row, calibration.verdict(float(score)))
@@ -266,7 +266,7 @@ def judge_again(model: ServedModel, stored: Sequence[Stored]) -> list[Judged]:
     return judged
 
 
-def errors_of(evidence: Sequence[Evidence], names: tuple[str, ...]) -> PatchErrors:
+def errors_of(evidence: Sequence[StoredEvidence], names: tuple[str, ...]) -> Evidence:
     """Stack stored evidence, (N, 1, E, L)."""
     stacked = np.stack([one["errors"] for one in evidence]).astype(np.float32)
-    return PatchErrors(torch.from_numpy(stacked).unsqueeze(1), names)
+    return Evidence(torch.from_numpy(stacked).unsqueeze(1), names)

@@ -20,7 +20,7 @@ class _Watched:
 
 
 @dataclass(frozen=True, slots=True)
-class Drifts:
+class DriftMonitor:
     """All watches; cameras are bounded as the metrics' labels are."""
 
     metrics: Metrics

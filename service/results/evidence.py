@@ -14,7 +14,7 @@ from anomaly.types import Detection, Placement, Region
 from service.errors import NothingKept
 
 T = TypeVar("T")
-Evidence = Mapping[str, np.ndarray]
+StoredEvidence = Mapping[str, np.ndarray]
 
 
 def needed(found: T | None, result_id: str) -> T:
@@ -32,7 +32,7 @@ def media_type(image: bytes) -> str:
         return opened.get_format_mimetype() or "application/octet-stream"
 
 
-def heatmap_of(image: bytes, evidence: Evidence, row: dict[str, Any]) -> bytes:
+def heatmap_of(image: bytes, evidence: StoredEvidence, row: dict[str, Any]) -> bytes:
     """Draw a stored map and its regions over the stored image, as JPEG."""
     small, placement = evidence["map"].astype(np.float32), placement_of(evidence)
     height, width = placement.canvas
@@ -52,13 +52,13 @@ def heatmap_of(image: bytes, evidence: Evidence, row: dict[str, Any]) -> bytes:
     return encode_jpeg(overlay(decode_image(image, canvas=half), detection, white))
 
 
-def placement_of(evidence: Evidence) -> Placement:
+def placement_of(evidence: StoredEvidence) -> Placement:
     """Where the image lay on the model's canvas."""
     h, w, canvas_h, canvas_w, *box = (int(value) for value in evidence["placement"])
     top, left, bottom, right = box
     return Placement((h, w), (canvas_h, canvas_w), (top, left, bottom, right))
 
 
-def weights_of(evidence: Evidence) -> str:
+def weights_of(evidence: StoredEvidence) -> str:
     """Digest of the weights that gathered the evidence."""
     return evidence["weights"].tobytes().hex()

@@ -302,7 +302,7 @@ def audit_of(settings: Settings) -> Audit | None:
     return None if settings.record == "off" else Audit(settings.record_dir)
 
 
-def digest_of(source: Source) -> str:
+def image_digest(source: Source) -> str:
     """SHA-256 of an image as sent, or of its pixels where the caller decoded it."""
     data = source if isinstance(source, bytes) else source.pixels.tobytes()
     return hashlib.sha256(data).hexdigest()

@@ -19,7 +19,7 @@ from service.http.parameters import inspector, invalid
 from service.http.problems import problems
 from service.inference.registry import ServedModel
 from service.inspector import Inspector
-from service.recalibration.calibrator import Calibrator, Normals, Wanted
+from service.recalibration.calibrator import CalibrationRequest, Calibrator, Normals
 from service.routes.models import versions
 from service.schemas import CalibrateIn, CalibrateQuery, CalibrationOut
 
@@ -98,7 +98,7 @@ async def calibrate(
 
 async def _from_json(
     request: Request, model: ServedModel, query: CalibrateQuery, calibrator: Calibrator
-) -> tuple[Normals, Wanted]:
+) -> tuple[Normals, CalibrationRequest]:
     recording = calibrator.recording
     if recording is None:
         raise NothingRecorded("this service keeps no results (MASKLINE_RECORD=off); send images")
@@ -126,7 +126,7 @@ def _asked(body: bytes) -> tuple[CalibrateIn, Roi | None]:
 
 async def _from_multipart(
     request: Request, model: ServedModel, query: CalibrateQuery, calibrator: Calibrator
-) -> tuple[Normals, Wanted]:
+) -> tuple[Normals, CalibrationRequest]:
     most = calibrator.inspector.settings.max_bulk_bytes
     reading = read_images(request, max_bytes=most, max_images=_MOST_IMAGES)
     parts = await in_time(calibrator.inspector, reading)
@@ -137,5 +137,5 @@ async def _from_multipart(
     return normals, _wanted(query, roi=roi, changes_roi=bool(regions))
 
 
-def _wanted(query: CalibrateQuery, **roi: Any) -> Wanted:
-    return Wanted(query.false_alarm_rate, query.warn_rate, query.camera, **roi)
+def _wanted(query: CalibrateQuery, **roi: Any) -> CalibrationRequest:
+    return CalibrationRequest(query.false_alarm_rate, query.warn_rate, query.camera, **roi)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from anomaly import bundle as bundle_module
 from anomaly import folders
 from anomaly.bundle import Bundle, load_bundle, model_folders, save_bundle
-from anomaly.calibration_file import digest_of
+from anomaly.calibration_file import calibration_digest
 from anomaly.errors import (
     ModelCorrupt,
     ModelNotFound,
@@ -261,12 +261,12 @@ def test_regions_warnings_and_cameras_survive_a_round_trip(
     loaded = load_bundle(tmp_path / "both")
     assert set(loaded.cameras) == {"side/../camera", "top"}
     found = loaded.cameras["side/../camera"]
-    assert digest_of(found) == digest_of(side)
+    assert calibration_digest(found) == calibration_digest(side)
     assert found.roi is not None
     np.testing.assert_array_equal(found.roi.inside, roi.inside)
     assert found.warn_threshold == side.warn_threshold
     assert found.rates == tiny_bundle.calibration.rates
-    assert digest_of(loaded.cameras["top"]) == digest_of(tiny_bundle.calibration)
+    assert calibration_digest(loaded.cameras["top"]) == calibration_digest(tiny_bundle.calibration)
 
 
 def test_whatever_changes_a_verdict_changes_the_digest(tiny_bundle: Bundle) -> None:
@@ -278,4 +278,4 @@ def test_whatever_changes_a_verdict_changes_the_digest(tiny_bundle: Bundle) -> N
         replace(one, roi=Roi(np.ones((512, 512), bool))),
         replace(one, weights=one.weights * 2),
     ]
-    assert len({digest_of(each) for each in (one, *others)}) == 5
+    assert len({calibration_digest(each) for each in (one, *others)}) == 5

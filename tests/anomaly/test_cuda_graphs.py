@@ -41,7 +41,7 @@ def test_a_filled_up_batch_gives_each_image_its_own_evidence(
     for _ in range(2):  # the second time buffers hold the first time's images
         found, wanted = staged(pixels, seeds), model(pixels, seeds)
         assert found.names == wanted.names
-        torch.testing.assert_close(found.error, wanted.error, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found.values, wanted.values, rtol=1e-4, atol=1e-4)
         pixels = pixels.flip(0).contiguous()
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from anomaly.bundle import Bundle
-from anomaly.calibration import Choices
+from anomaly.calibration import CalibrationSettings
 from anomaly.detector import Detector, detection_of, judge
 from anomaly.preprocess import preprocess
 from anomaly.roi import Roi
-from anomaly.scoring import PatchErrors
+from anomaly.scoring import Evidence
 from anomaly.types import RgbImage
 from tests.conftest import normal_pixels, planted, samples
 from training.calibrate import calibrate_model
@@ -122,7 +122,9 @@ def test_a_gpu_gives_the_cpus_scores(tiny_bundle: Bundle, image: RgbImage) -> No
 def test_a_defect_outside_the_region_is_not_seen(tiny_bundle: Bundle, tiny_data: Path) -> None:
     left = Roi.of_polygons([[(0, 0), (0.5, 0), (0.5, 1), (0, 1)]])
     normal = samples(tiny_data / "validation/good")
-    calibration = calibrate_model(tiny_bundle.model, normal, Choices(0.05, roi=left), quiet=True)
+    calibration = calibrate_model(
+        tiny_bundle.model, normal, CalibrationSettings(0.05, roi=left), quiet=True
+    )
     detector = Detector(tiny_bundle.model, calibration)
     part = normal_pixels(77)
     [plain, hidden, shown] = detector.detect(
@@ -162,7 +164,7 @@ def test_doubtful_parts_are_warned_of(tiny_bundle: Bundle, image: RgbImage) -> N
 def test_another_calibration_can_judge_stored_evidence(detector: Detector, image: RgbImage) -> None:
     [found] = detector.detect([image])
     assert found.errors is not None
-    evidence = PatchErrors(torch.from_numpy(found.errors).float()[None, None], detector.model.names)
+    evidence = Evidence(torch.from_numpy(found.errors).float()[None, None], detector.model.names)
     grid = detector.model.target.map_grid
     again = detection_of(evidence, detector.calibration, found.placement, grid)
     assert again.pred_score == pytest.approx(found.pred_score, abs=0.02)  # half precision

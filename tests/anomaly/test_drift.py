@@ -3,7 +3,13 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from anomaly.calibration import Calibration, Choices, NormalSet, Usual, calibrate
+from anomaly.calibration import (
+    Calibration,
+    CalibrationSettings,
+    NormalSet,
+    ReferenceStatistics,
+    calibrate,
+)
 from anomaly.drift import ChangeTest, Stability, Watch
 from anomaly.input_statistics import STATISTICS
 from tests.anomaly.test_calibration import GRID, draw
@@ -86,7 +92,7 @@ def watched() -> tuple[Calibration, np.ndarray]:
     generator = np.random.default_rng(4)
     inputs = generator.normal(0.5, 0.02, (120, 5)).astype(np.float32)
     normals = NormalSet(draw(120, 0), tuple(map(str, range(120))), GRID, inputs=inputs)
-    return calibrate(normals, Choices(0.05)), inputs
+    return calibrate(normals, CalibrationSettings(0.05)), inputs
 
 
 def run(watch: Watch, calibration: Calibration, count: int, **moved: float) -> None:
@@ -140,7 +146,7 @@ def test_a_calibration_without_statistics_is_watched_by_its_scores() -> None:
     run(bare, calibration, 80, score=5.0)
     assert bare.names == ("score",)
     assert bare.drift.finding == "parts"
-    assert isinstance(calibration.usual, Usual)
+    assert isinstance(calibration.usual, ReferenceStatistics)
 
 
 def test_some_images_that_differ_are_parts_and_not_the_camera() -> None:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomaly.bundle import Bundle
-from anomaly.calibration import Calibration, Usual
-from anomaly.calibration_file import calibration_from, digest_of, tensors_of, values_of
+from anomaly.calibration import Calibration, ReferenceStatistics
+from anomaly.calibration_file import calibration_digest, calibration_from, tensors_of, values_of
 from anomaly.conformal import Conformal, group_weights
 from anomaly.encoding import Encoding, Encodings, encoding_of, read_header
 from anomaly.familiarity import CODES, uncertified, unfamiliar
@@ -32,7 +32,7 @@ def looked_at(data: bytes) -> tuple[Encoding, np.ndarray]:
     return encoding_of(read_header(data), image), input_statistics(place(image, CONFIG)[0])
 
 
-def knowing(usual: Usual | None, encodings: Encodings | None) -> Calibration:
+def knowing(usual: ReferenceStatistics | None, encodings: Encodings | None) -> Calibration:
     """A calibration of which only its inputs matter here."""
     scores = Conformal.fit(np.arange(40, dtype=np.float32), tuple(map(str, range(40))))
     reduction, weights = None, torch.ones(1)
@@ -44,7 +44,7 @@ def knowing(usual: Usual | None, encodings: Encodings | None) -> Calibration:
 def calibrated(images: list[bytes], groups: tuple[str, ...] | None = None) -> Calibration:
     seen = [looked_at(one) for one in images]
     weights = group_weights(groups or tuple(map(str, range(len(images)))))
-    usual = Usual(STATISTICS, np.stack([inputs for _, inputs in seen]), weights)
+    usual = ReferenceStatistics(STATISTICS, np.stack([inputs for _, inputs in seen]), weights)
     return knowing(usual, Encodings.of(encoding for encoding, _ in seen))
 
 
@@ -153,7 +153,9 @@ def test_whatever_the_spread_good_parts_warn_at_most_once_in_a_hundred(
     for _ in range(40):
         values = (10 * DISTRIBUTIONS[name](generator, count + 50)).astype(np.float32)
         weights = group_weights(tuple(map(str, range(count))))
-        known = knowing(Usual(STATISTICS, values[:count], weights), Encodings.of([encoding]))
+        known = knowing(
+            ReferenceStatistics(STATISTICS, values[:count], weights), Encodings.of([encoding])
+        )
         warned += sum(bool(unfamiliar(known, encoding, one)) for one in values[count:])
         parts += 50
     assert warned / parts <= 0.01
@@ -192,4 +194,8 @@ def test_what_was_calibrated_on_is_stored_and_old_models_stay_as_they_were(
     before = calibration_from(values, tensors)
     assert before.encodings is None
     assert "inputs" not in values_of(before)
-    assert digest_of(before) == digest_of(replace(known, encodings=None)) != digest_of(known)
+    assert (
+        calibration_digest(before)
+        == calibration_digest(replace(known, encodings=None))
+        != calibration_digest(known)
+    )

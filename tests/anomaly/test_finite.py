@@ -16,7 +16,7 @@ from anomaly.calibration import NormalSet
 from anomaly.detector import Detector, judge
 from anomaly.drift import Watch
 from anomaly.errors import CalibrationError, ScoreNotFinite
-from anomaly.scoring import PatchErrors
+from anomaly.scoring import Evidence
 from anomaly.types import RgbImage, verdict_of
 from tests.conftest import normal_pixels, planted
 
@@ -26,11 +26,11 @@ ODD = (math.nan, math.inf, -math.inf)
 def spoilt(bundle: Bundle, value: float, kind: int, cell: int) -> Detector:
     """A detector whose model gives one odd number in one cell of one kind of evidence."""
 
-    def network(pixels: torch.Tensor, seeds: Sequence[int]) -> PatchErrors:
+    def network(pixels: torch.Tensor, seeds: Sequence[int]) -> Evidence:
         found = bundle.model(pixels, seeds)
-        error = found.error.clone()
+        error = found.values.clone()
         error[:, :, kind, cell] = value
-        return PatchErrors(error, found.names)
+        return Evidence(error, found.names)
 
     assert bundle.calibration is not None
     return Detector(bundle.model, bundle.calibration, network=network)
@@ -77,10 +77,10 @@ def test_no_calibration_stands_on_an_odd_number(tiny_bundle: Bundle, value: floa
         one.reshape(-1)[3] = value
         with pytest.raises(CalibrationError, match="not finite"):
             NormalSet(
-                PatchErrors(error, model.names),
+                Evidence(error, model.names),
                 groups,
                 model.target.map_grid,
-                PatchErrors(copies, model.names),
+                Evidence(copies, model.names),
                 inputs=inputs,
             )
         one[:] = kept  # type: ignore[call-overload]

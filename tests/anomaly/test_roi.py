@@ -15,7 +15,7 @@ GRID = Grid(8, 8, 8)
 
 def counted(roi: Roi, size: tuple[int, int] = (96, 128), fit: str = "stretch") -> torch.Tensor:
     config = PreprocessConfig(64, "letterbox" if fit == "letterbox" else "stretch")
-    return roi.counts(placement_of(size, config), GRID).view(8, 8)
+    return roi.mask(placement_of(size, config), GRID).view(8, 8)
 
 
 def test_polygons_are_in_the_pixels_of_the_image_they_name() -> None:

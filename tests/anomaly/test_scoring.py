@@ -17,7 +17,7 @@ from anomaly.scoring import (
 )
 from anomaly.targets import TargetConfig
 from anomaly.types import Grid
-from anomaly.windows import window_of, window_places
+from anomaly.windows import window_indices, window_of
 
 
 class Echo(torch.nn.Module):
@@ -55,13 +55,13 @@ def test_every_patch_gets_its_own_prediction(show: str, parts: int, max_rows: in
 def test_windows_of_a_larger_grid_are_put_together_where_they_belong() -> None:
     grid = Grid(7, 5, 8)
     window = window_of(grid, 4)
-    places = window_places(grid, window)
+    indices = window_indices(grid, window)
     assert window == Grid(4, 4, 8)
-    assert len(places) == 4
-    assert set(places.flatten().tolist()) == set(range(35))
+    assert len(indices) == 4
+    assert set(indices.flatten().tolist()) == set(range(35))
     tokens = torch.randn(2, 35, 3)
-    masks = image_masks([5, 6], len(places), window.length, MaskingConfig())
-    found = reconstruct(EchoTokens(), tokens, masks, places, max_rows=8)
+    masks = image_masks([5, 6], len(indices), window.length, MaskingConfig())
+    found = reconstruct(EchoTokens(), tokens, masks, indices, max_rows=8)
     torch.testing.assert_close(found, tokens.unsqueeze(1).expand(-1, 2, -1, -1))
 
 
@@ -99,9 +99,9 @@ def test_scores_do_not_depend_on_batch_mates(tiny_bundle: Bundle) -> None:
     seeds = [11, 12, 13, 14, 15]
     together = tiny_bundle.model(pixels, seeds)
     alone = [tiny_bundle.model(pixels[i : i + 1], seeds[i : i + 1]) for i in range(5)]
-    error = torch.cat([one.error for one in alone])
-    torch.testing.assert_close(together.error, error, atol=1e-5, rtol=1e-5)
-    assert together.error.shape == (5, 2, 4, 64)
+    error = torch.cat([one.values for one in alone])
+    torch.testing.assert_close(together.values, error, atol=1e-5, rtol=1e-5)
+    assert together.values.shape == (5, 2, 4, 64)
     assert together.names == (
         "masked.pixels.l2",
         "masked.pixels.msgms",
@@ -113,13 +113,13 @@ def test_scores_do_not_depend_on_batch_mates(tiny_bundle: Bundle) -> None:
 def test_features_give_evidence_by_family_and_stage_on_the_finest_grid() -> None:
     model = AnomalyModel.fresh(ModelConfig(scoring=ScoringConfig(memory_size=50))).eval()
     errors = model(torch.rand(2, 3, 224, 224), [1, 2])
-    assert errors.error.shape == (2, 2, 16, 28 * 28)
+    assert errors.values.shape == (2, 2, 16, 28 * 28)
     assert errors.names[0] == "masked.stage1.cosine"
     assert [name.split(".")[0] for name in errors.names] == (
         ["masked"] * 8 + ["memory"] * 4 + ["repair"] * 4
     )
-    assert bool((errors.error[:, :, :12] >= -1e-6).all())
-    assert torch.equal(errors.averaged().error[:, 0], errors.mean)
+    assert bool((errors.values[:, :, :12] >= -1e-6).all())
+    assert torch.equal(errors.averaged().values[:, 0], errors.mean)
 
 
 def test_a_larger_canvas_is_covered_by_windows() -> None:
@@ -128,8 +128,8 @@ def test_a_larger_canvas_is_covered_by_windows() -> None:
     )
     model = AnomalyModel.fresh(config).eval()
     assert model.mae.position.shape[1] == 14 * 14
-    assert model.places.shape == (4, 196)
-    assert model(torch.rand(1, 3, 320, 320), [1]).error.shape == (1, 2, 8, 40 * 40)
+    assert model.window_indices.shape == (4, 196)
+    assert model(torch.rand(1, 3, 320, 320), [1]).values.shape == (1, 2, 8, 40 * 40)
 
 
 @pytest.mark.parametrize("target", [TargetConfig(), TargetConfig(kind="pixels", norm_patches=True)])

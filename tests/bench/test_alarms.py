@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from anomaly.calibration import NormalSet
-from anomaly.scoring import PatchErrors
+from anomaly.scoring import Evidence
 from anomaly.types import Grid
 from bench.alarms import RATES, split_and_count, subset, table
 
@@ -12,9 +12,9 @@ GRID = Grid(4, 4, 16)
 def drawn(count: int, per_group: int = 1) -> NormalSet:
     generator = torch.Generator().manual_seed(0)
 
-    def errors(number: int, level: float) -> PatchErrors:
+    def errors(number: int, level: float) -> Evidence:
         error = level + torch.rand(number, 1, 2, GRID.length, generator=generator)
-        return PatchErrors(error, ("masked.a", "memory.a"))
+        return Evidence(error, ("masked.a", "memory.a"))
 
     return NormalSet(
         errors(count, 0.0),
@@ -33,7 +33,7 @@ def test_a_subset_keeps_each_copy_with_its_image() -> None:
     assert some.origin == (0, 0, 1, 1, 2, 2)
     assert some.corrupted is not None
     assert normals.corrupted is not None
-    torch.testing.assert_close(some.corrupted.error[2], normals.corrupted.error[4])
+    torch.testing.assert_close(some.corrupted.values[2], normals.corrupted.values[4])
 
 
 def test_exchangeable_groups_keep_what_is_stated() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
-from anomaly.scoring import PatchErrors
+from anomaly.scoring import Evidence
 from service.app import create_app
 from tests.conftest import normal_pixels, planted, png
 from tests.service.conftest import settings
@@ -28,9 +28,9 @@ def client(tiny_folder: Path, tmp_path: Path) -> Iterator[TestClient]:
         model = app.state.inspector.engine.registry.slots["tiny"].active
         network = model.detector.network
 
-        def spoilt(pixels: torch.Tensor, seeds: Sequence[int]) -> PatchErrors:
+        def spoilt(pixels: torch.Tensor, seeds: Sequence[int]) -> Evidence:
             found = network(pixels, seeds)
-            return PatchErrors(torch.full_like(found.error, torch.nan), found.names)
+            return Evidence(torch.full_like(found.values, torch.nan), found.names)
 
         model.detector.network = spoilt
         yield open_client

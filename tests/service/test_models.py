@@ -198,17 +198,17 @@ def test_the_watch_takes_over_what_is_new_and_leaves_what_is_broken(
     app = create_app(settings(models, default_model="left"))
     with TestClient(app) as client:
         registry = app.state.inspector.engine.registry
-        client.portal.call(registry.look)
+        client.portal.call(registry.scan)
         assert serving(client) == "v1"
         publish(tiny_bundle, models / "left", "v2")
         save_bundle(replace(tiny_bundle, calibration=None), models / "right", "v2")
         save_bundle(tiny_bundle, models / "new", "v7")
-        client.portal.call(registry.look)
+        client.portal.call(registry.scan)
         assert serving(client) == "v2"
         assert serving(client, "right") == "v1"
         assert serving(client, "new") == "v7"
         client.post("/v1/models/left:rollback")
-        client.portal.call(registry.look)
+        client.portal.call(registry.scan)
         assert serving(client) == "v1"  # what was rolled back from does not come back by itself
 
 
@@ -343,7 +343,7 @@ def test_a_folder_that_appears_takes_no_request_from_the_only_model(
     app = create_app(settings(tmp_path))
     with TestClient(app) as client:
         save_bundle(tiny_bundle, tmp_path / "second", "v1")
-        client.portal.call(app.state.inspector.engine.registry.look)
+        client.portal.call(app.state.inspector.engine.registry.scan)
         assert client.post("/score", content=GOOD).json()["model"]["name"] == "left"
 
 
@@ -363,11 +363,11 @@ def test_the_watch_outlives_every_error_and_tries_again(
         monkeypatch.setattr(watched, "_note", noting)
         for folder in ("left", "right"):
             publish(tiny_bundle, models / folder, "v2")
-        client.portal.call(watched.look)
+        client.portal.call(watched.scan)
         assert (serving(client), serving(client, "right")) == ("v1", "v2")
-        client.portal.call(watched.look)
+        client.portal.call(watched.scan)
         assert serving(client) == "v1"
-        client.portal.call(watched.look)
+        client.portal.call(watched.scan)
         assert serving(client) == "v2"
 
 

@@ -12,7 +12,7 @@ from training import images as images_module
 from training.config import TrainConfig, load_recipe
 from training.data import Sample
 from training.decoded import Decoded, decoded_once
-from training.images import PlacedImages, Wanted, reading, workers
+from training.images import ImageRequest, PlacedImages, reading, workers
 from training.loop import train
 from training.world import ALONE, World
 
@@ -57,7 +57,7 @@ def test_each_image_is_decoded_once_and_training_is_the_same(
 
 def test_worker_processes_share_what_was_decoded(normals: list[Sample], tmp_path: Path) -> None:
     config = fresh("run.workers=2")
-    wanted = [[Wanted(i, None) for i in range(len(normals))]] * 3
+    wanted = [[ImageRequest(i, None) for i in range(len(normals))]] * 3
     with decoded_once(len(normals), config, tmp_path, ALONE) as kept:
         assert kept is not None
         batches = [
@@ -79,7 +79,7 @@ def test_sixteen_bits_are_not_cut_to_eight(tmp_path: Path, monkeypatch: pytest.M
     with decoded_once(1, fresh(), tmp_path, ALONE) as kept:
         assert kept is not None
         read = PlacedImages(one, fresh(), kept)
-        first, second = read[Wanted(0, None)].canvas, read[Wanted(0, None)].canvas
+        first, second = read[ImageRequest(0, None)].canvas, read[ImageRequest(0, None)].canvas
         assert kept.get(0) is None
     assert len(seen) == 2
     assert torch.equal(first, second)
@@ -127,7 +127,7 @@ def test_a_disk_that_fills_up_costs_only_time(
     monkeypatch.setattr(Decoded, "_write", full)
     with decoded_once(len(normals), fresh(), tmp_path, ALONE) as kept:
         assert isinstance(kept, Decoded)
-        canvas = PlacedImages(normals, fresh(), kept)[Wanted(0, None)].canvas
+        canvas = PlacedImages(normals, fresh(), kept)[ImageRequest(0, None)].canvas
         assert kept.get(0) is None
     assert canvas.shape[0] == 3
 

@@ -97,11 +97,11 @@ def test_windows_are_exported_as_well() -> None:
     tiny = load_recipe("default", ["model.mae.window=4", "model.mae.depth=1"]).model
     config: ModelConfig = replace(tiny, preprocess=PreprocessConfig(canvas=96))
     model = AnomalyModel.fresh(config).eval()
-    assert len(model.places) == 4
+    assert len(model.window_indices) == 4
     pixels = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     graph = OnnxModel(model, export_model(model).graph)
     torch.testing.assert_close(
-        graph(pixels, [5]).error, model(pixels, [5]).error, atol=1e-3, rtol=1e-3
+        graph(pixels, [5]).values, model(pixels, [5]).values, atol=1e-3, rtol=1e-3
     )
 
 
@@ -112,11 +112,11 @@ def test_a_graph_gives_the_same_evidence_alone_and_beside_others(tiny_bundle: Bu
     assert plain._alone is plain._beside
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with cores.batch():
-        alone = shared(pixels, [5]).error
+        alone = shared(pixels, [5]).values
         with cores.batch():
-            beside = shared(pixels, [5]).error
+            beside = shared(pixels, [5]).values
     torch.testing.assert_close(alone, beside, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(beside, plain(pixels, [5]).error, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(beside, plain(pixels, [5]).values, atol=1e-4, rtol=1e-4)
 
 
 def test_a_graph_that_differs_is_refused(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from anomaly.bundle import Bundle, load_bundle, save_bundle
-from anomaly.calibration_file import digest_of
+from anomaly.calibration_file import calibration_digest
 from anomaly.calibration_report import state
 from anomaly.detector import Detector
 from anomaly.errors import CalibrationError, ModelUncalibrated, RoiInvalid, ScoreNotFinite
@@ -235,8 +235,8 @@ def test_regions_and_cameras_are_calibrated_beside_the_rest(
     loaded = load_bundle(model)
     assert loaded.version == side.bundle.version
     assert loaded.calibration is not None
-    assert digest_of(loaded.calibration) == digest_of(kept.calibration)
-    assert digest_of(loaded.cameras["side"]) == digest_of(side.calibration)
+    assert calibration_digest(loaded.calibration) == calibration_digest(kept.calibration)
+    assert calibration_digest(loaded.cameras["side"]) == calibration_digest(side.calibration)
     assert loaded.cameras["side"].roi is None
 
 

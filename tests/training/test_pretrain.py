@@ -13,7 +13,7 @@ from tests.conftest import TINY, normal_pixels, png, write_set
 from training.config import TrainConfig, load_recipe
 from training.data import open_dataset
 from training.errors import DataError, RecipeError, ResumeError
-from training.images import Damage, Wanted, reading
+from training.images import Damage, ImageRequest, reading
 from training.index import indexed
 from training.loop import Start, begin_with, new_model
 from training.pipeline import Training, train_model
@@ -139,7 +139,9 @@ def test_damaged_files_are_replaced_counted_and_named(
     told = config("run.unreadable=0.01", "optimiser.steps=50")
     damage = Damage(told.run.unreadable)
     samples = indexed([data], tmp_path / "run")
-    wanted = [[Wanted(index, None), Wanted(index + 1, None)] for index in range(0, 200, 2)]
+    wanted = [
+        [ImageRequest(index, None), ImageRequest(index + 1, None)] for index in range(0, 200, 2)
+    ]
     for pixels, unreadable in reading(samples, told, wanted, pin=False):
         assert pixels.shape == (2, 3, 64, 64)
         damage.note(len(pixels), unreadable)

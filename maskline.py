@@ -293,9 +293,9 @@ def calibrate(
         device=device,
     )
     if as_json:
-        said = asdict(state(done.calibration, done.before))
+        report = asdict(state(done.calibration, done.before))
         listing = images.listing.as_dict()
-        _print_json({"version": done.bundle.version, "camera": camera, "data": listing, **said})
+        _print_json({"version": done.bundle.version, "camera": camera, "data": listing, **report})
         return
     typer.echo(f"calibrated {model}, version {done.bundle.version}")
     _say_calibration(done.calibration, done.before)
@@ -661,7 +661,7 @@ def _say_calibration(calibration: Any, before: Any = None) -> None:
 
     rate = calibration.false_alarm_rate
     typer.echo(f"threshold {calibration.threshold:.4f} for a false-alarm rate of {rate:.2%}")
-    for line in state(calibration, before).said:
+    for line in state(calibration, before).messages:
         typer.echo(line)
 
 

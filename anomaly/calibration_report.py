@@ -48,7 +48,7 @@ class CalibrationReport:
     expected_alarms: Expected
     roi_share: float | None
     before: Comparison | None
-    said: tuple[str, ...]
+    messages: tuple[str, ...]
 
 
 def state(calibration: Calibration, before: Comparison | None = None) -> CalibrationReport:
@@ -68,7 +68,7 @@ def state(calibration: Calibration, before: Comparison | None = None) -> Calibra
         expected_alarms=images.expected(calibration.false_alarm_rate),
         roi_share=None if calibration.roi is None else calibration.roi.share,
         before=before,
-        said=tuple(_sentences(calibration, before)),
+        messages=tuple(_sentences(calibration, before)),
     )
 
 
@@ -125,36 +125,36 @@ def _median(conformal: Conformal) -> float:
 
 def _sentences(calibration: Calibration, before: Comparison | None) -> list[str]:
     images, rate = calibration.images, calibration.false_alarm_rate
-    said = [
+    messages = [
         f"{len(images.scores)} normal images in {images.groups} independent groups; the smallest "
         f"false-alarm rate they can certify is {images.smallest_rate:.2%}."
     ]
     expected = images.expected(rate)
-    said.append(
+    messages.append(
         f"Of {expected.parts:,} normal parts expect about {expected.mean:.1f} to be rejected; with 95 % "
         f"between {expected.low} and {expected.high}. More calibration parts narrow that."
     )
     if calibration.rates is not None:
-        said.append(
+        messages.append(
             f"Of the calibration images themselves {calibration.rates.in_sample:.2%} are rejected, and "
             f"{calibration.rates.held_out:.2%} where each group is judged without itself: believe the second."
         )
     if (uncertified := uncertified_rate(calibration, rate)) is not None:
-        said.append(uncertified)
+        messages.append(uncertified)
     if before is not None:
-        said += _beside(before, calibration.threshold)
-    return said
+        messages += _beside(before, calibration.threshold)
+    return messages
 
 
 def _beside(before: Comparison, threshold: float) -> list[str]:
-    said = [
+    messages = [
         f"The threshold before was {before.threshold:.4f} (now {threshold:.4f}); it would have rejected "
         f"{before.rejected_before:.2%} of these images."
     ]
     if before.are_unlike:
-        said.append(
+        messages.append(
             "WARNING: these images are unlike the ones calibrated on before (median score "
             f"{before.median:.2f}, was {before.median_before:.2f}; p = {before.p:.1e}). Look whether camera, "
             "light or product changed, and whether all of them are good, before you use this."
         )
-    return said
+    return messages

@@ -60,7 +60,7 @@ def _measure(kind: str, url: str, options: argparse.Namespace) -> None:
     rate = options.rows / (time.monotonic() - started)
     for number, one in enumerate(store.page(Filter(verdict="NG"), limit=1000).rows):
         told = ("false_alarm", "confirmed_defect", "confirmed_defect")[number % 3]
-        said = {"result_id": one["result_id"], "said_at": _START, "said_by": "q", "kind": told}
+        said = {"result_id": one["result_id"], "created_at": _START, "author": "q", "kind": told}
         store.add_feedback(said | {"defect": None, "comment": None})
     with create_engine(url).connect() as connection:
         connection.execute(text("ANALYZE"))

@@ -97,8 +97,8 @@ feedback = Table(
     metadata,
     Column("id", _Id, primary_key=True),  # the last one of a result counts
     Column("result_id", String(32), ForeignKey("results.result_id"), nullable=False),
-    Column("said_at", Moment, nullable=False),
-    Column("said_by", String(128)),
+    Column("created_at", Moment, nullable=False),
+    Column("author", String(128)),
     Column("kind", String(16), nullable=False),
     Column("defect", String(128)),
     Column("comment", String(1000)),

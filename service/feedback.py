@@ -31,8 +31,8 @@ class FeedbackIn(BaseModel):
 class FeedbackOut(FeedbackIn):
     """Feedback as it is stored."""
 
-    said_at: datetime
-    said_by: Annotated[str | None, Field(description="The API key's name.")]
+    created_at: datetime
+    author: Annotated[str | None, Field(description="The API key's name.")]
 
 
 # What may be said of a result, by its verdict: WARN lets a part pass, and asks for a look.

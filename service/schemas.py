@@ -159,7 +159,7 @@ class ScoreOut(BaseModel):
         warnings: Sequence[InputWarning] = (),
     ) -> "ScoreOut":
         """Convert a detection."""
-        said = [InputWarningOut(code=one.code, text=one.text) for one in warnings]
+        shown = [InputWarningOut(code=warning.code, text=warning.text) for warning in warnings]
         return cls(
             score=detection.pred_score,
             p_value=detection.p_value,
@@ -174,7 +174,7 @@ class ScoreOut(BaseModel):
             camera=query.camera,
             lot=query.lot,
             result_id=result_id,
-            input=InputOut(warnings=said),
+            input=InputOut(warnings=shown),
             timings=timings,
         )
 
@@ -232,8 +232,8 @@ class ResultDetailOut(ResultOut):
     @classmethod
     def of_found(cls, row: dict[str, Any]) -> "ResultDetailOut":
         """Convert a row of the store with its rows of feedback."""
-        said = [FeedbackOut.model_validate(one, extra="ignore") for one in row["feedback"]]
-        return cls.model_validate(row | {"feedback": said}, extra="ignore")
+        feedback = [FeedbackOut.model_validate(entry, extra="ignore") for entry in row["feedback"]]
+        return cls.model_validate(row | {"feedback": feedback}, extra="ignore")
 
 
 class ResultsOut(BaseModel):
@@ -360,7 +360,7 @@ class ReviewOut(BaseModel):
     compared: Annotated[int, Field(description="Latest results that were judged again.")]
     to_reject: Annotated[int, Field(description="Passed, and would be NG.")]
     to_pass: Annotated[int, Field(description="Were NG, and would pass.")]
-    said: list[str]
+    messages: list[str]
 
 
 class CalibrationOut(BaseModel):

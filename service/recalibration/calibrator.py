@@ -169,7 +169,7 @@ def _fit(
     compared = compare(before, replace(found, roi_mask=roi_mask(before.roi)))
     statement = state(calibration, compared)
     if before.roi is not None and (choices.roi is None or choices.roi.reaches_beyond(before.roi)):
-        statement = replace(statement, said=(*statement.said, _WIDER))
+        statement = replace(statement, messages=(*statement.messages, _WIDER))
     return calibration, statement
 
 

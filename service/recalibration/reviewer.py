@@ -121,7 +121,7 @@ class Reviewer:
             compared=len(stored),
             to_reject=to_reject,
             to_pass=to_pass,
-            said=[changed, *_sentences(defects, missed)],
+            messages=[changed, *_sentences(defects, missed)],
         )
 
     async def _judge_cases(self, candidate: ServedModel, rows: Sequence[Row]) -> Cases:
@@ -178,23 +178,23 @@ def _own_verdict(row: Row) -> str:
 
 
 def _sentences(defects: Cases, missed: Cases) -> list[str]:
-    said = []
+    messages = []
     if defects.judged or missed.judged:
         found = len(missed.judged) - len(missed.passing)
-        said.append(
+        messages.append(
             f"{len(defects.passing)} of {len(defects.judged)} confirmed defects would pass; {found} of "
             f"{len(missed.judged)} missed ones would be found."
         )
     if defects.missing:
-        said.append(
+        messages.append(
             f"WARNING: {len(defects.missing)} confirmed defects cannot be judged, their images are gone; "
             "this version will not be activated unless an admin forces it."
         )
     if defects.not_kept:
-        said.append(
+        messages.append(
             f"{len(defects.not_kept)} confirmed defects were never kept: nothing can be said of them."
         )
-    return said
+    return messages
 
 
 @dataclass(frozen=True, slots=True)

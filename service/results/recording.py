@@ -202,7 +202,7 @@ class Recording:
         return self._keeper.store if self._keeper is not None and row["kept"] else None
 
     async def say(
-        self, result_id: str, said: FeedbackIn, by: str | None, *, is_admin: bool
+        self, result_id: str, feedback: FeedbackIn, by: str | None, *, is_admin: bool
     ) -> dict[str, Any]:
         """Store what somebody found who looked at the part.
 
@@ -213,13 +213,13 @@ class Recording:
         is_there = await self._pin(await self.find(result_id))
         async with self._speaking:  # so that what was said before is what is sealed as such
             result = await self.find(result_id)
-            change = change_of(result, said.kind, is_admin=is_admin, is_there=is_there)
+            change = change_of(result, feedback.kind, is_admin=is_admin, is_there=is_there)
             if change.is_sealed:
                 await self._seal(result, change)
             if change.is_given_up:
                 await self._read(lambda store: store.nothing_kept(result_id))
-            row = said.model_dump() | {"result_id": result_id, "said_by": by}
-            row["said_at"] = datetime.now(UTC)
+            row = feedback.model_dump() | {"result_id": result_id, "author": by}
+            row["created_at"] = datetime.now(UTC)
             stored = await self._read(lambda store: store.add_feedback(row, after=change.after))
         if stored is None:
             raise FeedbackContradicts(

@@ -186,7 +186,7 @@ async def read_heatmap(
     status_code=201,
 )
 async def say(
-    request: Request, result_id: str, said: FeedbackIn, record: _Recording
+    request: Request, result_id: str, feedback: FeedbackIn, record: _Recording
 ) -> FeedbackOut:
     """Say what the part really was: a false alarm, a confirmed defect, or one that was missed.
 
@@ -194,7 +194,7 @@ async def say(
     is taken back by an admin only (403 `role_insufficient`).
     """
     by = getattr(request.state, "key", None)
-    row = await record.say(result_id, said, by, is_admin=_is_admin(request))
+    row = await record.say(result_id, feedback, by, is_admin=_is_admin(request))
     return FeedbackOut.model_validate(row, extra="ignore")
 
 

@@ -14,7 +14,7 @@ def test_like_normals_are_not_warned_of() -> None:
     assert false_warnings <= 1
     compared = compare(before, normals(60, 31))
     assert 0 <= compared.rejected_before <= 0.2
-    assert not any("WARNING" in line for line in state(before, compared).said)
+    assert not any("WARNING" in line for line in state(before, compared).messages)
 
 
 def test_unlike_normals_are_said_to_be_so_with_what_they_would_have_cost() -> None:
@@ -24,7 +24,7 @@ def test_unlike_normals_are_said_to_be_so_with_what_they_would_have_cost() -> No
     assert compared.are_unlike
     assert compared.median > compared.median_before
     assert compared.rejected_before > 0.5
-    said = state(before, compared).said
+    said = state(before, compared).messages
     assert any("WARNING: these images are unlike" in line for line in said)
 
 
@@ -44,7 +44,7 @@ def test_rates_stand_side_by_side() -> None:
         calibration.rates.held_out,
     )
     assert said.warn_threshold == calibration.warn_threshold
-    assert any("judged without itself" in line for line in said.said)
+    assert any("judged without itself" in line for line in said.messages)
     assert state(replace(calibration, rates=None)).in_sample_rate is None
 
 
@@ -59,4 +59,4 @@ def test_a_rate_that_nothing_certifies_is_said_to_be_so(rate: float) -> None:
         assert "NOT certified" in said
         assert " 0.00%" not in said
         assert "about 2.44%" in said
-        assert said in state(calibration).said
+        assert said in state(calibration).messages

@@ -175,7 +175,7 @@ def test_normals_to_calibrate_on_are_what_passed_and_what_people_called_good(sto
     store.add([one | {"calibrated_verdict": one["verdict"]} for one in rows])
 
     def say(number: int, kind: str) -> None:
-        said = {"result_id": f"{number:032x}", "said_at": NOON, "said_by": "q", "kind": kind}
+        said = {"result_id": f"{number:032x}", "created_at": NOON, "author": "q", "kind": kind}
         store.add_feedback(said | {"defect": None, "comment": None})
 
     say(3, "false_alarm")
@@ -196,7 +196,7 @@ def test_normals_to_calibrate_on_are_what_passed_and_what_people_called_good(sto
 
 def test_old_results_are_forgotten_but_those_that_were_spoken_of(store: Store) -> None:
     store.add([row(n) for n in range(1, 11)])
-    said = {"result_id": f"{2:032x}", "said_at": NOON, "said_by": None, "kind": "missed_defect"}
+    said = {"result_id": f"{2:032x}", "created_at": NOON, "author": None, "kind": "missed_defect"}
     store.add_feedback(said | {"defect": None, "comment": None})
     before = NOON + timedelta(seconds=7)
     assert store.forget(before, most=3) == 3
@@ -245,7 +245,7 @@ def test_defects_are_there_also_where_nothing_is_kept_of_them(store: Store) -> N
 
 
 def spoken(number: int, kind: str) -> dict[str, Any]:
-    said = {"result_id": f"{number:032x}", "said_at": NOON, "said_by": "q", "kind": kind}
+    said = {"result_id": f"{number:032x}", "created_at": NOON, "author": "q", "kind": kind}
     return said | {"defect": None, "comment": None}
 
 

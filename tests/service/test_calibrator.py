@@ -74,7 +74,7 @@ def test_uploaded_parts_give_a_staged_calibration(client: TestClient, models: Pa
     assert (said["images"], said["groups"], said["false_alarm_rate"]) == (30, 30, 0.1)
     assert said["held_out_rate"] is not None
     assert said["before"]["p"] < 0.001  # a tenth less light is not like before
-    assert any("WARNING" in line for line in said["said"])
+    assert any("WARNING" in line for line in said["messages"])
     assert client.get("/v1/models").json()["models"][0] == before
     assert client.post("/v1/models/tiny:activate").json()["active"] == done["version"]
     after = client.get("/v1/models").json()["models"][0]
@@ -128,7 +128,7 @@ def test_a_region_is_uploaded_kept_and_taken_away(client: TestClient) -> None:
     post_parts(client, 24)
     gone = client.post("/v1/models/tiny:calibrate?activate=true", json={"roi": "none"}).json()
     assert gone["statement"]["roi_share"] is None
-    assert any("nobody looked there" in line for line in gone["statement"]["said"])
+    assert any("nobody looked there" in line for line in gone["statement"]["messages"])
     assert client.post("/score", content=hidden).json()["verdict"] == "NG"
 
 
@@ -171,7 +171,7 @@ def test_what_would_change_is_said_before_it_does(client: TestClient) -> None:
     assert review["to_reject"] >= 5
     assert (
         f"{review['to_reject'] + review['to_pass']} of 30 stored results would change."
-        in (review["said"])
+        in (review["messages"])
     )
 
 

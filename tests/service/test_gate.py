@@ -115,7 +115,7 @@ def test_a_confirmed_defect_is_judged_or_keeps_the_version_out(
         review = client.post(CALIBRATE, files=uploads(24)).json()["review"]
         assert review["defects"] == 6 - len(missing)
         assert sorted(review["defects_missing"]) == sorted(missing)
-        assert any("cannot be judged" in line for line in review["said"])
+        assert any("cannot be judged" in line for line in review["messages"])
     refused = client.post(ACTIVATE)
     assert code(refused) == (409, "cases_missing")
     assert f"{len(missing)} of 6" in refused.json()["detail"]
@@ -147,7 +147,7 @@ def test_defects_that_were_never_kept_are_counted_and_keep_nothing_out(
         say(client, answer["result_id"], "confirmed_defect")
         review = client.post(CALIBRATE, files=uploads(24)).json()["review"]
         assert (review["defects"], review["defects_not_kept"]) == (0, 1)
-        assert "1 confirmed defects were never kept: nothing can be said of them." in review["said"]
+        assert "1 confirmed defects were never kept: nothing can be said of them." in review["messages"]
         assert client.post(ACTIVATE).status_code == 200
 
 

@@ -184,12 +184,12 @@ def test_feedback_is_kept_with_its_result_and_the_last_counts(client: TestClient
 
     assert say(bad, kind="confirmed_defect", defect="pore").status_code == 201
     answer = say(bad, kind="false_alarm", comment="dust")
-    assert answer.json() | {"said_at": ""} == {
+    assert answer.json() | {"created_at": ""} == {
         "kind": "false_alarm",
         "defect": None,
         "comment": "dust",
-        "said_at": "",
-        "said_by": None,
+        "created_at": "",
+        "author": None,
     }
     said = client.get(f"/v1/results/{bad}").json()["feedback"]
     assert [one["kind"] for one in said] == ["false_alarm", "confirmed_defect"]

@@ -127,10 +127,10 @@ def test_groups_can_come_from_names_folders_or_images() -> None:
 
 def test_the_finite_sample_limit_is_said_aloud(tiny_bundle: Bundle) -> None:
     assert tiny_bundle.calibration is not None
-    said = " ".join(state(tiny_bundle.calibration.at_rate(0.01)).said)
+    said = " ".join(state(tiny_bundle.calibration.at_rate(0.01)).messages)
     assert "40 normal images in 40 independent groups" in said
     assert "NOT certified: it needs 99" in said
-    assert len(state(tiny_bundle.calibration).said) == 3
+    assert len(state(tiny_bundle.calibration).messages) == 3
 
 
 def test_files_are_scored_one_record_each(tiny_folder: Path, tmp_path: Path) -> None:

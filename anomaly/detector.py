@@ -79,13 +79,19 @@ class Detector:
         cameras: Sequence[str | None] | None = None,
     ) -> list[Detection]:
         """Inspect preprocessed canvases (B, 3, S, S) in [0, 1] on the CPU, one placement each."""
+        # 1. Evidence: what the model cannot predict, and what else speaks against each place.
+        #    The masks follow from the image's content, so that a part always has the same score.
         seeds = [content_seed(canvas) for canvas in pixels]
-        errors = self.network(pixels, seeds)  # error is (B, R, E, L)
-        judges = [self.calibration_of(camera) for camera in cameras or [None] * len(seeds)]
-        return [
-            detection_of(errors[i : i + 1], judge_, placement, self.model.target.map_grid)
-            for i, (judge_, placement) in enumerate(zip(judges, placements, strict=True))
-        ]
+        evidence = self.network(pixels, seeds)  # values are (B, R, E, L)
+        detections = []
+        for row, placement in enumerate(placements):
+            # 2. Calibrate: comparable scores, one for the image, judged by the camera's threshold.
+            # 3. Draw: the map on the canvas, and regions in the caller's pixels.
+            calibration = self.calibration_of(None if cameras is None else cameras[row])
+            grid = self.model.target.map_grid
+            own = evidence[row : row + 1]
+            detections.append(detection_of(own, calibration, placement, grid))
+        return detections
 
 
 def _by_model(

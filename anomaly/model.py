@@ -80,8 +80,12 @@ class AnomalyModel(nn.Module):
     @torch.inference_mode()
     def forward(self, pixels: torch.Tensor, seeds: Sequence[int]) -> Evidence:
         """Raw evidence on (B, 3, S, S) canvases in [0, 1]; image i is masked by seed i."""
+        # 1. Tokens: what is to be predicted, pixels or features of the frozen backbone.
         tokens = self.target(pixels)  # (B, L, C)
-        return self.evidence(tokens, self.predict(tokens, seeds))
+        # 2. Predict every token while it is hidden, under R drawings of masks.
+        predicted = self.predict(tokens, seeds)  # (B, R, L, C)
+        # 3. Compare: errors of prediction, distance to the memory, the repair head's opinion.
+        return self.evidence(tokens, predicted)  # (B, R, E, L)
 
     def predict(
         self, tokens: torch.Tensor, seeds: Sequence[int], masking: MaskingConfig | None = None

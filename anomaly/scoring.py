@@ -130,39 +130,57 @@ def reconstruct(
     Returns:
         Predictions (B, R, L, C): the mean where masks or windows predict a patch several times.
     """
-    batch, windows, repeats, _, length = masks.shape
+    batch, windows, repeats, parts, length = masks.shape
     ok = tokens.ndim == 3 and tokens.shape[0] == batch and window_indices.shape == (windows, length)
     require_shape("tokens", tuple(tokens.shape), f"({batch}, L, C)", ok=ok)
-    each = [
+    images = max(1, max_rows // parts)  # in one forward pass
+    by_repeat = [
         torch.stack(
             [
-                _predict(model, take(tokens, place.expand(batch, -1)), masks[:, w, r], max_rows)
-                for w, place in enumerate(window_indices.to(tokens.device))
+                _in_chunks(model, take(tokens, indices.expand(batch, -1)), masks[:, w, r], images)
+                for w, indices in enumerate(window_indices.to(tokens.device))
             ],
             dim=1,
         )
         for r in range(repeats)
     ]  # R of (B, W, l, C)
-    return torch.stack([merge(one, window_indices, tokens.shape[1]) for one in each], dim=1)
+    merged = [merge(windows, window_indices, tokens.shape[1]) for windows in by_repeat]
+    return torch.stack(merged, dim=1)
 
 
-def _predict(
-    model: MaskedAutoencoder, tokens: torch.Tensor, masks: torch.Tensor, max_rows: int
+def _in_chunks(
+    model: MaskedAutoencoder, tokens: torch.Tensor, masks: torch.Tensor, images: int
 ) -> torch.Tensor:
-    """Predict one window's tokens (B, l, C) under masks (B, G, l): the mean over masks, (B, l, C)."""
-    batch, parts, length = masks.shape
-    channels = tokens.shape[2]
-    visible, hidden = split_indices(masks.reshape(-1, length))  # (B·G, K) and (B·G, Q)
-    visible, hidden = visible.to(tokens.device), hidden.to(tokens.device)
-    owner = torch.arange(batch, device=tokens.device).repeat_interleave(parts)
-    rows = [
-        model(tokens[owner[i]], visible[i], hidden[i]).float()
-        for i in (slice(start, start + max_rows) for start in range(0, len(owner), max_rows))
-    ]
-    total = torch.zeros(batch * parts, length, channels, device=tokens.device)
-    total.scatter_(1, hidden.unsqueeze(-1).expand(-1, -1, channels), torch.cat(rows))
-    times = masks.to(tokens.device).sum(dim=1).unsqueeze(-1)  # (B, l, 1), 1 or more
-    return total.view(batch, parts, length, channels).sum(dim=1) / times
+    """Predict one window's tokens (B, l, C) under masks (B, G, l), so many images at once."""
+    visible, hidden = (
+        index.view(*masks.shape[:2], -1).to(tokens.device)
+        for index in split_indices(masks.flatten(0, 1))
+    )
+    chunks = [slice(start, start + images) for start in range(0, len(tokens), images)]
+    return torch.cat([predict_hidden(model, tokens[i], visible[i], hidden[i]) for i in chunks])
+
+
+def predict_hidden(
+    model: MaskedAutoencoder, tokens: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor
+) -> torch.Tensor:
+    """Predict tokens (N, l, C) while hidden: the mean over G masks of each, (N, l, C) float32.
+
+    `visible` (N, G, K) and `hidden` (N, G, Q) are the masks' indices, every patch hidden at least
+    once. There is no loop over data: this is what is exported and captured, too.
+    """
+    count, parts, queries = hidden.shape
+    length, channels = tokens.shape[1:]
+    rows = tokens[:, None].expand(-1, parts, -1, -1).flatten(0, 1)  # (N·G, l, C)
+    index = hidden.reshape(-1, queries)
+    predicted = model(rows, visible.flatten(0, 1), index).float()  # (N·G, Q, C)
+    total = torch.zeros(len(index), length, channels, device=tokens.device).scatter(
+        1, index.unsqueeze(-1).expand(-1, -1, channels), predicted
+    )
+    times = torch.zeros(len(index), length, device=tokens.device).scatter(
+        1, index, torch.ones_like(index, dtype=torch.float32)
+    )
+    total = total.view(count, parts, length, channels).sum(dim=1)
+    return total / times.view(count, parts, length).sum(dim=1).unsqueeze(-1)
 
 
 def masked_names(target: Target, kinds: Sequence[ErrorKind]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from anomaly.masking import split_indices
 from anomaly.model import AnomalyModel
-from anomaly.scoring import image_masks
+from anomaly.scoring import image_masks, predict_hidden
 from anomaly.windows import merge
 
 
@@ -36,25 +36,16 @@ class ScoringPath(nn.Module):
         self, pixels: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor
     ) -> torch.Tensor:
         """Score canvases."""
-        batch, windows, repeats, parts, queries = hidden.shape
+        batch, _, repeats, _, _ = hidden.shape
         tokens = self.model.target(pixels)  # (B, L, C)
-        own = tokens[:, self.window_indices]  # (B, W, l, C)
-        length, channels = own.shape[2:]
-        rows = own[:, :, None, None].expand(-1, -1, repeats, parts, -1, -1).flatten(0, 3)
-        index = hidden.reshape(-1, queries)
+        windows = tokens[:, self.window_indices]  # (B, W, l, C)
+        rows = windows[:, :, None].expand(-1, -1, repeats, -1, -1).flatten(0, 2)  # (B·W·R, l, C)
         with self._autocast(pixels.device):
-            predicted = self.model.mae(rows, visible.flatten(0, 3), index)  # (B·W·R·G, Q, C)
-        total = torch.zeros(len(index), length, channels, device=pixels.device).scatter(
-            1, index.unsqueeze(-1).expand(-1, -1, channels), predicted.float()
-        )
-        times = torch.zeros(len(index), length, device=pixels.device).scatter(
-            1, index, torch.ones_like(index, dtype=torch.float32)
-        )
-        total = total.view(batch, windows, repeats, parts, length, channels).sum(dim=3)
-        times = times.view(batch, windows, repeats, parts, length).sum(dim=3).unsqueeze(-1)
-        each = (total / times).transpose(1, 2).flatten(0, 1)  # (B·R, W, l, C)
-        whole = merge(each, self.window_indices, tokens.shape[1])  # (B·R, L, C)
-        return self.model.evidence(tokens, whole.view(batch, repeats, *whole.shape[1:])).values
+            flat = predict_hidden(self.model.mae, rows, visible.flatten(0, 2), hidden.flatten(0, 2))
+        by_window = flat.view(batch, -1, repeats, *flat.shape[1:]).transpose(1, 2)
+        predicted = merge(by_window.flatten(0, 1), self.window_indices, tokens.shape[1])
+        predicted = predicted.view(batch, repeats, *predicted.shape[1:])  # (B, R, L, C)
+        return self.model.evidence(tokens, predicted).values
 
     def _autocast(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
         if self._precision == torch.float32:

@@ -147,7 +147,10 @@ def test_defects_that_were_never_kept_are_counted_and_keep_nothing_out(
         say(client, answer["result_id"], "confirmed_defect")
         review = client.post(CALIBRATE, files=uploads(24)).json()["review"]
         assert (review["defects"], review["defects_not_kept"]) == (0, 1)
-        assert "1 confirmed defects were never kept: nothing can be said of them." in review["messages"]
+        assert (
+            "1 confirmed defects were never kept: nothing can be said of them."
+            in review["messages"]
+        )
         assert client.post(ACTIVATE).status_code == 200
 
 

@@ -179,7 +179,8 @@ def pretrain(
         bundle = run(data, out, run_folder(out), config, world=world, resume=resume, relist=relist)
     if world.is_first:
         typer.echo(
-            f"saved {out}, version {bundle.version}; next: maskline train DATA --init {out} --out MODEL"
+            f"saved {out}, version {bundle.version}; next: maskline train DATA --init {out} "
+            "--out MODEL"
         )
 
 
@@ -527,7 +528,8 @@ def export(model: Model) -> None:
     bundle, exported = export_folder(model)
     typer.echo(f"exported {model}, version {bundle.version}")
     typer.echo(
-        f"one image: {exported.model_ms:.1f} ms by torch, {exported.graph_ms:.1f} ms by ONNX Runtime"
+        f"one image: {exported.model_ms:.1f} ms by torch, {exported.graph_ms:.1f} ms by ONNX "
+        "Runtime"
     )
 
 
@@ -640,7 +642,8 @@ def _exit_code(error: Exception) -> int:
     traceback.print_exception(error)
     name = type(error).__name__
     typer.echo(
-        f"error [internal]: {name}: {error}. This is a fault of ours; report it with the lines above",
+        f"error [internal]: {name}: {error}. This is a fault of ours; report it with the lines "
+        "above",
         err=True,
     )
     return FAULT
@@ -666,11 +669,11 @@ def _say_calibration(calibration: Any, before: Any = None) -> None:
 
 
 def _score_line(row: dict[str, Any]) -> str:
-    from training.samples import shown
+    from training.samples import printable
 
-    image = shown(row["image"])
+    image = printable(row["image"])
     if row["status"] == "error":
-        return f"ERROR  {image}: {shown(row['detail'])}"
+        return f"ERROR  {image}: {printable(row['detail'])}"
     unlike = "".join(f"\n       ! {one['text']}" for one in row.get("warnings", ()))
     return f"{row['verdict']:<5}  {row['score']:8.3f}  p={row['p_value']:.4f}  {image}{unlike}"
 

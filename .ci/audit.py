@@ -51,7 +51,8 @@ def judge(found: list[dict[str, Any]], *, required: bool) -> tuple[int, str]:
         return 1, "\n".join(["known vulnerabilities:", *bad])
     if len(unknown) == len(found):
         return int(required), (
-            "NOT AUDITED: no database of vulnerabilities can be reached from here; run `make audit` "
+            "NOT AUDITED: no database of vulnerabilities can be reached from here; run `make "
+            "audit` "
             "on a machine with internet before a release"
         )
     checked = f"{len(found) - len(unknown)} packages without a known vulnerability"

@@ -95,14 +95,14 @@ class Bundle:
                 f"model {self.name!r} has no calibration, so its scores have no threshold; run "
                 "'maskline calibrate MODEL NORMALS' with held-out normal images"
             )
-        chosen = choose_device(device) if isinstance(device, str) else device
-        if chosen.type == "cuda" and staged:
-            captured = StagedModel(self.model, chosen, staged)
-            return Detector(self.model, self.calibration, chosen, captured, self.cameras)
-        if self.graph is None or chosen.type != "cpu":
-            return Detector(self.model, self.calibration, chosen, cameras=self.cameras)
+        target = choose_device(device) if isinstance(device, str) else device
+        if target.type == "cuda" and staged:
+            captured = StagedModel(self.model, target, staged)
+            return Detector(self.model, self.calibration, target, captured, self.cameras)
+        if self.graph is None or target.type != "cpu":
+            return Detector(self.model, self.calibration, target, cameras=self.cameras)
         network = OnnxModel(self.model, self.graph, cores)
-        return Detector(self.model, self.calibration, chosen, network, self.cameras)
+        return Detector(self.model, self.calibration, target, network, self.cameras)
 
     def calibrated(self, calibration: Calibration, camera: str | None = None) -> "Bundle":
         """Return the model with a calibration for one camera, or for all that have none of their own."""
@@ -123,8 +123,8 @@ def model_folders(folder: Path) -> list[Path]:
     recover_all(folder)
     if (folder / MANIFEST).is_file():
         return [folder]
-    found = (path.parent for path in folder.glob(f"*/{MANIFEST}"))
-    return sorted(path for path in found if not path.name.startswith("."))
+    folders = (path.parent for path in folder.glob(f"*/{MANIFEST}"))
+    return sorted(path for path in folders if not path.name.startswith("."))
 
 
 def stored_version(folder: Path) -> str:
@@ -189,8 +189,10 @@ def load_bundle(folder: Path, *, check_golden: bool = True, with_graph: bool = T
             check_golden_form(tensors[_GOLDEN], manifest.config)
         model = model_from(manifest.config, tensors[_WEIGHTS])
         if values is not None:
-            told = tensors[_CALIBRATION]
-            calibration, cameras = calibrations_from(values, manifest.cameras, told, model)
+            calibration_tensors = tensors[_CALIBRATION]
+            calibration, cameras = calibrations_from(
+                values, manifest.cameras, calibration_tensors, model
+            )
     bundle = Bundle(
         name=manifest.name,
         model=model,
@@ -214,12 +216,12 @@ def check_golden_scores(detector: Detector, golden: dict[str, torch.Tensor]) -> 
     Cameras' own calibrations have no stored scores; theirs must be finite (`ScoreNotFinite`).
     """
     errors, place = _evidence(detector, golden["canvases"])
-    found, wanted = _scores(detector, detector.calibration, errors, place), golden["scores"]
-    allowed = _GOLDEN_TOLERANCE * (1 + wanted.abs())
-    if not bool(((found - wanted).abs() <= allowed).all()):
+    scores, golden_scores = _scores(detector, detector.calibration, errors, place), golden["scores"]
+    allowed = _GOLDEN_TOLERANCE * (1 + golden_scores.abs())
+    if not bool(((scores - golden_scores).abs() <= allowed).all()):
         raise ModelCorrupt(
-            f"the model does not give its golden scores: wanted {wanted.tolist()}, found "
-            f"{found.tolist()}; the libraries differ too much or the files were changed"
+            f"the model does not give its golden scores: wanted {golden_scores.tolist()}, found "
+            f"{scores.tolist()}; the libraries differ too much or the files were changed"
         )
     for calibration in detector.cameras.values():
         _scores(detector, calibration, errors, place)
@@ -266,7 +268,7 @@ def _manifest(bundle: Bundle, version: str, files: dict[str, bytes]) -> dict[str
         "config": to_dict(model.config),
         "backbone": described,
         "calibration": None if bundle.calibration is None else values_of(bundle.calibration),
-        "cameras": {name: values_of(one) for name, one in bundle.cameras.items()},
+        "cameras": {name: values_of(calibration) for name, calibration in bundle.cameras.items()},
         "card": bundle.card,
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
@@ -329,11 +331,13 @@ def _state(model: AnomalyModel) -> dict[str, torch.Tensor]:
 def _tensors_of(bundle: Bundle) -> dict[str, torch.Tensor]:
     """Tensors of all calibrations; a camera's by its number, because its label may be anything."""
     assert bundle.calibration is not None
-    found = tensors_of(bundle.calibration)
-    for number, one in enumerate(bundle.cameras.values()):
+    tensors = tensors_of(bundle.calibration)
+    for number, calibration in enumerate(bundle.cameras.values()):
         # Cloned, because calibrations may share tensors and safetensors takes none twice.
-        found |= {f"camera{number}.{k}": tensor.clone() for k, tensor in tensors_of(one).items()}
-    return found
+        tensors |= {
+            f"camera{number}.{k}": tensor.clone() for k, tensor in tensors_of(calibration).items()
+        }
+    return tensors
 
 
 def _golden(detector: Detector) -> dict[str, torch.Tensor]:
@@ -361,7 +365,7 @@ def _scores(
 ) -> torch.Tensor:
     """Score evidence by one calibration, (B,); raises `ScoreNotFinite`."""
     grid = detector.model.target.map_grid
-    each = [
+    detections = [
         detection_of(errors[i : i + 1], calibration, place, grid) for i in range(len(errors.values))
     ]
-    return torch.tensor([detection.pred_score for detection in each])
+    return torch.tensor([detection.pred_score for detection in detections])

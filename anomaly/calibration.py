@@ -101,7 +101,8 @@ class CalibrationSettings:
         check_rate(self.false_alarm_rate)
         if self.warn_rate is not None and not self.false_alarm_rate < self.warn_rate < 1:
             raise CalibrationError(
-                f"a warning rate of {self.warn_rate} makes no sense; want more than the false-alarm rate "
+                f"a warning rate of {self.warn_rate} makes no sense; want more than the "
+                "false-alarm rate "
                 f"({self.false_alarm_rate}) and less than 1"
             )
 
@@ -132,7 +133,7 @@ class Calibration:
     warn_rate: float | None = None
     roi: Roi | None = None
     rates: Rates | None = None
-    usual: ReferenceStatistics | None = None
+    reference: ReferenceStatistics | None = None
     encodings: Encodings | None = None
 
     @property
@@ -153,8 +154,8 @@ class Calibration:
     @property
     def synthetic_auroc(self) -> float | None:
         """How well the chosen way to score tells synthetic defects from normals; None if never tried."""
-        chosen = (tuple(n.kind for n in self.normalisers), self.reduction)
-        tried = (c for c in self.candidates if (c.normalisers, c.reduction) == chosen)
+        in_use = (tuple(n.kind for n in self.normalisers), self.reduction)
+        tried = (c for c in self.candidates if (c.normalisers, c.reduction) == in_use)
         return next((c.synthetic_auroc for c in tried), None)
 
     @property
@@ -221,10 +222,12 @@ class NormalSet:
         corrupted = None if self.corrupted is None else self.corrupted.values
         inputs = None if self.inputs is None else torch.from_numpy(self.inputs)
         gathered = (self.evidence.values, corrupted, inputs)
-        if not all(one is None or bool(torch.isfinite(one).all()) for one in gathered):
+        if not all(array is None or bool(torch.isfinite(array).all()) for array in gathered):
             raise CalibrationError(
-                "the model's evidence on the normal images is not finite (NaN or infinite), so no threshold "
-                "follows from it; check the model with 'maskline doctor --models MODEL', or train it again"
+                "the model's evidence on the normal images is not finite (NaN or infinite), so "
+                "no threshold "
+                "follows from it; check the model with 'maskline doctor --models MODEL', or "
+                "train it again"
             )
 
     def roi_masks(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor | None:
@@ -237,7 +240,7 @@ class NormalSet:
         return self.roi_masks(torch.tensor(self.origin, dtype=torch.int64))
 
 
-def calibrate(normals: NormalSet, wanted: CalibrationSettings = DEFAULT_SETTINGS) -> Calibration:
+def calibrate(normals: NormalSet, settings: CalibrationSettings = DEFAULT_SETTINGS) -> Calibration:
     """Fit a calibration on normal images, choosing how to score by synthetic defects if there are.
 
     `normals.roi_mask` must be the cells that `wanted.roi` leaves. Raises `CalibrationError` with
@@ -247,18 +250,18 @@ def calibrate(normals: NormalSet, wanted: CalibrationSettings = DEFAULT_SETTINGS
     weights = weigh(normals)
     held_out = [_out_of_fold(normals, kinds, weights, folds) for kinds in NORMALISER_SETS]
     tried = [
-        (_try(kinds, reduction, one, normals), one)
-        for kinds, one in zip(NORMALISER_SETS, held_out, strict=True)
+        (_try(kinds, reduction, held_scores, normals), held_scores)
+        for kinds, held_scores in zip(NORMALISER_SETS, held_out, strict=True)
         for reduction in REDUCTIONS
     ]
     best, scores = _choose(tried)
     rule = _ScoringRule(best.normalisers, weights, best.reduction, _map_smoothing(normals, scores))
-    calibration = _fitted(normals, scores.normal, rule, wanted)
+    calibration = _fitted(normals, scores.normal, rule, settings)
     return replace(calibration, candidates=tuple(candidate for candidate, _ in tried))
 
 
 def recalibrate(
-    previous: Calibration, normals: NormalSet, wanted: CalibrationSettings
+    previous: Calibration, normals: NormalSet, settings: CalibrationSettings
 ) -> Calibration:
     """Fit normalisers and thresholds anew on other normal images, scoring in the way chosen before.
 
@@ -268,7 +271,7 @@ def recalibrate(
     kinds = tuple(normaliser.kind for normaliser in previous.normalisers)
     rule = _ScoringRule(kinds, previous.weights, previous.reduction, previous.map_smoothing)
     scores = _out_of_fold(normals, kinds, rule.weights, _folds(normals.groups))
-    calibration = _fitted(normals, scores.normal, rule, wanted)
+    calibration = _fitted(normals, scores.normal, rule, settings)
     return replace(calibration, candidates=previous.candidates)
 
 
@@ -283,7 +286,7 @@ class _ScoringRule:
 
 
 def _fitted(
-    normals: NormalSet, held_out: torch.Tensor, rule: _ScoringRule, wanted: CalibrationSettings
+    normals: NormalSet, held_out: torch.Tensor, rule: _ScoringRule, settings: CalibrationSettings
 ) -> Calibration:
     """Fit on all images; thresholds follow from scores (N, R, L) taken out of fold."""
     grid, groups, roi_mask = normals.grid, normals.groups, normals.roi_mask
@@ -292,9 +295,9 @@ def _fitted(
     images = rule.reduction(normal, grid, roi_mask).numpy()
     normalisers = _fit(rule.kinds, normals.evidence, roi_mask)
     conformal = Conformal.fit(images, groups)
-    known = _fuse(normalisers, rule.weights, normals.evidence).mean(dim=1)
-    seen = rule.reduction(known, grid, roi_mask).numpy()
-    rate = wanted.false_alarm_rate
+    own_scores = _fuse(normalisers, rule.weights, normals.evidence).mean(dim=1)
+    seen = rule.reduction(own_scores, grid, roi_mask).numpy()
+    rate = settings.false_alarm_rate
     return Calibration(
         normalisers=normalisers,
         weights=rule.weights,
@@ -303,18 +306,18 @@ def _fitted(
         peaks=Conformal.fit(maps(normal, grid, roi_mask).numpy(), groups),
         false_alarm_rate=rate,
         map_smoothing=rule.map_smoothing,
-        warn_rate=wanted.warn_rate,
-        roi=wanted.roi,
+        warn_rate=settings.warn_rate,
+        roi=settings.roi,
         rates=Rates(
             share_above(seen, groups, conformal.threshold(rate)),
             left_out_rate(images, groups, rate),
         ),
-        usual=_usual(normals, normalisers[0]),
+        reference=_reference(normals, normalisers[0]),
         encodings=Encodings.of(normals.encodings) if normals.encodings else None,
     )
 
 
-def _usual(normals: NormalSet, normaliser: Normaliser) -> ReferenceStatistics | None:
+def _reference(normals: NormalSet, normaliser: Normaliser) -> ReferenceStatistics | None:
     if normals.inputs is None:
         return None
     names, columns = STATISTICS, [normals.inputs]
@@ -340,18 +343,18 @@ def weigh(normals: NormalSet) -> torch.Tensor:
     without copies, all count the same. So a fine stage leads where defects are small, a coarse one
     where they are large.
     """
-    usual = UniformNormaliser.fit(normals.evidence.mean, normals.roi_mask)
-    scores = usual(normals.evidence.values).mean(dim=1)  # (N, E, L)
-    copies = None if normals.corrupted is None else usual(normals.corrupted.values).mean(dim=1)
+    normaliser = UniformNormaliser.fit(normals.evidence.mean, normals.roi_mask)
+    scores = normaliser(normals.evidence.values).mean(dim=1)  # (N, E, L)
+    copies = None if normals.corrupted is None else normaliser(normals.corrupted.values).mean(dim=1)
     families = [name.partition(".")[0] for name in normals.evidence.names]
     power = torch.tensor([_power(i, scores, copies, normals) for i in range(len(families))])
     weights = torch.zeros(len(families))
     for family in set(families):
-        own = torch.tensor([name == family for name in families])
-        share = power[own] / power[own].sum()
-        fused = torch.einsum("nel,e->nl", scores[:, own], share)
+        members = torch.tensor([name == family for name in families])
+        share = power[members] / power[members].sum()
+        fused = torch.einsum("nel,e->nl", scores[:, members], share)
         spread = (fused if normals.roi_mask is None else fused[normals.roi_mask]).std()
-        weights[own] = share / spread.clamp(min=1e-6) / len(set(families))
+        weights[members] = share / spread.clamp(min=1e-6) / len(set(families))
     return weights
 
 
@@ -360,35 +363,39 @@ def _map_smoothing(normals: NormalSet, scores: "_HeldOut") -> float:
     altered, roi_mask = normals.altered, normals.copies_roi_mask
     if scores.corrupted is None or altered is None:
         return MAP_SMOOTHINGS[0]
-    asked = torch.ones_like(altered) if roi_mask is None else roi_mask
-    label = altered[asked].numpy()
+    cells = torch.ones_like(altered) if roi_mask is None else roi_mask
+    label = altered[cells].numpy()
     if label.all() or not label.any():
         return MAP_SMOOTHINGS[0]
     copies = scores.corrupted.mean(dim=1)
 
-    def found(smoothing: float) -> float:
+    def overlap(smoothing: float) -> float:
         maps = Reduction(smoothing).smooth(copies, normals.grid, roi_mask)
-        return float(roc_auc_score(label, maps[asked].numpy()))
+        return float(roc_auc_score(label, maps[cells].numpy()))
 
-    return max(MAP_SMOOTHINGS, key=found)
+    return max(MAP_SMOOTHINGS, key=overlap)
 
 
 def _power(kind: int, scores: torch.Tensor, copies: torch.Tensor | None, of: NormalSet) -> float:
     if copies is None:
         return 1.0
-    both = _both(scores[:, kind], copies[:, kind], of)
-    image = REDUCTIONS[0](both, of.grid, _both_counted(of)).numpy()
+    scored = _scores_and_labels(scores[:, kind], copies[:, kind], of)
+    image = REDUCTIONS[0](scored, of.grid, _both_counted(of)).numpy()
     return max(_synthetic_auroc(image, of) - 0.5, _LEAST_POWER)
 
 
-def _both(normal: torch.Tensor, copies: torch.Tensor, of: NormalSet) -> torch.Tensor:
+def _scores_and_labels(normal: torch.Tensor, copies: torch.Tensor, of: NormalSet) -> torch.Tensor:
     """Normals, and those copies whose defect is not wholly outside the region of interest."""
     return torch.cat([normal, copies[_seen_copies(of)]])
 
 
 def _both_counted(of: NormalSet) -> torch.Tensor | None:
     copies = of.copies_roi_mask
-    return None if of.roi_mask is None or copies is None else _both(of.roi_mask, copies, of)
+    return (
+        None
+        if of.roi_mask is None or copies is None
+        else _scores_and_labels(of.roi_mask, copies, of)
+    )
 
 
 def _seen_copies(of: NormalSet) -> torch.Tensor:
@@ -399,7 +406,7 @@ def _seen_copies(of: NormalSet) -> torch.Tensor:
 
 
 def _synthetic_auroc(image: np.ndarray, of: NormalSet) -> float:
-    """AUROC of image scores of `_both`: how well copies are told from normals."""
+    """AUROC of image scores of `_scores_and_labels`: how well copies are told from normals."""
     label = np.arange(len(image)) >= len(of.groups)
     return float(roc_auc_score(label, image)) if label.any() else 0.5
 
@@ -416,8 +423,8 @@ def _fuse(
     normalisers: Sequence[Normaliser], weights: torch.Tensor, evidence: Evidence
 ) -> torch.Tensor:
     """Average over normalisers, then weigh the kinds of evidence: (B, R, L)."""
-    each = [torch.einsum("brel,e->brl", n(evidence.values), weights) for n in normalisers]
-    return torch.stack(each).mean(dim=0)
+    fused = [torch.einsum("brel,e->brl", n(evidence.values), weights) for n in normalisers]
+    return torch.stack(fused).mean(dim=0)
 
 
 def _fit(
@@ -448,8 +455,8 @@ def _out_of_fold(
     if normals.corrupted is not None:
         corrupted = torch.zeros(len(normals.origin), repeats, length)
     for fold in range(int(folds.max()) + 1):
-        known = folds != fold
-        fitted = _fit(kinds, normals.evidence[known], normals.roi_masks(known))
+        outside = folds != fold
+        fitted = _fit(kinds, normals.evidence[outside], normals.roi_masks(outside))
         normal[folds == fold] = _fuse(fitted, weights, normals.evidence[folds == fold])
         if normals.corrupted is not None and corrupted is not None:
             rows = copy_folds == fold
@@ -462,8 +469,8 @@ def _try(
 ) -> Candidate:
     if scores.corrupted is None:
         return Candidate(kinds, reduction, None)
-    both = _both(scores.normal.mean(dim=1), scores.corrupted.mean(dim=1), of)
-    image = reduction(both, of.grid, _both_counted(of)).numpy()
+    scored = _scores_and_labels(scores.normal.mean(dim=1), scores.corrupted.mean(dim=1), of)
+    image = reduction(scored, of.grid, _both_counted(of)).numpy()
     return Candidate(kinds, reduction, _synthetic_auroc(image, of))
 
 

@@ -51,7 +51,7 @@ def values_of(calibration: Calibration) -> dict[str, Any]:
         "groups": calibration.images.groups,
         "smallest_false_alarm_rate": calibration.images.smallest_rate,
         "rates": None if rates is None else to_dict(rates),
-        "statistics": None if calibration.usual is None else calibration.usual.names,
+        "statistics": None if calibration.reference is None else calibration.reference.names,
         "roi_share": None if roi is None else roi.share,
         "candidates": [to_dict(candidate) for candidate in calibration.candidates],
         **encodings,
@@ -71,9 +71,9 @@ def tensors_of(calibration: Calibration) -> dict[str, torch.Tensor]:
         stored[f"{name}.weights"] = torch.from_numpy(conformal.weights)
     if calibration.roi is not None:
         stored["roi.inside"] = torch.from_numpy(calibration.roi.inside)
-    if calibration.usual is not None:
-        stored["usual.values"] = torch.from_numpy(calibration.usual.values)
-        stored["usual.weights"] = torch.from_numpy(calibration.usual.weights)
+    if calibration.reference is not None:
+        stored["usual.values"] = torch.from_numpy(calibration.reference.values)
+        stored["usual.weights"] = torch.from_numpy(calibration.reference.weights)
     return stored
 
 
@@ -99,8 +99,8 @@ def calibration_from(values: dict[str, Any], tensors: dict[str, torch.Tensor]) -
     Raises `KeyError`, `ConfigError` or `CalibrationError` where it is damaged, or where its numbers
     for people are not those that follow from its scores.
     """
-    known = {field.name for field in fields(_Values)}
-    read = from_dict(_Values, {key: one for key, one in values.items() if key in known})
+    names = {field.name for field in fields(_Values)}
+    read = from_dict(_Values, {key: value for key, value in values.items() if key in names})
     require(0 < len(read.normalisers) <= len(NORMALISERS), "it names no normaliser, or too many")
     CalibrationSettings(read.false_alarm_rate, read.warn_rate)  # raises where a rate makes no sense
     Reduction(read.map_smoothing)
@@ -116,7 +116,7 @@ def calibration_from(values: dict[str, Any], tensors: dict[str, torch.Tensor]) -
         warn_rate=read.warn_rate,
         roi=None if read.roi_share is None else Roi(_raster(tensors["roi.inside"])),
         rates=read.rates,
-        usual=_usual(read.statistics, tensors),
+        reference=_reference(read.statistics, tensors),
         encodings=from_dict(Encodings, values["inputs"]) if "inputs" in values else None,
     )
     _check_told(values, values_of(calibration))
@@ -126,11 +126,15 @@ def calibration_from(values: dict[str, Any], tensors: dict[str, torch.Tensor]) -
 def check_fits(calibration: Calibration, kinds: int, cells: int) -> None:
     """Raise `ConfigError` unless a calibration is of a model's E kinds of evidence on L cells."""
     require(len(calibration.weights) == kinds, f"its weights are not of {kinds} kinds of evidence")
-    for one in calibration.normalisers:
-        shape = (kinds, 1 if one.kind == "uniform" else cells)
-        for name, tensor in one.tensors().items():
-            require(tuple(tensor.shape) == shape, f"{one.kind}.{name} is not of shape {shape}")
-        require(bool((one.spread > 0).all()), f"a spread of {one.kind} is not positive")
+    for normaliser in calibration.normalisers:
+        shape = (kinds, 1 if normaliser.kind == "uniform" else cells)
+        for name, tensor in normaliser.tensors().items():
+            require(
+                tuple(tensor.shape) == shape, f"{normaliser.kind}.{name} is not of shape {shape}"
+            )
+        require(
+            bool((normaliser.spread > 0).all()), f"a spread of {normaliser.kind} is not positive"
+        )
 
 
 def require(ok: bool, problem: str) -> None:
@@ -139,18 +143,18 @@ def require(ok: bool, problem: str) -> None:
         raise ConfigError(problem)
 
 
-def _check_told(told: dict[str, Any], own: dict[str, Any]) -> None:
+def _check_told(stored: dict[str, Any], expected: dict[str, Any]) -> None:
     """Raise `ConfigError` where a manifest's threshold is not the one that its scores give."""
-    for key in told.keys() & own.keys():
-        one, other = told[key], own[key]
-        if isinstance(other, float) and isinstance(one, int | float):
-            same = math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
+    for key in stored.keys() & expected.keys():
+        stored_value, expected_value = stored[key], expected[key]
+        if isinstance(expected_value, float) and isinstance(stored_value, int | float):
+            same = math.isclose(stored_value, expected_value, rel_tol=1e-6, abs_tol=1e-9)
         else:
-            same = json.loads(json.dumps(other)) == json.loads(json.dumps(one))
+            same = json.loads(json.dumps(expected_value)) == json.loads(json.dumps(stored_value))
         require(same, f"its {key} does not follow from its scores")
 
 
-def _usual(
+def _reference(
     names: tuple[str, ...] | None, tensors: dict[str, torch.Tensor]
 ) -> ReferenceStatistics | None:
     if names is None:
@@ -185,4 +189,4 @@ def _raster(inside: torch.Tensor) -> np.ndarray:
 
 
 def _is_float32(*tensors: torch.Tensor) -> bool:
-    return all(one.dtype == torch.float32 for one in tensors)
+    return all(tensor.dtype == torch.float32 for tensor in tensors)

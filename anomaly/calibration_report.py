@@ -99,7 +99,8 @@ def uncertified_rate(calibration: Calibration, rate: float) -> str | None:
     if smallest <= rate:
         return None
     return (
-        f"A rate of {_percent(rate)} is NOT certified: it needs {_groups_for(rate)} independent groups. The "
+        f"A rate of {_percent(rate)} is NOT certified: it needs {_groups_for(rate)} "
+        "independent groups. The "
         f"threshold is the largest score seen; expect false alarms at about {smallest:.2%}."
     )
 
@@ -131,13 +132,16 @@ def _sentences(calibration: Calibration, before: Comparison | None) -> list[str]
     ]
     expected = images.expected(rate)
     messages.append(
-        f"Of {expected.parts:,} normal parts expect about {expected.mean:.1f} to be rejected; with 95 % "
+        f"Of {expected.parts:,} normal parts expect about {expected.mean:.1f} to be rejected; "
+        "with 95 % "
         f"between {expected.low} and {expected.high}. More calibration parts narrow that."
     )
     if calibration.rates is not None:
         messages.append(
-            f"Of the calibration images themselves {calibration.rates.in_sample:.2%} are rejected, and "
-            f"{calibration.rates.held_out:.2%} where each group is judged without itself: believe the second."
+            f"Of the calibration images themselves {calibration.rates.in_sample:.2%} are "
+            "rejected, and "
+            f"{calibration.rates.held_out:.2%} where each group is judged without itself: "
+            "believe the second."
         )
     if (uncertified := uncertified_rate(calibration, rate)) is not None:
         messages.append(uncertified)
@@ -148,13 +152,15 @@ def _sentences(calibration: Calibration, before: Comparison | None) -> list[str]
 
 def _beside(before: Comparison, threshold: float) -> list[str]:
     messages = [
-        f"The threshold before was {before.threshold:.4f} (now {threshold:.4f}); it would have rejected "
+        f"The threshold before was {before.threshold:.4f} (now {threshold:.4f}); it would have "
+        "rejected "
         f"{before.rejected_before:.2%} of these images."
     ]
     if before.are_unlike:
         messages.append(
             "WARNING: these images are unlike the ones calibrated on before (median score "
-            f"{before.median:.2f}, was {before.median_before:.2f}; p = {before.p:.1e}). Look whether camera, "
+            f"{before.median:.2f}, was {before.median_before:.2f}; p = {before.p:.1e}). Look "
+            "whether camera, "
             "light or product changed, and whether all of them are good, before you use this."
         )
     return messages

@@ -60,7 +60,8 @@ def read_tensors(path: Path, data: bytes) -> dict[str, torch.Tensor]:
     for name, tensor in tensors.items():
         if not _is_finite(tensor):
             raise ModelCorrupt(
-                f"{name} in {path} has values that are not finite (NaN or infinite); train or calibrate "
+                f"{name} in {path} has values that are not finite (NaN or infinite); train or "
+                "calibrate "
                 "the model again"
             )
     return tensors
@@ -73,9 +74,9 @@ def model_from(values: Mapping[str, Any], weights: dict[str, torch.Tensor]) -> A
         layout = AnomalyModel.empty(config).state_dict()
     require(layout.keys() == weights.keys(), _difference(layout.keys() ^ weights.keys()))
     for name, tensor in weights.items():
-        own = layout[name]
-        fits = own.shape == tensor.shape and own.dtype == tensor.dtype
-        require(fits, f"{name} is {_form(tensor)}, where {_form(own)} belongs")
+        expected = layout[name]
+        fits = expected.shape == tensor.shape and expected.dtype == tensor.dtype
+        require(fits, f"{name} is {_form(tensor)}, where {_form(expected)} belongs")
     model = AnomalyModel.empty(config)
     model.load_state_dict(weights)
     return model.eval()
@@ -88,15 +89,15 @@ def calibrations_from(
     model: AnomalyModel,
 ) -> tuple[Calibration, dict[str, Calibration]]:
     """Restore the calibration and those of cameras, all of which fit the model; raises much."""
-    each = {}
-    for number, (name, own) in enumerate(cameras.items()):
+    by_camera = {}
+    for number, (name, camera_values) in enumerate(cameras.items()):
         prefix = f"camera{number}."
         mine = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        each[name] = calibration_from(own, mine)
+        by_camera[name] = calibration_from(camera_values, mine)
     calibration = calibration_from(values, tensors)
-    for one in (calibration, *each.values()):
-        check_fits(one, len(model.names), model.target.map_grid.length)
-    return calibration, each
+    for calibration_ in (calibration, *by_camera.values()):
+        check_fits(calibration_, len(model.names), model.target.map_grid.length)
+    return calibration, by_camera
 
 
 def check_golden_form(golden: dict[str, torch.Tensor], values: Mapping[str, Any]) -> None:

@@ -22,8 +22,8 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
-            known = ", ".join(sorted(fields))
-            raise ConfigError(f"unknown key {where + key!r}; known here: {known}")
+            names = ", ".join(sorted(fields))
+            raise ConfigError(f"unknown key {where + key!r}; known here: {names}")
     built = {key: _convert(hints[key], value, where + key) for key, value in values.items()}
     try:
         return cls(**built)
@@ -75,7 +75,7 @@ def _convert_dict(hint: Any, value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{where} is {value!r}; want a table of keys")
     _, arm = typing.get_args(hint)
-    return {str(key): _convert(arm, one, f"{where}.{key}") for key, one in value.items()}
+    return {str(key): _convert(arm, item, f"{where}.{key}") for key, item in value.items()}
 
 
 def _convert_scalar(hint: Any, value: Any, where: str) -> Any:

@@ -105,7 +105,7 @@ def left_out_rate(scores: np.ndarray, groups: Sequence[str], rate: float) -> flo
     names, member = np.unique(np.asarray(groups), return_inverse=True)
     member = member[np.argsort(scores)]  # in the order of `fitted`
     rejected = []
-    for own in (member == number for number in range(len(names))):
-        others = Conformal(fitted.scores[~own], fitted.weights[~own])
-        rejected.append(np.mean(fitted.scores[own] > np.float32(others.threshold(rate))))
+    for members in (member == number for number in range(len(names))):
+        rest_fitted = Conformal(fitted.scores[~members], fitted.weights[~members])
+        rejected.append(np.mean(fitted.scores[members] > np.float32(rest_fitted.threshold(rate))))
     return float(np.mean(rejected))

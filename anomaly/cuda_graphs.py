@@ -31,14 +31,14 @@ class StagedModel:
         self,
         model: AnomalyModel,
         device: torch.device,
-        most: int,
+        limit: int,
         precision: torch.dtype = torch.bfloat16,
     ) -> None:
         self._model = model
         # Kept for its buffers: a graph holds addresses only, and what lies there must not be freed.
         self._path = path = ScoringPath(model, precision).to(device).eval()
         self._stages: dict[int, _Stage] = {}
-        for size in reversed(sizes_to(most)):  # the largest first: smaller ones reuse its memory
+        for size in reversed(sizes_to(limit)):  # the largest first: smaller ones reuse its memory
             try:
                 self._stages[size] = _Stage(path, size, device)
             except torch.OutOfMemoryError:
@@ -49,20 +49,20 @@ class StagedModel:
     @torch.inference_mode()
     def __call__(self, pixels: torch.Tensor, seeds: Sequence[int]) -> Evidence:
         """Raw evidence on (B, 3, S, S) canvases, on the CPU; image i is masked by seed i."""
-        found, start = [], 0
+        evidence, start = [], 0
         while start < len(seeds):
             size = fitting(len(seeds) - start, list(self._stages))
             part = slice(start, start + size)
             indices = mask_indices(self._model, seeds[part])
-            found.append(self._stages[size](pixels[part], *indices))
+            evidence.append(self._stages[size](pixels[part], *indices))
             start += size
-        return Evidence(torch.cat(found), self._model.names)
+        return Evidence(torch.cat(evidence), self._model.names)
 
 
-def sizes_to(most: int) -> list[int]:
-    """Return 1, 2, 4 and so on, up to the first that holds `most`."""
+def sizes_to(limit: int) -> list[int]:
+    """Return 1, 2, 4 and so on, up to the first that holds `limit`."""
     sizes = [1]
-    while sizes[-1] < most:
+    while sizes[-1] < limit:
         sizes.append(2 * sizes[-1])
     return sizes
 
@@ -79,16 +79,16 @@ class _Stage:
         side = path.model.config.preprocess.canvas
         example = (torch.zeros(size, 3, side, side), *mask_indices(path.model, [0] * size))
         on_gpu = device.type == "cuda"
-        self._host = [one.pin_memory() if on_gpu else one.clone() for one in example]
-        self._here = [one.to(device) for one in self._host]  # on a CPU the same tensors
+        self._host = [tensor.pin_memory() if on_gpu else tensor.clone() for tensor in example]
+        self._here = [tensor.to(device) for tensor in self._host]  # on a CPU the same tensors
         self._compute = _captured(path, self._here) if on_gpu else partial(path, *self._here)
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Evidence (n, R, E, L) on the CPU of n images, up to the stage's size."""
         count = len(inputs[0])
-        for host, here, own in zip(self._host, self._here, inputs, strict=True):
-            host[:count].copy_(own)
-            host[count:].copy_(own[:1].expand_as(host[count:]))
+        for host, here, source in zip(self._host, self._here, inputs, strict=True):
+            host[:count].copy_(source)
+            host[count:].copy_(source[:1].expand_as(host[count:]))
             here.copy_(host, non_blocking=True)
         evidence = self._compute()[:count]
         return evidence.cpu()  # waits: the pinned buffers are free again

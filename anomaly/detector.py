@@ -89,8 +89,8 @@ class Detector:
             # 3. Draw: the map on the canvas, and regions in the caller's pixels.
             calibration = self.calibration_of(None if cameras is None else cameras[row])
             grid = self.model.target.map_grid
-            own = evidence[row : row + 1]
-            detections.append(detection_of(own, calibration, placement, grid))
+            image_evidence = evidence[row : row + 1]
+            detections.append(detection_of(image_evidence, calibration, placement, grid))
         return detections
 
 
@@ -111,7 +111,8 @@ def detection_of(
     scores = calibration.patch_scores(errors)[0]  # (R, L)
     if not bool(torch.isfinite(scores).all()):  # a mean of the highest cells would hide -inf
         raise ScoreNotFinite(
-            "the model's evidence on the image is not finite, so nothing can be said of the part; look "
+            "the model's evidence on the image is not finite, so nothing can be said of the "
+            "part; look "
             "at it by hand, and check the model with 'maskline doctor --models MODEL'"
         )
     roi_mask = calibration.roi_mask(placement, grid)  # (L,) or None

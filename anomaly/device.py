@@ -85,10 +85,10 @@ def share_arenas() -> bool:
 
 def _from_glibc(name: str) -> Callable[..., int] | None:
     try:
-        found: Callable[..., int] = getattr(ctypes.CDLL("libc.so.6"), name)
+        function: Callable[..., int] = getattr(ctypes.CDLL("libc.so.6"), name)
     except (OSError, AttributeError):
         return None
-    return found
+    return function
 
 
 def usable_cores() -> int:
@@ -141,5 +141,5 @@ def share_cores(
     buffers and graphs hold one batch.
     """
     lanes = (batches or min(2, cores)) if device == "cpu" else 1
-    each = cores - 1 if lanes == 1 else cores // lanes
-    return Cores(lanes, threads or max(1, each))
+    threads_each = cores - 1 if lanes == 1 else cores // lanes
+    return Cores(lanes, threads or max(1, threads_each))

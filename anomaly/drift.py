@@ -22,7 +22,7 @@ from anomaly.input_statistics import STATISTICS
 from anomaly.types import FloatArray, check_finite
 
 Finding = Literal["none", "camera", "parts"]
-_WINDOW, _LEAST = 200, 50
+_WINDOW, _MIN_VALUES = 200, 50
 _BINS = 10
 _MOST_REMEMBERED = 20_000
 _LAG = 200
@@ -59,7 +59,7 @@ class ChangeTest:
     def __init__(self, reference: FloatArray, weights: FloatArray, seed: int = 0) -> None:
         self.value = 0.0
         order = np.argsort(reference)
-        self._reference = [float(one) for one in reference[order]]
+        self._reference = [float(value) for value in reference[order]]
         self._below: list[float] = [0.0, *np.cumsum(weights[order], dtype=np.float64).tolist()]
         self._later: list[float] = []  # sorted
         self._waiting: deque[float] = deque()
@@ -72,19 +72,19 @@ class ChangeTest:
         shares = [(1 - _JUMP) * share + _JUMP / _WAYS for share in self._shares]
         won = [share * bet for share, bet in zip(shares, _bets(p), strict=True)]
         total = sum(won)
-        self._shares = [one / total for one in won]
+        self._shares = [weight / total for weight in won]
         self.value = min((self.value + 1) * total, 1e300)
         self._remember(value)
 
     def _p_value(self, value: float) -> float:
         """Smoothed share of known values at least as large, the new one included."""
-        known = self._below[-1] + len(self._later)
+        seen = self._below[-1] + len(self._later)
         below = self._below[bisect.bisect_left(self._reference, value)]
         below += bisect.bisect_left(self._later, value)
         up_to = self._below[bisect.bisect_right(self._reference, value)]
         up_to += bisect.bisect_right(self._later, value)
         tied = up_to - below + 1
-        p = (known - up_to + self._random.uniform() * tied) / (known + 1)
+        p = (seen - up_to + self._random.uniform() * tied) / (seen + 1)
         return min(max(p, 1e-9), 1 - 1e-9)
 
     def _remember(self, value: float) -> None:
@@ -101,11 +101,11 @@ class Stability:
     def __init__(self, reference: FloatArray, weights: FloatArray) -> None:
         order = np.argsort(reference)
         share = np.cumsum(weights[order], dtype=np.float64) / weights.sum(dtype=np.float64)
-        wanted = np.arange(1, _BINS) / _BINS
-        self._edges = reference[order][np.searchsorted(share, wanted)].astype(np.float64)
-        own = np.searchsorted(self._edges, reference, side="left")
-        self._usual = np.bincount(own, weights=weights, minlength=_BINS).astype(np.float64)
-        self._usual /= self._usual.sum()
+        shares = np.arange(1, _BINS) / _BINS
+        self._edges = reference[order][np.searchsorted(share, shares)].astype(np.float64)
+        bins = np.searchsorted(self._edges, reference, side="left")
+        self._medians = np.bincount(bins, weights=weights, minlength=_BINS).astype(np.float64)
+        self._medians /= self._medians.sum()
         self._size = float(weights.sum(dtype=np.float64))
         self._last: deque[int] = deque(maxlen=_WINDOW)
 
@@ -117,12 +117,12 @@ class Stability:
     def psi(self) -> float | None:
         """The index, less what chance alone gives; None until there are enough parts."""
         count = len(self._last)
-        if count < _LEAST:
+        if count < _MIN_VALUES:
             return None
         now = (np.bincount(list(self._last), minlength=_BINS) + 0.5) / (count + 0.5 * _BINS)
-        usual = (self._usual * self._size + 0.5) / (self._size + 0.5 * _BINS)
+        expected = (self._medians * self._size + 0.5) / (self._size + 0.5 * _BINS)
         chance = (_BINS - 1) * (1 / count + 1 / self._size)
-        return max(0.0, float(((now - usual) * np.log(now / usual)).sum()) - chance)
+        return max(0.0, float(((now - expected) * np.log(now / expected)).sum()) - chance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class Changed:
 
     name: str
     now: float | None
-    usual: float
+    before: float
     psi: float | None
     since: datetime | None
 
@@ -154,15 +154,15 @@ class Watch:
     """
 
     def __init__(self, calibration: Calibration, parts_per_alarm: float = 100_000) -> None:
-        usual, images = calibration.usual, calibration.images
+        statistics, images = calibration.reference, calibration.images
         self.names: tuple[str, ...] = ("score",)
         references = [(images.scores, images.weights)]
-        if usual is not None:
-            self.names += usual.names
-            references += [(column, usual.weights) for column in usual.values.T]
-        self._tests = [ChangeTest(*one, seed) for seed, one in enumerate(references)]
+        if statistics is not None:
+            self.names += statistics.names
+            references += [(column, statistics.weights) for column in statistics.values.T]
+        self._tests = [ChangeTest(*reference, seed) for seed, reference in enumerate(references)]
         self._stability = [Stability(values, weights) for values, weights in references]
-        self._usual = [float(np.median(values)) for values, _ in references]
+        self._medians = [float(np.median(values)) for values, _ in references]
         self._middle = [np.quantile(values, (0.25, 0.75)) for values, _ in references]
         self._last: deque[tuple[float, ...]] = deque(maxlen=_WINDOW)
         self._since: list[datetime | None] = [None] * len(self.names)
@@ -190,7 +190,7 @@ class Watch:
         if not self._last:
             return None
         i = self.names.index(name)
-        return float(np.mean([one[i] for one in self._last])) / self._usual[i]
+        return float(np.mean([values[i] for values in self._last])) / self._medians[i]
 
     @property
     def finding(self) -> Finding:
@@ -208,7 +208,7 @@ class Watch:
     def _has_moved(self, i: int) -> bool:
         """Whether the median of the last parts lies outside the calibration's middle half."""
         low, high = self._middle[i]
-        now = float(np.median([one[i] for one in list(self._last)[-_LEAST:]]))
+        now = float(np.median([values[i] for values in list(self._last)[-_MIN_VALUES:]]))
         return not low <= now <= high
 
     @property
@@ -218,26 +218,29 @@ class Watch:
         return Drift(self.finding, self.parts, statistics, _advice(self.finding, statistics))
 
     def _changed(self, i: int) -> Changed:
-        now = float(np.median([one[i] for one in self._last])) if self._last else None
+        now = float(np.median([values[i] for values in self._last])) if self._last else None
         stability = self._stability[i]
-        return Changed(self.names[i], now, self._usual[i], stability.psi, self._since[i])
+        return Changed(self.names[i], now, self._medians[i], stability.psi, self._since[i])
 
 
 def _advice(finding: Finding, statistics: tuple[Changed, ...]) -> str:
     changed = ", ".join(
-        f"{one.name} {one.now:.3g}, was {one.usual:.3g}"
-        for one in statistics
-        if one.since is not None and one.now is not None
+        f"{statistic.name} {statistic.now:.3g}, was {statistic.before:.3g}"
+        for statistic in statistics
+        if statistic.since is not None and statistic.now is not None
     )
     if finding == "camera":
         return (
-            f"The images changed ({changed}): look at lamp, lens, exposure and position. Put it right, or "
+            f"The images changed ({changed}): look at lamp, lens, exposure and position. Put "
+            "it right, or "
             "calibrate again on parts seen in the new light. Do not raise the threshold instead."
         )
     if finding == "parts":
         return (
-            f"The parts changed and the camera did not ({changed}): look at the last rejects. If they are "
-            "good, calibrate again with them; if not, something is wrong with the line. Do not raise the "
+            f"The parts changed and the camera did not ({changed}): look at the last rejects. "
+            "If they are "
+            "good, calibrate again with them; if not, something is wrong with the line. Do not "
+            "raise the "
             "threshold instead."
         )
     return "Nothing has changed that is more than chance."

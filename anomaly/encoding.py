@@ -17,9 +17,9 @@ from anomaly.jpeg import reduced
 from anomaly.types import RgbImage
 
 RAW = "RAW"  # pixels that came without a file
-_OTHER = "OTHER"
+_OTHER_FORMAT = "OTHER"
 # Stored by their place: add at the end only.
-_KNOWN_FORMATS = (RAW, _OTHER, "JPEG", "PNG", "BMP", "TIFF", "WEBP", "JPEG2000", "AVIF")
+_KNOWN_FORMATS = (RAW, _OTHER_FORMAT, "JPEG", "PNG", "BMP", "TIFF", "WEBP", "JPEG2000", "AVIF")
 LOSSLESS = 101  # takes the place of a quality; better than any
 _SUBSAMPLINGS = {(1, 1): 444, (2, 1): 422, (2, 2): 420, (1, 2): 440, (4, 1): 411}
 _GREY_MODES = ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L")
@@ -58,8 +58,8 @@ class Encoding:
     @classmethod
     def of_row(cls, row: np.ndarray) -> "Encoding":
         """Restore what `row` returned."""
-        form, *rest = (int(value) for value in row)
-        return cls(_KNOWN_FORMATS[form], *rest)
+        form, *numbers = (int(value) for value in row)
+        return cls(_KNOWN_FORMATS[form], *numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +78,23 @@ class Encodings:
     @classmethod
     def of(cls, encodings: Iterable[Encoding]) -> "Encodings":
         """Sum up one encoding or more."""
-        each = list(encodings)
-        aspects = [one.width / one.height for one in each]
+        listed = list(encodings)
+        aspects = [encoding.width / encoding.height for encoding in listed]
         return cls(
-            formats=tuple(sorted({one.format for one in each})),
-            heights=_ends(one.height for one in each),
-            widths=_ends(one.width for one in each),
+            formats=tuple(sorted({encoding.format for encoding in listed})),
+            heights=_ends(encoding.height for encoding in listed),
+            widths=_ends(encoding.width for encoding in listed),
             aspects=(min(aspects), max(aspects)),
-            channels=tuple(sorted({one.channels for one in each})),
-            bits=tuple(sorted({one.bits for one in each})),
-            qualities=_ends(one.quality for one in each),
-            subsamplings=tuple(sorted({one.subsampling for one in each})),
+            channels=tuple(sorted({encoding.channels for encoding in listed})),
+            bits=tuple(sorted({encoding.bits for encoding in listed})),
+            qualities=_ends(encoding.quality for encoding in listed),
+            subsamplings=tuple(sorted({encoding.subsampling for encoding in listed})),
         )
 
 
 def _ends(values: Iterable[int]) -> tuple[int, int]:
-    each = sorted(values)
-    return each[0], each[-1]
+    ordered = sorted(values)
+    return ordered[0], ordered[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +111,12 @@ class Header:
 
     def decoded_bytes(self, canvas: int | None = None) -> int:
         """Bytes that decoding for a canvas will hold."""
-        whole = self.size[0] * self.size[1]
+        stored_pixels = self.size[0] * self.size[1]
         height, width = reduced(self.size, canvas) if self.format == "JPEG" else self.size
         pixels = 3 * height * width * (2 if self.is_deep else 1)
         # All coefficients of a progressive JPEG are held, at full size and two bytes each, before
         # any pixel.
-        return pixels + (6 * whole if self.is_progressive else 0)
+        return pixels + (6 * stored_pixels if self.is_progressive else 0)
 
 
 def read_header(source: bytes | Path) -> Header | None:
@@ -134,7 +134,7 @@ def _header_of(image: Image.Image) -> Header:
         quality = _quality(np.array(tables[min(tables)]))
         subsampling = _subsampling(image)
     return Header(
-        image.format if image.format in _KNOWN_FORMATS else _OTHER,
+        image.format if image.format in _KNOWN_FORMATS else _OTHER_FORMAT,
         (image.height, image.width),
         1 if image.mode in _GREY_MODES else 3,
         _is_deep(image),
@@ -148,7 +148,7 @@ def encoding_of(header: Header | None, image: RgbImage, *, is_raw: bool = False)
     """Describe an image by its header and what it was decoded to; `is_raw`: it came as pixels."""
     size, bits = image.source_size, 8 * image.pixels.dtype.itemsize
     if header is None:
-        return Encoding(RAW if is_raw else _OTHER, *size, 3, bits)
+        return Encoding(RAW if is_raw else _OTHER_FORMAT, *size, 3, bits)
     return Encoding(header.format, *size, header.channels, bits, header.quality, header.subsampling)
 
 

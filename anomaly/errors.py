@@ -147,7 +147,7 @@ class ModelNotSaved(ModelError):
     code = "model_not_saved"
 
 
-def require_shape(name: str, found: tuple[int, ...], wanted: str, *, ok: bool) -> None:
+def require_shape(name: str, actual: tuple[int, ...], expected: str, *, ok: bool) -> None:
     """Raise `ShapeError` naming the wanted and the found shape unless `ok`."""
     if not ok:
-        raise ShapeError(f"{name}: wanted {wanted}, found {tuple(found)}")
+        raise ShapeError(f"{name}: wanted {expected}, found {tuple(actual)}")

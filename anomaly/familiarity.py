@@ -54,73 +54,76 @@ def unfamiliar(
     warnings: list[InputWarning] = []
     if calibration.encodings is not None:
         warnings += _by_header(calibration.encodings, encoding)
-    if calibration.usual is not None:
-        warnings += _by_content(calibration.usual, inputs)
-    return tuple({one.code: one for one in reversed(warnings)}.values())[::-1]
+    if calibration.reference is not None:
+        warnings += _by_content(calibration.reference, inputs)
+    return tuple({warning.code: warning for warning in reversed(warnings)}.values())[::-1]
 
 
 def uncertified(calibration: Calibration, rate: float | None) -> tuple[InputWarning, ...]:
     """Say that a false-alarm rate is smaller than the calibration can certify."""
-    least = calibration.images.smallest_rate
-    if rate is None or rate >= least:
+    smallest = calibration.images.smallest_rate
+    if rate is None or rate >= smallest:
         return ()
     text = (
-        f"a false-alarm rate of {rate:.3g} is not certified: {calibration.images.groups} groups certify "
-        f"{least:.3g} at the least, and the threshold is their largest score"
+        f"a false-alarm rate of {rate:.3g} is not certified: {calibration.images.groups} "
+        "groups certify "
+        f"{smallest:.3g} at the least, and the threshold is their largest score"
     )
     return (InputWarning("rate_uncertified", text),)
 
 
-def _by_header(known: Encodings, now: Encoding) -> Iterator[InputWarning]:
+def _by_header(encodings: Encodings, now: Encoding) -> Iterator[InputWarning]:
     aspect = now.width / now.height
-    if not (_within(now.height, known.heights) and _within(now.width, known.widths)):
-        usual = f"{_range(*known.widths)} × {_range(*known.heights)}"
-        yield _warning("size", f"{now.width} × {now.height} px", f"{usual} px")
-    low, high = known.aspects
+    if not (_within(now.height, encodings.heights) and _within(now.width, encodings.widths)):
+        expected = f"{_range(*encodings.widths)} × {_range(*encodings.heights)}"
+        yield _warning("size", f"{now.width} × {now.height} px", f"{expected} px")
+    low, high = encodings.aspects
     if not low * (1 - _ASPECT_MARGIN) <= aspect <= high * (1 + _ASPECT_MARGIN):
         yield _warning("aspect", f"{aspect:.3f}", _range(round(low, 3), round(high, 3)))
-    if now.format not in (RAW, *known.formats):
-        yield _warning("format", now.format, " or ".join(known.formats))
-    if _is_compressed_otherwise(known, now):
-        low_quality, high_quality = known.qualities
+    if now.format not in (RAW, *encodings.formats):
+        yield _warning("format", now.format, " or ".join(encodings.formats))
+    if _is_compressed_otherwise(encodings, now):
+        low_quality, high_quality = encodings.qualities
         yield _warning(
             "compression",
             _quality(now.quality, now.subsampling),
-            _qualities(low_quality, high_quality, known.subsamplings),
+            _qualities(low_quality, high_quality, encodings.subsamplings),
         )
-    if now.bits not in known.bits:
-        yield _warning("bit_depth", f"{now.bits} bits", _or(known.bits, "bits"))
-    if now.format != RAW and now.channels not in known.channels:
+    if now.bits not in encodings.bits:
+        yield _warning("bit_depth", f"{now.bits} bits", _or(encodings.bits, "bits"))
+    if now.format != RAW and now.channels not in encodings.channels:
         yield _warning(
-            "channels", _colours(now.channels), " or ".join(map(_colours, known.channels))
+            "channels", _colours(now.channels), " or ".join(map(_colours, encodings.channels))
         )
 
 
-def _is_compressed_otherwise(known: Encodings, now: Encoding) -> bool:
-    low, high = known.qualities
+def _is_compressed_otherwise(encodings: Encodings, now: Encoding) -> bool:
+    low, high = encodings.qualities
     if (now.quality == LOSSLESS) != (high == LOSSLESS) and not low < high == LOSSLESS:
         return True
-    chroma = now.subsampling and now.channels in known.channels
+    chroma = now.subsampling and now.channels in encodings.channels
     return not low - _QUALITY_MARGIN <= now.quality <= high + _QUALITY_MARGIN or bool(
-        chroma and now.subsampling not in known.subsamplings
+        chroma and now.subsampling not in encodings.subsamplings
     )
 
 
-def _by_content(usual: ReferenceStatistics, inputs: FloatArray) -> Iterator[InputWarning]:
-    columns = [usual.names.index(name) for name in STATISTICS]
-    low, high = usual.values[:, columns].min(axis=0), usual.values[:, columns].max(axis=0)
-    spans = _SPANS + _SPANS_OF_GROUPS / max(float(usual.weights.sum(dtype=np.float64)), 1.0)
-    for name, now, least, most in zip(STATISTICS, inputs, low, high, strict=True):
-        margin = spans * float(most - least) + _LEAST_CHANGE[name]
-        if not least - margin <= now <= most + margin:
-            told = name if name in _CODES else ""
+def _by_content(reference: ReferenceStatistics, inputs: FloatArray) -> Iterator[InputWarning]:
+    columns = [reference.names.index(name) for name in STATISTICS]
+    low, high = reference.values[:, columns].min(axis=0), reference.values[:, columns].max(axis=0)
+    spans = _SPANS + _SPANS_OF_GROUPS / max(float(reference.weights.sum(dtype=np.float64)), 1.0)
+    for name, now, lowest, highest in zip(STATISTICS, inputs, low, high, strict=True):
+        margin = spans * float(highest - lowest) + _LEAST_CHANGE[name]
+        if not lowest - margin <= now <= highest + margin:
+            code = name if name in _CODES else ""
             yield _warning(
-                _CODES.get(name, name), f"{told} {now:.3g}".strip(), f"{least:.3g} to {most:.3g}"
+                _CODES.get(name, name),
+                f"{code} {now:.3g}".strip(),
+                f"{lowest:.3g} to {highest:.3g}",
             )
 
 
-def _warning(code: str, now: str, usual: str) -> InputWarning:
-    return InputWarning(code, f"{code.replace('_', ' ')}: {now}; calibrated on {usual}")
+def _warning(code: str, now: str, expected: str) -> InputWarning:
+    return InputWarning(code, f"{code.replace('_', ' ')}: {now}; calibrated on {expected}")
 
 
 def _within(value: int, ends: tuple[int, int]) -> bool:
@@ -148,5 +151,5 @@ def _qualities(low: int, high: int, subsamplings: tuple[int, ...]) -> str:
 def _quality(quality: int, *subsamplings: int) -> str:
     if quality == LOSSLESS:
         return "lossless"
-    chroma = " or ".join(":".join(str(one)) for one in subsamplings if one > 1)
+    chroma = " or ".join(":".join(str(sampling)) for sampling in subsamplings if sampling > 1)
     return f"JPEG quality {quality}" + (f" ({chroma})" if chroma else "")

@@ -18,7 +18,7 @@ from typing import TypeGuard
 
 _log = logging.getLogger(__name__)
 _PREVIOUS = ".previous"
-_LEFT = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.previous")  # tempfile's eight letters
+_ABANDONED = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.previous")  # tempfile's eight letters
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -49,7 +49,7 @@ def replace_folder(staging: Path, folder: Path, replaced: Collection[str]) -> No
 
 def carry_over(folder: Path, staging: Path, replaced: Collection[str]) -> None:
     """Link (or else copy) all that is in a folder into another one, but for the names in `replaced`."""
-    for entry in _others(folder, replaced):
+    for entry in _foreign_files(folder, replaced):
         target = staging / entry.name
         if entry.is_dir() and not entry.is_symlink():
             shutil.copytree(entry, target, symlinks=True, copy_function=_link)
@@ -77,13 +77,13 @@ def recover_all(parent: Path) -> None:
 
 def name_of(left: Path) -> str:
     """Return which folder was moved away to this name."""
-    match = _LEFT.fullmatch(left.name)
+    match = _ABANDONED.fullmatch(left.name)
     return "" if match is None else match["name"]
 
 
 def _left_behind(parent: Path) -> list[Path]:
-    found = (path for path in parent.glob(f".*{_PREVIOUS}") if name_of(path) and path.is_dir())
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    folders = (path for path in parent.glob(f".*{_PREVIOUS}") if name_of(path) and path.is_dir())
+    return sorted(folders, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
 def _swap(staging: Path, folder: Path) -> Path:
@@ -116,12 +116,12 @@ def _exchange(first: Path, second: Path) -> bool:
 
 def _carry_late(old: Path, folder: Path, replaced: Collection[str]) -> None:
     """Move over what somebody put into the old folder while the new one was made."""
-    for entry in _others(old, replaced):
+    for entry in _foreign_files(old, replaced):
         if not os.path.lexists(folder / entry.name):
             entry.rename(folder / entry.name)
 
 
-def _others(folder: Path, replaced: Collection[str]) -> Iterator[Path]:
+def _foreign_files(folder: Path, replaced: Collection[str]) -> Iterator[Path]:
     return (entry for entry in sorted(folder.iterdir()) if entry.name not in replaced)
 
 

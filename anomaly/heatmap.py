@@ -125,12 +125,12 @@ def overlay(image: RgbImage, detection: Detection, white_level: int = 65535) -> 
     return picture
 
 
-def _tinted(shown: np.ndarray, level: FloatArray) -> np.ndarray:
+def _tinted(picture: np.ndarray, level: FloatArray) -> np.ndarray:
     colours = cv2.cvtColor(
         cv2.applyColorMap(_to_bytes(level), cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB
     )
     weight = np.clip((level - 0.25) * 1.5, 0, 0.6)[..., None]  # below half the threshold: no tint
-    blended: np.ndarray = shown * (1 - weight) + colours * weight
+    blended: np.ndarray = picture * (1 - weight) + colours * weight
     return blended.round().astype(np.uint8)
 
 
@@ -172,8 +172,8 @@ def _as_uint8(pixels: np.ndarray, white_level: int) -> np.ndarray:
     if pixels.dtype == np.uint8:
         return pixels
     scaled = pixels.astype(np.float32) * (255.0 / white_level)
-    shown: np.ndarray = np.clip(scaled, 0, 255).round().astype(np.uint8)
-    return shown
+    pixels_8bit: np.ndarray = np.clip(scaled, 0, 255).round().astype(np.uint8)
+    return pixels_8bit
 
 
 def _region(

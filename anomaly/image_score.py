@@ -26,7 +26,8 @@ class Reduction:
     def __post_init__(self) -> None:
         if not (0 <= self.smoothing <= _MOST_SMOOTHING and 0 <= self.top_share <= 1):
             raise ConfigError(
-                f"a reduction has smoothing {self.smoothing} and top_share {self.top_share}; want 0 to "
+                f"a reduction has smoothing {self.smoothing} and top_share {self.top_share}; "
+                "want 0 to "
                 f"{_MOST_SMOOTHING:g} patches and 0 to 1"
             )
 
@@ -51,9 +52,9 @@ class Reduction:
             count = max(1, round(self.top_share * smoothed.shape[-1]))
             return smoothed.topk(count, dim=-1).values.mean(dim=-1)
         ranked = smoothed.masked_fill(~roi_mask, -torch.inf).sort(dim=-1, descending=True).values
-        wanted = (self.top_share * roi_mask.sum(dim=-1)).round().clamp(min=1).unsqueeze(-1)
-        top = torch.arange(ranked.shape[-1]) < wanted
-        return torch.where(top, ranked, 0.0).sum(dim=-1) / wanted.squeeze(-1)
+        count_by_image = (self.top_share * roi_mask.sum(dim=-1)).round().clamp(min=1).unsqueeze(-1)
+        top = torch.arange(ranked.shape[-1]) < count_by_image
+        return torch.where(top, ranked, 0.0).sum(dim=-1) / count_by_image.squeeze(-1)
 
     def __call__(
         self, scores: torch.Tensor, grid: Grid, roi_mask: torch.Tensor | None = None

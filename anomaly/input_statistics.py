@@ -27,8 +27,8 @@ def input_statistics(canvas: FloatArray) -> FloatArray:
     edges = _tiles(np.abs(cv2.Laplacian(grey, cv2.CV_32F)))
     sharpness = np.log(edges + 1e-6) - np.log(contrast + 1e-3)
     red, green, blue = np.moveaxis(np.log(_tiles(canvas) + 1e-3), 2, 0)
-    each = np.stack([mean, contrast, sharpness, red - green, blue - green])
-    medians: FloatArray = np.median(each.reshape(len(each), -1), axis=1).astype(np.float32)
+    values = np.stack([mean, contrast, sharpness, red - green, blue - green])
+    medians: FloatArray = np.median(values.reshape(len(values), -1), axis=1).astype(np.float32)
     return medians
 
 

@@ -59,14 +59,14 @@ def read_jpeg(data: bytes, limits: ImageLimits, canvas: int | None) -> RgbImage:
     check_size(header.size, len(data), limits)
     if header.has_scans:
         check_scans(data, header.scan_start, header.size[0] * header.size[1])
-    least = header.size
+    size = header.size
     if header.components == 4:
         # All inks are taken to be stored inverted, as Adobe does and every other reader assumes.
         pixels = cmyk_to_rgb(_decode(data, "CMYK", header.size))
     else:
-        least = reduced(header.size, canvas)
-        pixels = _decode(data, "RGB", least)
-    sent = None if least == header.size else upright_size(header.size, header.orientation)
+        size = reduced(header.size, canvas)
+        pixels = _decode(data, "RGB", size)
+    sent = None if size == header.size else upright_size(header.size, header.orientation)
     return RgbImage(np.ascontiguousarray(upright(pixels, header.orientation)), sent)
 
 
@@ -98,8 +98,8 @@ def check_scans(data: bytes, start: int, pixels: int) -> None:
     A progressive JPEG may hold any number, each legal, and each visits every pixel. Raises
     `ImageTooLarge`.
     """
-    most = min(_MAX_SCANS, max(1, _MAX_WORK // max(pixels, 1)))
-    if data.count(b"\xff\xda", start) < most:  # an upper bound, and fast
+    limit = min(_MAX_SCANS, max(1, _MAX_WORK // max(pixels, 1)))
+    if data.count(b"\xff\xda", start) < limit:  # an upper bound, and fast
         return
     scans, position = 1, start
     while following := _NEXT_MARKER.search(data, position):
@@ -109,9 +109,9 @@ def check_scans(data: bytes, start: int, pixels: int) -> None:
         if marker not in _STANDALONE:
             position += max(2, int.from_bytes(data[position : position + 2], "big"))
         scans += marker == _SCAN
-        if scans > most:
+        if scans > limit:
             raise ImageTooLarge(
-                f"the JPEG has more than {most} scans over {pixels} pixels; save it as a baseline "
+                f"the JPEG has more than {limit} scans over {pixels} pixels; save it as a baseline "
                 "JPEG, or with an encoder's usual progression"
             )
 
@@ -160,16 +160,16 @@ def _frame(content: bytes) -> tuple[tuple[int, int], int]:
 def reduced(size: tuple[int, int], canvas: int | None) -> tuple[int, int]:
     """(H, W) to decode a JPEG to: by powers of two, which libjpeg-turbo does fast."""
     for factor in (8, 4, 2):
-        least = -(-size[0] // factor), -(-size[1] // factor)
-        if canvas is not None and min(least) >= _SPARE * canvas:
-            return least
+        smaller = -(-size[0] // factor), -(-size[1] // factor)
+        if canvas is not None and min(smaller) >= _SPARE * canvas:
+            return smaller
     return size
 
 
-def _decode(data: bytes, colours: str, least: tuple[int, int]) -> np.ndarray:
+def _decode(data: bytes, colours: str, min_size: tuple[int, int]) -> np.ndarray:
     try:
         pixels: np.ndarray = simplejpeg.decode_jpeg(
-            data, colorspace=colours, min_height=least[0], min_width=least[1], strict=True
+            data, colorspace=colours, min_height=min_size[0], min_width=min_size[1], strict=True
         )
     except ValueError as error:
         raise CorruptImage(f"the JPEG is truncated or damaged: {error}") from error

@@ -54,14 +54,14 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         values = parse(raw)
         _check_schema(path, values)
-        known = {field.name for field in fields(Manifest)} - {"digest"}
+        names = {field.name for field in fields(Manifest)} - {"digest"}
         # Others are allowed: a later version may write more for people to read.
-        manifest = from_dict(Manifest, {k: v for k, v in values.items() if k in known})
+        manifest = from_dict(Manifest, {k: v for k, v in values.items() if k in names})
         _check_names(manifest)
     except (ValueError, RecursionError, ConfigError) as error:
         raise ModelCorrupt(f"{path} is not a manifest: {_short(error)}") from error
     return Manifest(
-        **{name: getattr(manifest, name) for name in known},
+        **{name: getattr(manifest, name) for name in names},
         digest=hashlib.sha256(raw).hexdigest(),
     )
 
@@ -136,7 +136,8 @@ def _check_schema(path: Path, values: dict[str, Any]) -> None:
 def _check_names(manifest: Manifest) -> None:
     if not is_plain(manifest.version):
         raise ConfigError(
-            f"version is {manifest.version!r}; want 1 to 64 letters, digits, '.', '_' or '-', with no "
+            f"version is {manifest.version!r}; want 1 to 64 letters, digits, '.', '_' or '-', "
+            "with no "
             "'.' in front"
         )
     for label in (manifest.name, *manifest.cameras):
@@ -168,13 +169,13 @@ def _check_depth(values: Any) -> None:
     level = [values]
     for _ in range(_MOST_DEPTH):
         below: list[Any] = []
-        for one in level:
-            if isinstance(one, dict):
-                below += [*one, *one.values()]
-            elif isinstance(one, list):
-                below += one
-            elif isinstance(one, str):
-                one.encode("utf-8")  # a lone surrogate could be answered to nobody
+        for value in level:
+            if isinstance(value, dict):
+                below += [*value, *value.values()]
+            elif isinstance(value, list):
+                below += value
+            elif isinstance(value, str):
+                value.encode("utf-8")  # a lone surrogate could be answered to nobody
         if not below:
             return
         level = below

@@ -31,12 +31,14 @@ class Memory(nn.Module):
 
         Fewer are repeated: a repeated cell changes no distance.
         """
-        for bank, own in zip(self.banks, cells, strict=True):
-            bank.copy_(own[torch.arange(self.size) % len(own)])
+        for bank, block_cells in zip(self.banks, cells, strict=True):
+            bank.copy_(block_cells[torch.arange(self.size) % len(block_cells)])
 
     def forward(self, cells: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Distance of each cell to the nearest normal one, root mean square over channels."""
-        return [nearest(own, bank) for own, bank in zip(cells, self.banks, strict=True)]
+        return [
+            nearest(block_cells, bank) for block_cells, bank in zip(cells, self.banks, strict=True)
+        ]
 
 
 def nearest(cells: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
@@ -46,6 +48,8 @@ def nearest(cells: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
     """
     squares = bank.square().sum(dim=1)
     # One image after the other: the (N, K) products of a batch would not stay in the cache.
-    least = torch.stack([torch.addmm(squares, one, bank.T, alpha=-2).amin(dim=1) for one in cells])
-    square = cells.square().sum(dim=2) + least
+    distances = torch.stack(
+        [torch.addmm(squares, rows, bank.T, alpha=-2).amin(dim=1) for rows in cells]
+    )
+    square = cells.square().sum(dim=2) + distances
     return (square.clamp(min=0) / cells.shape[2] + _FLOOR**2).sqrt() - _FLOOR

@@ -51,7 +51,7 @@ def image_metrics(labels: np.ndarray, scores: np.ndarray) -> ImageMetrics:
 def pixel_metrics(masks: Sequence[np.ndarray], maps: Sequence[np.ndarray]) -> PixelMetrics:
     """Figures over all pixels of N images; mask and map of an image have the same (H, W)."""
     truth = np.concatenate([mask.astype(bool).ravel() for mask in masks])
-    scores = np.concatenate([one.astype(np.float32).ravel() for one in maps])
+    scores = np.concatenate([anomaly_map.astype(np.float32).ravel() for anomaly_map in maps])
     ok = truth.shape == scores.shape and len(np.unique(truth)) == 2
     require_shape("masks", truth.shape, "the maps' shapes, holding both kinds of pixel", ok=ok)
     return PixelMetrics(
@@ -75,7 +75,7 @@ def aupro(masks: Sequence[np.ndarray], maps: Sequence[np.ndarray], fpr_limit: fl
     MVTec Anomaly Detection Dataset", section 4.3). Exact: each pixel's score is a threshold.
     """
     weights, normal = _overlap_weights(masks)
-    scores = np.concatenate([one.astype(np.float32).ravel() for one in maps])
+    scores = np.concatenate([anomaly_map.astype(np.float32).ravel() for anomaly_map in maps])
     require_shape("masks", weights.shape, str(scores.shape), ok=weights.shape == scores.shape)
     require_shape(
         "masks", weights.shape, "both kinds of pixel", ok=bool(normal.any() and weights.any())

@@ -43,7 +43,8 @@ class ModelConfig:
         rows = windows * self.scoring.masking.repeats * self.scoring.masking.parts
         if rows > _MOST_ROWS:
             raise ConfigError(
-                f"an image would be {rows} windows × masks, more than {_MOST_ROWS}; want a smaller canvas, "
+                f"an image would be {rows} windows × masks, more than {_MOST_ROWS}; want a "
+                "smaller canvas, "
                 "larger patches or windows, or fewer masks"
             )
 
@@ -103,19 +104,19 @@ class AnomalyModel(nn.Module):
     def evidence(self, tokens: torch.Tensor, predicted: torch.Tensor) -> Evidence:
         """Compare (B, L, C) tokens with their predictions (B, R, L, C)."""
         target, kinds = self.target, self.config.scoring.errors
-        true = target.cells(target.wanted(tokens))
+        true = target.cells(target.to_predict(tokens))
         memory = None if self.memory is None else target.on_map(self.memory(true))
         repeats = []
-        for one in predicted.unbind(dim=1):
-            guess = target.cells(one)
-            found = []
+        for repeat in predicted.unbind(dim=1):
+            guess = target.cells(repeat)
+            kinds_found = []
             if self.has_masked:
-                found.append(masked_errors(target, kinds, true, guess))
+                kinds_found.append(masked_errors(target, kinds, true, guess))
             if memory is not None:
-                found.append(memory)
+                kinds_found.append(memory)
             if self.repair is not None:
-                found.append(target.on_map(self.repair(true, guess)))
-            repeats.append(torch.cat(found, dim=1))  # (B, E, L)
+                kinds_found.append(target.on_map(self.repair(true, guess)))
+            repeats.append(torch.cat(kinds_found, dim=1))  # (B, E, L)
         return Evidence(torch.stack(repeats, dim=1), self.names)
 
     @property

@@ -92,9 +92,9 @@ def _shrink(
     """Pull statistics (E, L) of few samples towards those of all patches of that error kind."""
     all_variance, all_mean = overall
     floor = (1e-4 * all_variance).clamp(min=1e-12)
-    own = count / (count + _PRIOR_OF_MEAN)
-    mean = own * mean + (1 - own) * all_mean
-    own = count / (count + _PRIOR_OF_VARIANCE)
+    share = count / (count + _PRIOR_OF_MEAN)
+    mean = share * mean + (1 - share) * all_mean
+    share = count / (count + _PRIOR_OF_VARIANCE)
     log = variance.maximum(floor).log()  # geometric: one rough place must not widen all the others
-    log = own * log + (1 - own) * log.mean(dim=1, keepdim=True)
+    log = share * log + (1 - share) * log.mean(dim=1, keepdim=True)
     return mean, (0.5 * log).exp()

@@ -39,8 +39,8 @@ class _OneImage(nn.Module):
     def forward(
         self, pixels: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor
     ) -> torch.Tensor:
-        found: torch.Tensor = self.path(pixels, visible.unsqueeze(0), hidden.unsqueeze(0))
-        return found
+        values: torch.Tensor = self.path(pixels, visible.unsqueeze(0), hidden.unsqueeze(0))
+        return values
 
 
 def export_onnx(model: AnomalyModel) -> bytes:
@@ -90,17 +90,17 @@ class OnnxModel:
 
     def __call__(self, pixels: torch.Tensor, seeds: Sequence[int]) -> Evidence:
         """Raw evidence on (B, 3, S, S) canvases; image i is masked by seed i."""
-        found = []
-        for one, seed in zip(pixels, seeds, strict=True):
+        values = []
+        for image, seed in zip(pixels, seeds, strict=True):
             visible, hidden = mask_indices(self._model, [seed])
             feeds = {
-                "pixels": one.unsqueeze(0).numpy(),
+                "pixels": image.unsqueeze(0).numpy(),
                 "visible": visible[0].numpy(),
                 "hidden": hidden[0].numpy(),
             }
             session = self._beside if self._cores.are_shared else self._alone
-            found.append(torch.from_numpy(session.run(["error"], feeds)[0]))
-        return Evidence(torch.cat(found), self._model.names)
+            values.append(torch.from_numpy(session.run(["error"], feeds)[0]))
+        return Evidence(torch.cat(values), self._model.names)
 
 
 def _session(graph: bytes, threads: int, *, spins: bool) -> Any:

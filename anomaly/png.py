@@ -27,7 +27,7 @@ def read_png(data: bytes, limits: ImageLimits) -> RgbImage:
     """Decode a PNG of any depth, colour type and interlace: 16 bits stay 16 bits."""
     width, height, bits = _header(data)
     check_size((height, width), len(data), limits, sample_bytes=2 if bits == 16 else 1)
-    picture, exif, xmp = _chosen(data)
+    picture, exif, xmp = _needed_chunks(data)
     pixels = _decode(picture)
     return RgbImage(np.ascontiguousarray(upright(pixels, orientation_of(exif, xmp))))
 
@@ -44,14 +44,14 @@ def _header(data: bytes) -> tuple[int, int, int]:
     return width, height, bits
 
 
-def _chosen(data: bytes) -> tuple[bytes, bytes, bytes]:
+def _needed_chunks(data: bytes) -> tuple[bytes, bytes, bytes]:
     """Return the picture's chunks as a PNG of their own, and the content of EXIF and XMP."""
-    parts, whole, exif, xmp = [SIGNATURE], True, b"", b""
+    parts, is_whole, exif, xmp = [SIGNATURE], True, b"", b""
     for kind, start, end in _chunks(data):
         if kind in _PICTURE:
             parts.append(data[start - 8 : end + 4])
             continue
-        whole = False
+        is_whole = False
         if kind[:1].isupper():
             raise UnsupportedFormat(f"a PNG with the chunk {kind!r} is not read; save it anew")
         if kind == b"acTL":
@@ -60,7 +60,7 @@ def _chosen(data: bytes) -> tuple[bytes, bytes, bytes]:
             exif = data[start:end].removeprefix(b"Exif\0\0")
         elif kind == b"iTXt" and data.startswith(_XMP, start):
             xmp = data[start:end]
-    return data if whole else b"".join(parts), exif, xmp
+    return data if is_whole else b"".join(parts), exif, xmp
 
 
 def _refuse_frames(content: bytes) -> None:

@@ -36,7 +36,8 @@ class PreprocessConfig:
     def __post_init__(self) -> None:
         if not 32 <= self.canvas <= MOST_CANVAS or self.canvas % 16:
             raise ConfigError(
-                f"preprocess.canvas is {self.canvas}; want a multiple of 16 from 32 to {MOST_CANVAS}"
+                f"preprocess.canvas is {self.canvas}; want a multiple of 16 from 32 to "
+                f"{MOST_CANVAS}"
             )
         if self.fit not in ("stretch", "letterbox"):
             raise ConfigError(f"preprocess.fit is {self.fit!r}; want 'stretch' or 'letterbox'")

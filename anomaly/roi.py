@@ -83,12 +83,12 @@ def _counts(
     roi: Roi, box: tuple[int, int, int, int], canvas: tuple[int, int], grid: Grid
 ) -> torch.Tensor:
     top, left, bottom, right = box
-    whole = np.zeros(canvas, np.float32)  # what letterboxing adds does not count
+    inside = np.zeros(canvas, np.float32)  # what letterboxing adds does not count
     size = (right - left, bottom - top)
-    whole[top:bottom, left:right] = cv2.resize(
+    inside[top:bottom, left:right] = cv2.resize(
         roi.inside.astype(np.float32), size, interpolation=cv2.INTER_AREA
     )
-    cells = cv2.resize(whole, (grid.cols, grid.rows), interpolation=cv2.INTER_AREA)
+    cells = cv2.resize(inside, (grid.cols, grid.rows), interpolation=cv2.INTER_AREA)
     return torch.from_numpy(cells >= min(_COVERED, float(cells.max()))).flatten()
 
 
@@ -109,11 +109,13 @@ def read_roi(data: bytes) -> Roi:
 
 def _of_json(data: bytes) -> Roi:
     try:
-        told = json.loads(data)
-        if unknown := told.keys() - {"include", "ignore", "size"}:
+        document = json.loads(data)
+        if unknown := document.keys() - {"include", "ignore", "size"}:
             raise RoiInvalid(f"unknown keys {sorted(unknown)}; want include, ignore, size")
-        width, height = told.get("size", (1.0, 1.0))
-        include, ignore = (_polygons(told.get(k, ()), width, height) for k in ("include", "ignore"))
+        width, height = document.get("size", (1.0, 1.0))
+        include, ignore = (
+            _polygons(document.get(k, ()), width, height) for k in ("include", "ignore")
+        )
     except (ValueError, TypeError) as error:
         raise RoiInvalid(
             f"the polygons cannot be read ({error}); want lists of points [x, y]"
@@ -123,8 +125,8 @@ def _of_json(data: bytes) -> Roi:
     return Roi.of_polygons(include, ignore, (width, height))
 
 
-def _polygons(told: Sequence[Polygon], width: float, height: float) -> list[Polygon]:
-    polygons = [[(float(x), float(y)) for x, y in polygon] for polygon in told]
+def _polygons(drawn: Sequence[Polygon], width: float, height: float) -> list[Polygon]:
+    polygons = [[(float(x), float(y)) for x, y in polygon] for polygon in drawn]
     if not (0 < width < np.inf and 0 < height < np.inf):
         raise RoiInvalid(f"size is {width} × {height}; want the image's width and height")
     if any(len(polygon) < 3 for polygon in polygons):

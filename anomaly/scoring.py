@@ -198,11 +198,11 @@ def masked_errors(
 
     `true` and `predicted` are each block's cells, (B, N, channels).
     """
-    each = []
+    by_kind = []
     for kind in kinds:
         pairs = zip(predicted, true, strict=True)
-        each.append(target.on_map([_error(kind, p, t, target) for p, t in pairs]))
-    return torch.cat(each, dim=1)
+        by_kind.append(target.on_map([_error(kind, p, t, target) for p, t in pairs]))
+    return torch.cat(by_kind, dim=1)
 
 
 def _error(

@@ -91,10 +91,10 @@ class Segments:
 
     def rows(self, number: int) -> tuple[int, int]:
         """Rows of a segment: of a plane's last strip what is left or, from some writers, a whole one's."""
-        height, most = self.size[0], self.step[0]
-        across, down = -(-self.size[1] // self.step[1]), -(-height // most)
-        top = number % (across * down) // across * most
-        return most if self.is_tiled else min(most, height - top), most
+        height, step = self.size[0], self.step[0]
+        across, down = -(-self.size[1] // self.step[1]), -(-height // step)
+        top = number % (across * down) // across * step
+        return step if self.is_tiled else min(step, height - top), step
 
     @property
     def row_bytes(self) -> int:
@@ -106,18 +106,18 @@ def read_planes(segments: Segments) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Decode all segments: (H, W, C), uint8 up to 8 bits and uint16 beyond. Raises `CorruptImage`."""
     (height, width), (rows, columns) = segments.size, segments.step
     dtype = np.uint8 if segments.bits <= 8 else np.uint16
-    whole = np.empty((height, width, segments.samples * segments.planes), dtype)
+    pixels = np.empty((height, width, segments.samples * segments.planes), dtype)
     blocks = _by_jpeg(segments) if segments.compression == _JPEG else _by_bytes(segments)
     for plane in range(segments.planes):
         channels = slice(plane * segments.samples, (plane + 1) * segments.samples)
         for top in range(0, height, rows):
             for left in range(0, width, columns):
-                target = whole[top : top + rows, left : left + columns, channels]
+                target = pixels[top : top + rows, left : left + columns, channels]
                 block = next(blocks, None)
                 if block is None:
                     raise CorruptImage("the TIFF has fewer strips or tiles than its size needs")
                 target[...] = block[: target.shape[0], : target.shape[1]]
-    return whole
+    return pixels
 
 
 def _step(page: Directory, size: tuple[int, int], *, is_tiled: bool) -> tuple[int, int]:
@@ -167,13 +167,13 @@ def _exactly(contents: list[bytes], compression: int, sizes: Sequence[int]) -> l
     they do not follow, something is missing or left over.
     """
     longer = [_lengthened(c) if compression == _LZW else c + _TAIL_RUN for c in contents]
-    whole = [content for content in longer if content is not None]
-    if len(whole) < len(longer):  # a writer that marks no end
+    full = [content for content in longer if content is not None]
+    if len(full) < len(longer):  # a writer that marks no end
         return _by_libtiff(contents, compression, sizes[0])
     for size in sorted(set(sizes)):
-        plain = _by_libtiff(whole, compression, size + len(_TAIL))
-        if all(one.endswith(_TAIL) for one in plain):
-            return [one[:size] for one in plain]
+        plain = _by_libtiff(full, compression, size + len(_TAIL))
+        if all(strip.endswith(_TAIL) for strip in plain):
+            return [strip[:size] for strip in plain]
     raise CorruptImage("the TIFF is damaged: a strip is longer than its rows")
 
 
@@ -216,10 +216,10 @@ def _by_libtiff(contents: list[bytes], compression: int, size: int) -> list[byte
     return [rows[start : start + size] for start in range(0, count * size, size)]
 
 
-def _inflated(content: bytes, most: int) -> bytes:
+def _inflated(content: bytes, limit: int) -> bytes:
     inflater = zlib.decompressobj()
     try:
-        plain = inflater.decompress(content, most + 1)
+        plain = inflater.decompress(content, limit + 1)
     except zlib.error as error:
         raise CorruptImage(f"the TIFF is damaged: a strip cannot be inflated: {error}") from error
     if not inflater.eof:  # the checksum stands at the end
@@ -245,15 +245,15 @@ def _samples(segments: Segments, plain: bytes, rows: int) -> np.ndarray:
 def _unpacked_bits(packed: NDArray[np.uint8], bits: int, count: int) -> np.ndarray:
     """Take rows of packed integers apart: (rows, bytes) to (rows, count)."""
     wide = 8 if bits <= 8 else 16
-    whole = np.empty((len(packed), count), np.uint8 if wide == 8 else np.uint16)
+    values = np.empty((len(packed), count), np.uint8 if wide == 8 else np.uint16)
     together = max(1, _AT_ONCE // count)  # rows: a bit takes a byte meanwhile
     for top in range(0, len(packed), together):
-        each = np.unpackbits(packed[top : top + together], axis=1, count=count * bits)
-        padded = np.zeros((len(each) * count, wide), np.uint8)
-        padded[:, wide - bits :] = each.reshape(-1, bits)
+        bit_rows = np.unpackbits(packed[top : top + together], axis=1, count=count * bits)
+        padded = np.zeros((len(bit_rows) * count, wide), np.uint8)
+        padded[:, wide - bits :] = bit_rows.reshape(-1, bits)
         integers = np.packbits(padded).view(np.uint8 if wide == 8 else ">u2")
-        whole[top : top + together] = integers.reshape(-1, count)
-    return whole
+        values[top : top + together] = integers.reshape(-1, count)
+    return values
 
 
 def _by_jpeg(segments: Segments) -> Iterator[np.ndarray]:

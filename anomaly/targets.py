@@ -106,13 +106,13 @@ class Target(nn.Module):
     def on_map(self, values: list[torch.Tensor]) -> torch.Tensor:
         """Bring each block's values (B, L·cells²) to the map grid and stack them, (B, blocks, cells)."""
         fine = self.map_grid.rows // self.grid.rows
-        each = [
+        maps = [
             refine(value, self.grid.refined(block.cells), fine // block.cells)
             for block, value in zip(self.blocks, values, strict=True)
         ]
-        return torch.stack(each, dim=1)
+        return torch.stack(maps, dim=1)
 
-    def wanted(self, tokens: torch.Tensor) -> torch.Tensor:
+    def to_predict(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return what predictions of standardised tokens are compared to: here, the tokens."""
         return tokens
 
@@ -146,7 +146,7 @@ class PixelTarget(Target):
         """Patchify: (B, L, P·P·3)."""
         return patchify(pixels, self.grid)
 
-    def wanted(self, tokens: torch.Tensor) -> torch.Tensor:
+    def to_predict(self, tokens: torch.Tensor) -> torch.Tensor:
         """With `norm_patches`, subtract each patch's mean and divide by its deviation."""
         if not self.norm_patches:
             return tokens
@@ -192,7 +192,7 @@ class FeatureTarget(Target):
         if pixels.is_cuda:
             return self._features(pixels)
         at_once = max(1, _CPU_PIXELS // pixels[0, 0].numel())
-        return torch.cat([self._features(some) for some in torch.split(pixels, at_once)])
+        return torch.cat([self._features(chunk) for chunk in torch.split(pixels, at_once)])
 
     def _features(self, pixels: torch.Tensor) -> torch.Tensor:
         centred = (pixels - self.input_mean) / self.input_spread
@@ -291,8 +291,10 @@ def _bundled_state(config: TargetConfig) -> dict[str, torch.Tensor]:
     full = timm.create_model(_BUNDLED_BACKBONE, pretrained=False).state_dict()
     pairs = zip(full.items(), stored.values(), strict=True)
     state = {}
-    for (name, own), value in pairs:
-        require_shape(name, tuple(value.shape), str(tuple(own.shape)), ok=own.shape == value.shape)
+    for (name, parameter), value in pairs:
+        require_shape(
+            name, tuple(value.shape), str(tuple(parameter.shape)), ok=parameter.shape == value.shape
+        )
         state[name] = value
     return state
 

@@ -29,7 +29,8 @@ def check_finite(**values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not math.isfinite(value):
             raise ScoreNotFinite(
-                f"the {name} is {value}, not a finite number, so nothing can be said of the part; look at "
+                f"the {name} is {value}, not a finite number, so nothing can be said of the "
+                "part; look at "
                 "it by hand, and check the model with 'maskline doctor --models MODEL'"
             )
 

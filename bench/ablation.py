@@ -82,22 +82,24 @@ def main() -> None:
     parser.add_argument("models", type=Path, nargs="+")
     parser.add_argument("--only", default="", help="rows whose names have one of these, by commas")
     options = parser.parse_args()
-    first, *others = [load_bundle(path, check_golden=False).model.eval() for path in options.models]
+    first, *more_models = [
+        load_bundle(path, check_golden=False).model.eval() for path in options.models
+    ]
     material = gather(first, options.data)
     print(
         "| what | masked alone: synthetic | test | all: synthetic | test | pixel AUROC | s |\n"
         "|---|---|---|---|---|---|---|"
     )
-    wanted = options.only.split(",")
+    selected = options.only.split(",")
     for name, predict in predictors(first).items():
-        if not any(part in name for part in wanted):
+        if not any(part in name for part in selected):
             continue
         started = time.monotonic()
         scored = score(first, material, predict)
         print(_row(name, scored, material, time.monotonic() - started), flush=True)
-    if others:
+    if more_models:
         print("\n| models averaged | image AUROC alone | of the averaged maps |\n|---|---|---|")
-        _average([first, *others], options, material)
+        _average([first, *more_models], options, material)
 
 
 def gather(model: AnomalyModel, data: Path) -> Material:
@@ -112,11 +114,11 @@ def gather(model: AnomalyModel, data: Path) -> Material:
         of = [i for i in range(len(images)) for _ in range(2)]
         copies += [corrupt(images[i], images[i - 1], generator)[0] for i in of]
     test = dataset.select("test")
-    shown = [i for b in batches(test, canvas=model.config.preprocess.canvas) for _, i in b]
+    images_shown = [i for b in batches(test, canvas=model.config.preprocess.canvas) for _, i in b]
     return Material(
         _split(model, normals),
         _split(model, copies),
-        _split(model, shown),
+        _split(model, images_shown),
         tuple(i for i in range(len(normals)) for _ in range(2)),
         tuple(sample.session for sample in held_out),
         tuple(test),
@@ -139,29 +141,32 @@ def predictors(model: AnomalyModel) -> dict[str, Predict]:
         return lambda tokens, seeds: model.predict(tokens, seeds, masking)
 
     def beside(tokens: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
-        usual = model.predict(tokens, seeds)
-        return torch.cat([usual, _again(model, tokens, usual, seeds)], dim=1)
+        predicted = model.predict(tokens, seeds)
+        return torch.cat([predicted, _second_look(model, tokens, predicted, seeds)], dim=1)
 
     def alone(tokens: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
-        return _again(model, tokens, model.predict(tokens, seeds), seeds)
+        return _second_look(model, tokens, model.predict(tokens, seeds), seeds)
 
     plain = {name: under(masking) for name, masking in MASKINGS.items()}
     looks = {"a second look, alone": alone, "a second look, beside the default": beside}
     return plain | looks
 
 
-def _again(
-    model: AnomalyModel, tokens: torch.Tensor, usual: torch.Tensor, seeds: Sequence[int]
+def _second_look(
+    model: AnomalyModel, tokens: torch.Tensor, first_look: torch.Tensor, seeds: Sequence[int]
 ) -> torch.Tensor:
     """Predict an eighth at a time, the most doubtful eighth of each window together first."""
-    apart = 1 - F.cosine_similarity(usual.mean(dim=1), tokens, dim=-1)  # (B, L)
+    apart = 1 - F.cosine_similarity(first_look.mean(dim=1), tokens, dim=-1)  # (B, L)
     length = model.window.length
     masks = torch.stack(
         [
             torch.stack(
-                [doubtful_first(one[place], length, seed) for place in model.window_indices]
+                [
+                    doubtful_first(image_tokens[place], length, seed)
+                    for place in model.window_indices
+                ]
             )
-            for one, seed in zip(apart, seeds, strict=True)
+            for image_tokens, seed in zip(apart, seeds, strict=True)
         ]
     )  # (B, W, 1, G, l)
     rows = model.config.scoring.max_rows
@@ -173,10 +178,10 @@ def doubtful_first(doubt: torch.Tensor, length: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     size = -(-length // _DOUBTFUL)
     worst = doubt.topk(size).indices.cpu()
-    rest = torch.ones(length, dtype=torch.bool)
-    rest[worst] = False
-    others = rest.nonzero().flatten()
-    order = torch.cat([worst, others[torch.randperm(len(others), generator=generator)]])
+    is_left = torch.ones(length, dtype=torch.bool)
+    is_left[worst] = False
+    remaining = is_left.nonzero().flatten()
+    order = torch.cat([worst, remaining[torch.randperm(len(remaining), generator=generator)]])
     members = order[torch.arange(_DOUBTFUL * size) % length].view(_DOUBTFUL, size)
     masks = torch.zeros(1, _DOUBTFUL, length, dtype=torch.bool)
     masks[0].scatter_(1, members, value=True)
@@ -195,12 +200,12 @@ class Scored:
         """Return the same with one family of evidence."""
         normals = self.normals
         assert normals.corrupted is not None
-        kept = replace(
+        reduced = replace(
             normals,
             evidence=_only(normals.evidence, family),
             corrupted=_only(normals.corrupted, family),
         )
-        return Scored(kept, _only(self.test, family), calibrate(kept))
+        return Scored(reduced, _only(self.test, family), calibrate(reduced))
 
     @property
     def synthetic(self) -> float:
@@ -222,12 +227,12 @@ def score(model: AnomalyModel, material: Material, predict: Predict) -> Scored:
     """Gather evidence, calibrate, and gather the test's."""
 
     def evidence(split: Split) -> Evidence:
-        found = []
+        rows = []
         for start in range(0, len(split.seeds), _BATCH):
             tokens = split.tokens[start : start + _BATCH].float()
             guess = predict(tokens, split.seeds[start : start + _BATCH])
-            found.append(model.evidence(tokens, guess).averaged())
-        return Evidence.concatenate(found)
+            rows.append(model.evidence(tokens, guess).averaged())
+        return Evidence.concatenate(rows)
 
     grid = model.target.map_grid
     normals = NormalSet(
@@ -286,8 +291,8 @@ def _average(
     label, grid = material.anomalous, models[0].target.map_grid
     total = torch.zeros(len(label), grid.rows, grid.cols)
     for number, (model, path) in enumerate(zip(models, options.models, strict=True), start=1):
-        own = gather(model, options.data) if number > 1 else material
-        scored = score(model, own, model.predict)
+        model_material = gather(model, options.data) if number > 1 else material
+        scored = score(model, model_material, model.predict)
         rows = scored.normals.grid.rows
         spread = scored.calibration.patch_scores(scored.normals.evidence).std()
         maps = (scored.maps / spread).view(len(label), 1, rows, -1)

@@ -55,14 +55,14 @@ def main() -> None:
 def split_and_count(normals: NormalSet, splits: int, share: float) -> list[Count]:
     """Calibrate on a share of the groups and count among the others, so many times."""
     names = np.unique(normals.groups)
-    generator, found = np.random.default_rng(0), []
+    generator, counted = np.random.default_rng(0), []
     for _ in tqdm(range(splits), desc="splits"):
         order = generator.permutation(len(names))
-        chosen = set(names[order[: round(share * len(names))]].tolist())
-        known = np.array([group in chosen for group in normals.groups])
-        calibration = calibrate(subset(normals, known))
-        found += count(normals, calibration, ~known)
-    return found
+        drawn_names = set(names[order[: round(share * len(names))]].tolist())
+        is_drawn = np.array([group in drawn_names for group in normals.groups])
+        calibration = calibrate(subset(normals, is_drawn))
+        counted += count(normals, calibration, ~is_drawn)
+    return counted
 
 
 def subset(normals: NormalSet, rows: np.ndarray) -> NormalSet:
@@ -72,7 +72,7 @@ def subset(normals: NormalSet, rows: np.ndarray) -> NormalSet:
     copies = rows[list(normals.origin)]
     return NormalSet(
         normals.evidence[torch.from_numpy(rows)],
-        tuple(g for g, wanted in zip(normals.groups, rows, strict=True) if wanted),
+        tuple(g for g, is_member in zip(normals.groups, rows, strict=True) if is_member),
         normals.grid,
         normals.corrupted[torch.from_numpy(copies)],
         tuple(int(place[o]) for o in normals.origin if rows[o]),
@@ -83,17 +83,17 @@ def count(normals: NormalSet, calibration: Calibration, rows: np.ndarray) -> lis
     """Count rejected groups: a group of which a share was rejected counts by that share."""
     held_out = normals.evidence[torch.from_numpy(rows)]
     scores = calibration.image_scores(held_out, normals.grid).numpy()
-    groups = [g for g, wanted in zip(normals.groups, rows, strict=True) if wanted]
+    groups = [g for g, is_counted in zip(normals.groups, rows, strict=True) if is_counted]
     _, member = np.unique(groups, return_inverse=True)
     size = np.bincount(member)
-    found = []
+    counted = []
     for rate in RATES:
         rejected = scores > calibration.images.threshold(rate)
         total = round(float((np.bincount(member, weights=rejected) / size).sum()))
         expected = calibration.images.expected(rate, len(size))
         certified = calibration.images.smallest_rate <= rate
-        found.append(Count(rate, certified, len(size), total, expected.low, expected.high))
-    return found
+        counted.append(Count(rate, certified, len(size), total, expected.low, expected.high))
+    return counted
 
 
 def table(counts: Sequence[Count]) -> str:
@@ -103,10 +103,10 @@ def table(counts: Sequence[Count]) -> str:
         "|---|---|---|---|",
     ]
     for rate in RATES:
-        own = [one for one in counts if one.rate == rate]
-        certified = np.mean([one.certified for one in own])
-        realised = np.mean([one.rejected / one.groups for one in own])
-        inside = np.mean([one.low <= one.rejected <= one.high for one in own])
+        at_rate = [count_ for count_ in counts if count_.rate == rate]
+        certified = np.mean([count_.certified for count_ in at_rate])
+        realised = np.mean([count_.rejected / count_.groups for count_ in at_rate])
+        inside = np.mean([count_.low <= count_.rejected <= count_.high for count_ in at_rate])
         lines.append(f"| {rate:.0%} | {certified:.0%} | {realised:.2%} | {inside:.0%} |")
     return "\n".join(lines)
 

@@ -43,7 +43,8 @@ def main() -> None:
     torch.set_num_threads(usable_cores())
     print(f"{usable_cores()} cores, torch {torch.__version__}, medians of {_ROUNDS}\n")
     print(
-        "| autoencoder, tokens | full, ms an image | attention's share | linear | 8 merged a block | "
+        "| autoencoder, tokens | full, ms an image | attention's share | linear | 8 merged a "
+        "block | "
         "windows of 14 × 14 |\n|---|---|---|---|---|---|"
     )
     default = MaeConfig()
@@ -62,19 +63,19 @@ def timed(name: str, config: MaeConfig, side: int) -> str:
     model = MaskedAutoencoder(config, Grid(side, side, 16), _TOKEN_DIM).eval()
     small = MaskedAutoencoder(config, Grid(14, 14, 16), _TOKEN_DIM).eval()
     windows = (side // 14) ** 2
-    whole, cut = halves(model, 1), halves(small, windows)
+    uncut, cut = halves(model, 1), halves(small, windows)
 
     def linear() -> None:
         with linear_attention():
-            whole()
+            uncut()
 
     def without() -> None:
         with no_attention():
-            whole()
+            uncut()
 
     merging = halves(merged(model, 8), 1)
     ways: dict[str, Callable[[], None]] = {
-        "full": whole,
+        "full": uncut,
         "without": without,
         "linear": linear,
         "merged": merging,
@@ -114,12 +115,12 @@ Attention = Callable[..., torch.Tensor]
 @contextmanager
 def swapped(attention: Attention) -> Iterator[None]:
     """Put another attention in the place of torch's."""
-    kept = F.scaled_dot_product_attention
+    plain_attention = F.scaled_dot_product_attention
     F.scaled_dot_product_attention = attention
     try:
         yield
     finally:
-        F.scaled_dot_product_attention = kept
+        F.scaled_dot_product_attention = plain_attention
 
 
 @contextmanager
@@ -177,12 +178,12 @@ def merge(tokens: torch.Tensor, count: int) -> torch.Tensor:
     alike = F.normalize(even, dim=-1) @ F.normalize(odd, dim=-1).transpose(1, 2)
     best, partner = alike.max(dim=2)
     order = best.argsort(dim=1, descending=True)
-    gone, kept = order[:, :count], order[:, count:]
+    gone, stays = order[:, :count], order[:, count:]
     target = partner.gather(1, gone)
     wide = (-1, -1, tokens.shape[2])
     merging = even.gather(1, gone.unsqueeze(-1).expand(*wide))
     odd = odd.scatter_reduce(1, target.unsqueeze(-1).expand(*wide), merging, reduce="mean")
-    return torch.cat([even.gather(1, kept.unsqueeze(-1).expand(*wide)), odd], dim=1)
+    return torch.cat([even.gather(1, stays.unsqueeze(-1).expand(*wide)), odd], dim=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +202,10 @@ def trained(data: Path, options: argparse.Namespace) -> str:
         "|---|---|---|---|",
     ]
     for name, linear in (("softmax", False), ("linear", True)):
-        found = quality(data, options, name, linear=linear)
+        figures_ = quality(data, options, name, linear=linear)
         rows.append(
-            f"| {name} | {found.synthetic:.3f} | {found.image_auroc:.3f} | {found.seconds:.0f} |"
+            f"| {name} | {figures_.synthetic:.3f} | {figures_.image_auroc:.3f} | "
+            f"{figures_.seconds:.0f} |"
         )
     return "\n".join(rows)
 

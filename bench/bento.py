@@ -15,4 +15,4 @@ class Scoring:
     @bentoml.api(batchable=True, max_batch_size=BATCH, max_latency_ms=60_000)
     def score(self, images: list[str]) -> list[float]:
         """Score images."""
-        return self.scorer.run([self.scorer.decode(from_base64(one)) for one in images])
+        return self.scorer.run([self.scorer.decode(from_base64(text)) for text in images])

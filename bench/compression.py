@@ -100,12 +100,10 @@ def row(name: str, detector: Detector, test: Sequence[Sample], quality: int | No
     )
 
 
-def line(one: Row) -> str:
+def line(row_: Row) -> str:
     """Lay one row out as Markdown."""
-    quality = "as it is" if one.quality is None else str(one.quality)
-    return (
-        f"| {one.model} | {quality} | {one.auroc:.3f} | {one.false_alarms:.1%} | {one.recall:.1%} |"
-    )
+    quality = "as it is" if row_.quality is None else str(row_.quality)
+    return f"| {row_.model} | {quality} | {row_.auroc:.3f} | {row_.false_alarms:.1%} | {row_.recall:.1%} |"
 
 
 if __name__ == "__main__":

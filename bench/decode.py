@@ -32,15 +32,15 @@ def main() -> None:
     for size in SIZES:
         image = picture(size)
         data, worse = jpeg(image, 92), jpeg(image, 80)
-        whole = _by_simplejpeg(data, config)
-        again = _off(_by_simplejpeg(worse, config), whole)
+        decoded = _by_simplejpeg(data, config)
+        off_again = _off(_by_simplejpeg(worse, config), decoded)
         print(f"\n{size[1]} × {size[0]} px, {len(data) // 1000} KB, canvas {options.canvas} px\n")
         print("| decoder | ms | off by | quality 80 is off by |\n|---|---|---|---|")
         for name, decode in DECODERS.items():
             seconds = [_timed(decode, data, config) for _ in range(options.rounds)]
-            off = _off(decode(data, config), whole)
+            off = _off(decode(data, config), decoded)
             milliseconds = 1000 * statistics.median(seconds)
-            print(f"| {name} | {milliseconds:.2f} | {off:.2f} | {again:.2f} |", flush=True)
+            print(f"| {name} | {milliseconds:.2f} | {off:.2f} | {off_again:.2f} |", flush=True)
 
 
 def picture(size: tuple[int, int]) -> np.ndarray:
@@ -100,8 +100,8 @@ def _timed(
     return time.perf_counter() - started
 
 
-def _off(one: np.ndarray, other: np.ndarray) -> float:
-    return float(255 * np.abs(one - other).mean())
+def _off(first: np.ndarray, other: np.ndarray) -> float:
+    return float(255 * np.abs(first - other).mean())
 
 
 def _options() -> argparse.Namespace:

@@ -88,8 +88,8 @@ def drawn(
     """Draw parts with replacement, a share of them bad."""
     generator = np.random.default_rng(0)
     for _ in range(parts):
-        chosen = bad if generator.uniform() < share else good
-        yield chosen[int(generator.integers(len(chosen)))]
+        pool = bad if generator.uniform() < share else good
+        yield pool[int(generator.integers(len(pool)))]
 
 
 def fading(images: Iterator[RgbImage], parts: int, loss: float = 0.2) -> Iterator[RgbImage]:
@@ -112,10 +112,10 @@ def run(detector: Detector, images: Iterator[RgbImage], parts: int) -> Run:
         waiting.append(image)
         if len(waiting) < _BATCH and number < parts - 1:
             continue
-        for part, found in zip(waiting, detector.detect(waiting), strict=True):
+        for part, detection in zip(waiting, detector.detect(waiting), strict=True):
             inputs = input_statistics(place(part, detector.model.config.preprocess)[0])
-            watch.add(found.pred_score, inputs, found.embedding, datetime.now(UTC))
-            rejected.append(found.is_anomalous)
+            watch.add(detection.pred_score, inputs, detection.embedding, datetime.now(UTC))
+            rejected.append(detection.is_anomalous)
             if found_at is None and watch.finding != "none":
                 found_at = len(rejected)
             last = rejected[-_LAST:]
@@ -125,9 +125,9 @@ def run(detector: Detector, images: Iterator[RgbImage], parts: int) -> Run:
     return Run(watch.finding, found_at, doubled_at, float(np.mean(rejected)))
 
 
-def row(name: str, found: Run) -> str:
+def row(name: str, run_: Run) -> str:
     """Lay out one run."""
-    cells = [found.finding, found.found_at or "-", found.doubled_at or "-", f"{found.alarms:.1%}"]
+    cells = [run_.finding, run_.found_at or "-", run_.doubled_at or "-", f"{run_.alarms:.1%}"]
     return f"| {name} | " + " | ".join(map(str, cells)) + " |"
 
 

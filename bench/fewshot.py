@@ -37,11 +37,11 @@ def main() -> None:
     config = load_recipe(options.recipe, options.set)
     sets = [with_tiles(open_dataset(path)) for path in options.data]
     options.out.mkdir(parents=True, exist_ok=True)
-    wanted = options.of or [dataset.root.name for dataset in sets]
+    names = options.of or [dataset.root.name for dataset in sets]
     rows = [
         row
         for dataset in sets
-        if options.shots and dataset.root.name in wanted
+        if options.shots and dataset.root.name in names
         for row in few(dataset, sets, config, options)
     ]
     if rows:
@@ -54,21 +54,21 @@ def few(
     dataset: Dataset, sets: Sequence[Dataset], config: TrainConfig, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Train on few images of a set, from scratch and from the others."""
-    name, found = dataset.root.name, []
-    others = joined([one for one in sets if one is not dataset])
+    name, rows = dataset.root.name, []
+    other_sets = joined([dataset_ for dataset_ in sets if dataset_ is not dataset])
     base = options.out / f"without-{name}"
     if not base.is_dir():  # from a run before
         # Only its autoencoder is wanted: the memory and the head belong to a product.
         scoring = replace(config.model.scoring, families=("masked",))
         alone = replace(config, model=replace(config.model, scoring=scoring))
-        train_model(others, base, alone, Training(wanted=None), quiet=True)
+        train_model(other_sets, base, alone, Training(calibration=None), quiet=True)
     shorter = replace(config, optimiser=replace(config.optimiser, steps=options.adapt_steps))
     for shots in options.shots:
-        some = subset(dataset, shots, options.seed)
+        few_images = subset(dataset, shots, options.seed)
         for start, recipe in ((None, config), (base, shorter)):
             out = options.out / f"{name}-{shots}-{'scratch' if start is None else 'adapted'}"
             started = time.monotonic()
-            train_model(some, out, recipe, Training(init=start), quiet=True)
+            train_model(few_images, out, recipe, Training(init=start), quiet=True)
             seconds = time.monotonic() - started
             figures, _ = evaluate_model(out, dataset, quiet=True)
             row = {
@@ -79,8 +79,8 @@ def few(
                 "train_s": round(seconds),
             }
             print(json.dumps(row), flush=True)
-            found.append(row)
-    return found
+            rows.append(row)
+    return rows
 
 
 def together(
@@ -88,14 +88,14 @@ def together(
 ) -> list[dict[str, Any]]:
     """Train one model on all sets, calibrate it for each and test each."""
     model = options.out / "together"
-    train_model(joined(sets), model, config, Training(wanted=None), quiet=True)
+    train_model(joined(sets), model, config, Training(calibration=None), quiet=True)
     rows = []
     for dataset in sets:
-        own = options.out / f"together-{dataset.root.name}"
-        shutil.rmtree(own, ignore_errors=True)
-        shutil.copytree(model, own)
-        calibrate_folder(own, normal_images(dataset.root), Recalibration(), quiet=True)
-        figures, _ = evaluate_model(own, dataset, quiet=True)
+        folder = options.out / f"together-{dataset.root.name}"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(model, folder)
+        calibrate_folder(folder, normal_images(dataset.root), Recalibration(), quiet=True)
+        figures, _ = evaluate_model(folder, dataset, quiet=True)
         rows.append({"set": dataset.root.name, "image_AUROC": figures["image_AUROC"]})
         print(json.dumps(rows[-1]), flush=True)
     return rows
@@ -111,9 +111,9 @@ def subset(dataset: Dataset, shots: int, seed: int) -> Dataset:
     """Keep so many training images, drawn at random; the other splits stay."""
     train = dataset.normal("train")
     order = np.random.default_rng(seed).permutation(len(train))[:shots]
-    kept = [train[i] for i in sorted(order)]
-    others = [s for s in dataset.samples if s.split != "train"]
-    return Dataset(dataset.root, (*kept, *others))
+    few_train = [train[i] for i in sorted(order)]
+    not_train = [s for s in dataset.samples if s.split != "train"]
+    return Dataset(dataset.root, (*few_train, *not_train))
 
 
 def few_table(rows: Sequence[dict[str, Any]], shots: Sequence[int]) -> str:
@@ -124,9 +124,9 @@ def few_table(rows: Sequence[dict[str, Any]], shots: Sequence[int]) -> str:
     ]
     for name in dict.fromkeys(row["set"] for row in rows):
         for adapted in (False, True):
-            own = [r for r in rows if (r["set"], r["adapted"]) == (name, adapted)]
-            cells = " | ".join(f"{row['image_AUROC']:.3f}" for row in own)
-            seconds = " / ".join(str(row["train_s"]) for row in own)
+            matching = [r for r in rows if (r["set"], r["adapted"]) == (name, adapted)]
+            cells = " | ".join(f"{row['image_AUROC']:.3f}" for row in matching)
+            seconds = " / ".join(str(row["train_s"]) for row in matching)
             start = "the other sets" if adapted else "scratch"
             lines.append(f"| {name} | {start} | {cells} | {seconds} |")
     return "\n".join(lines)

@@ -38,16 +38,16 @@ class Outcome:
 def figures(outcome: Outcome, test: Sequence[Sample]) -> dict[str, Any]:
     """Image and pixel figures, boxes where there are some, and false alarms at stated rates."""
     anomalous = np.array([not sample.is_normal for sample in test])
-    found: dict[str, Any] = image_metrics(anomalous, outcome.scores).as_dict()
-    found |= _pixels(outcome, test) | _boxes(outcome, test)
+    row: dict[str, Any] = image_metrics(anomalous, outcome.scores).as_dict()
+    row |= _pixels(outcome, test) | _boxes(outcome, test)
     good = [sample.session for sample in test if sample.is_normal]
     for rate in RATES:
         rejected = outcome.scores > outcome.normal.threshold(rate)
-        found[f"alarms_{rate:.0%}"] = float(rejected[~anomalous].mean())
-        found[f"alarms_{rate:.0%}_interval"] = alarm_interval(rejected[~anomalous], good)
-        found[f"recall_{rate:.0%}"] = float(rejected[anomalous].mean())
-    found["normal_groups"] = outcome.normal.groups
-    return found | outcome.costs
+        row[f"alarms_{rate:.0%}"] = float(rejected[~anomalous].mean())
+        row[f"alarms_{rate:.0%}_interval"] = alarm_interval(rejected[~anomalous], good)
+        row[f"recall_{rate:.0%}"] = float(rejected[anomalous].mean())
+    row["normal_groups"] = outcome.normal.groups
+    return row | outcome.costs
 
 
 def alarm_interval(rejected: np.ndarray, groups: Sequence[str]) -> tuple[float, float]:
@@ -71,19 +71,19 @@ def bootstrap(
     generator = np.random.default_rng(0)
     drawn = []
     for _ in range(repeats):
-        chosen = np.concatenate([rows[i] for i in generator.integers(len(rows), size=len(rows))])
-        if 0 < anomalous[chosen].sum() < len(chosen):
-            drawn.append(image_metrics(anomalous[chosen], scores[chosen]).image_AUROC)
+        resampled = np.concatenate([rows[i] for i in generator.integers(len(rows), size=len(rows))])
+        if 0 < anomalous[resampled].sum() < len(resampled):
+            drawn.append(image_metrics(anomalous[resampled], scores[resampled]).image_AUROC)
     low, high = np.quantile(drawn, [0.025, 0.975])
     return float(low), float(high)
 
 
 def _pixels(outcome: Outcome, test: Sequence[Sample]) -> dict[str, float]:
     masks, maps = [], []
-    for sample, one, placement in zip(test, outcome.maps, outcome.placements, strict=True):
+    for sample, anomaly_map, placement in zip(test, outcome.maps, outcome.placements, strict=True):
         if sample.is_normal or sample.mask is not None:
             masks.append(canvas_mask(read_mask(sample, placement.source), placement))
-            maps.append(crop_to_image(one, placement))
+            maps.append(crop_to_image(anomaly_map, placement))
     if not any(mask.any() for mask in masks):
         return {}
     return pixel_metrics(masks, maps).as_dict()
@@ -96,8 +96,10 @@ def _boxes(outcome: Outcome, test: Sequence[Sample]) -> dict[str, float]:
         return {}
     strengths: list[float] = []
     hits: list[tuple[int, int] | None] = []  # image and box, or None for a false peak
-    for index, (one, placement) in enumerate(zip(outcome.maps, outcome.placements, strict=True)):
-        for strength, x, y in peaks(one, placement):
+    for index, (anomaly_map, placement) in enumerate(
+        zip(outcome.maps, outcome.placements, strict=True)
+    ):
+        for strength, x, y in peaks(anomaly_map, placement):
             strengths.append(strength)
             box = _box_at(truth[index], x, y)
             hits.append(None if box is None else (index, box))
@@ -115,15 +117,17 @@ def _boxes(outcome: Outcome, test: Sequence[Sample]) -> dict[str, float]:
 
 
 def peaks(
-    one: FloatArray, placement: Placement, side: int = 17
+    anomaly_map: FloatArray, placement: Placement, side: int = 17
 ) -> list[tuple[float, float, float]]:
     """Local maxima of a canvas map: strength and place (x, y) in the image's own pixels."""
-    highest = (one == maximum_filter(one, size=side)) & (one > np.median(one))
-    found = []
+    highest = (anomaly_map == maximum_filter(anomaly_map, size=side)) & (
+        anomaly_map > np.median(anomaly_map)
+    )
+    peaks_found = []
     for row, col in zip(*np.nonzero(highest), strict=True):
         y, x = placement.to_source(row + 0.5, col + 0.5)
-        found.append((float(one[row, col]), x, y))
-    return found
+        peaks_found.append((float(anomaly_map[row, col]), x, y))
+    return peaks_found
 
 
 def read_boxes(sample: Sample) -> np.ndarray:

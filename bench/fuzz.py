@@ -91,13 +91,13 @@ def run(model: Path, count: int, seed: int = 0, *, quiet: bool = False) -> list[
 def bodies(count: int, seed: int) -> Iterator[bytes]:
     """Yield mutated images; the same seed gives the same."""
     generator = np.random.default_rng(seed)
-    whole = seeds()
+    seed_files = seeds()
     mutations = (_cut, _flip, _replace, _splice, _blow_up, _attach)
     for _ in range(count):
-        body = whole[generator.integers(len(whole))]
+        body = seed_files[generator.integers(len(seed_files))]
         for _ in range(int(generator.integers(1, 4))):
             mutate = mutations[generator.integers(len(mutations))]
-            body = mutate(body, whole[generator.integers(len(whole))], generator)
+            body = mutate(body, seed_files[generator.integers(len(seed_files))], generator)
         yield body
 
 

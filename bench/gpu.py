@@ -98,24 +98,24 @@ def main() -> None:
             run(name, check)
         write(check)
     print((check.folder / "gpu.md").read_text(encoding="utf-8"))
-    sys.exit(any("error" in one for one in check.found.values()))
+    sys.exit(any("error" in section for section in check.found.values()))
 
 
 def run(name: str, check: Check) -> None:
     """Run one section, writing each row as it comes; what it raises is its result."""
     print(f"{name} ...", file=sys.stderr, flush=True)
     started = time.monotonic()
-    found: dict[str, Any] = {"rows": []}
-    check.found[name] = found
+    section: dict[str, Any] = {"rows": []}
+    check.found[name] = section
     try:
         for row in SECTIONS[name](check):
-            found["rows"].append(row)
-            found["seconds"] = round(time.monotonic() - started, 1)
+            section["rows"].append(row)
+            section["seconds"] = round(time.monotonic() - started, 1)
             write(check)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the next section says something else
         print(traceback.format_exc(), file=sys.stderr, flush=True)
-        found["error"] = f"{type(error).__name__}: {error}"[:2000]
-    found["seconds"] = round(time.monotonic() - started, 1)
+        section["error"] = f"{type(error).__name__}: {error}"[:2000]
+    section["seconds"] = round(time.monotonic() - started, 1)
 
 
 def missing_packages() -> list[str]:
@@ -204,12 +204,12 @@ def demo(check: Check) -> Rows:
     started = time.monotonic()
     with _profiled(check.folder / "demo.profile"):
         bundle = train_model(parts, check.model, config, quiet=True)
-    whole = time.monotonic() - started
+    whole_s = time.monotonic() - started
     figures, _ = evaluate_model(check.model, parts, quiet=True)
     card = bundle.card["training"]
     yield {
         "recipe": "demo",
-        "s to a calibrated model": whole,
+        "s to a calibrated model": whole_s,
         "s of training": card["seconds"],
         "image AUROC": figures["image_AUROC"],
         "pixel AUROC": figures["pixel_AUROC"],
@@ -240,18 +240,20 @@ def parity(check: Check) -> Rows:
 
     bundle = load_bundle(check.model)
     assert bundle.calibration is not None
-    chosen = open_dataset(check.parts).select("test")[:: 8 if check.small else 1]
-    found = list(read_images(chosen, canvas=bundle.model.config.preprocess.canvas))
-    defective = np.array([not sample.is_normal for sample, _ in found])
-    images = [image for _, image in found]
+    test = open_dataset(check.parts).select("test")[:: 8 if check.small else 1]
+    read = list(read_images(test, canvas=bundle.model.config.preprocess.canvas))
+    defective = np.array([not sample.is_normal for sample, _ in read])
+    images = [image for _, image in read]
 
     def scores(detector: Detector, batch: int) -> np.ndarray:
         starts = range(0, len(images), batch)
-        each = [detector.detect(images[i : i + batch]) for i in starts]
-        return np.array([one.pred_score for some in each for one in some])
+        batches = [detector.detect(images[i : i + batch]) for i in starts]
+        return np.array(
+            [detection.pred_score for batch_detections in batches for detection in batch_detections]
+        )
 
-    usual = scores(bundle.detector("cpu"), 1)
-    spread = float(usual[~defective].std())
+    on_cpu = scores(bundle.detector("cpu"), 1)
+    spread = float(on_cpu[~defective].std())
     threshold = bundle.calibration.threshold
     staged = bundle.detector(check.device, staged=16)  # before what could overwrite its memory
     plain = Detector(bundle.model, bundle.calibration, check.device)
@@ -261,15 +263,15 @@ def parity(check: Check) -> Rows:
     rows = [
         {
             "against the CPU": name,
-            "largest difference": float(abs(own - usual).max()),
-            "of the good parts' spread": float(abs(own - usual).max()) / spread,
-            "verdicts that differ": int(((own > threshold) != (usual > threshold)).sum()),
-            "image AUROC": float(roc_auc_score(defective, own)),
+            "largest difference": float(abs(way_scores - on_cpu).max()),
+            "of the good parts' spread": float(abs(way_scores - on_cpu).max()) / spread,
+            "verdicts that differ": int(((way_scores > threshold) != (on_cpu > threshold)).sum()),
+            "image AUROC": float(roc_auc_score(defective, way_scores)),
         }
-        for name, own in {"the CPU itself": usual, **ways}.items()
+        for name, way_scores in {"the CPU itself": on_cpu, **ways}.items()
     ]
     yield from rows
-    worst = max(abs(own - usual).max() for own in ways.values()) / spread
+    worst = max(abs(way_scores - on_cpu).max() for way_scores in ways.values()) / spread
     if worst > _AGREES:
         raise SystemExit(f"scores differ by {worst:.2f} of the good parts' spread")
 
@@ -312,36 +314,36 @@ def _timed(name: str, model: Any, check: Check, detector: Callable[..., Any] | N
     ways: dict[str, Callable[[torch.Tensor, Sequence[int]], Any]]
     ways = {"plain": plainly, "captured": staged}
     if detector is not None:
-        whole, place = detector(check.device, staged=max(sizes)), _whole(side)
+        whole_detector, place = detector(check.device, staged=max(sizes)), _filled(side)
 
         def inspected(pixels: torch.Tensor, seeds: Sequence[int]) -> None:
-            whole.detect_canvases(pixels, [place] * len(seeds))
+            whole_detector.detect_canvases(pixels, [place] * len(seeds))
 
         def by_one_thread(pixels: torch.Tensor, seeds: Sequence[int]) -> None:
-            usual = torch.get_num_threads()
+            threads = torch.get_num_threads()
             torch.set_num_threads(1)
             inspected(pixels, seeds)
-            torch.set_num_threads(usual)
+            torch.set_num_threads(threads)
 
         ways |= {"inspected": inspected, "inspected, one thread": by_one_thread}
     for size in sizes:
         pixels = torch.rand(size, 3, side, side, generator=torch.Generator().manual_seed(0))
-        seeds = [content_seed(one) for one in pixels]
+        seeds = [content_seed(canvas) for canvas in pixels]
         for way, run in ways.items():
-            taken = _repeat(partial(run, pixels, seeds), 0.5 if check.small else 1.5)
-            rate = size / statistics.median(taken)
+            seconds_taken = _repeat(partial(run, pixels, seeds), 0.5 if check.small else 1.5)
+            rate = size / statistics.median(seconds_taken)
             yield {
                 "model": name,
                 "way": way,
                 "batch": size,
                 "images/s": rate,
-                "p50 ms": 1000 * statistics.median(taken),
-                "p99 ms": 1000 * sorted(taken)[int(0.99 * len(taken))],
+                "p50 ms": 1000 * statistics.median(seconds_taken),
+                "p99 ms": 1000 * sorted(seconds_taken)[int(0.99 * len(seconds_taken))],
                 "of the bf16 rate": rate * flops / check.peak if check.peak else None,
             }
 
 
-def _whole(side: int) -> Any:
+def _filled(side: int) -> Any:
     from anomaly.types import Placement
 
     return Placement((side, side), (side, side), (0, 0, side, side))
@@ -356,7 +358,7 @@ def operations(model: Any, device: Any) -> float:
 
     side = model.config.preprocess.canvas
     path = ScoringPath(model).eval()
-    indices = [one.to(device) for one in mask_indices(model, [0])]
+    indices = [indices_.to(device) for indices_ in mask_indices(model, [0])]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         path(torch.zeros(1, 3, side, side, device=device), *indices)
     return float(counter.get_total_flops())
@@ -365,13 +367,13 @@ def operations(model: Any, device: Any) -> float:
 def _repeat(run: Callable[[], Any], seconds: float) -> list[float]:
     for _ in range(3):
         run()
-    taken: list[float] = []
+    seconds_taken: list[float] = []
     until = time.perf_counter() + seconds
-    while time.perf_counter() < until or len(taken) < 5:
+    while time.perf_counter() < until or len(seconds_taken) < 5:
         started = time.perf_counter()
         run()
-        taken.append(time.perf_counter() - started)
-    return taken
+        seconds_taken.append(time.perf_counter() - started)
+    return seconds_taken
 
 
 def training(check: Check) -> Rows:
@@ -434,7 +436,7 @@ async def _stages(url: str) -> dict[str, float]:
     """Read the sums and counts of the stages' durations and of the batches' sizes."""
     import aiohttp
 
-    found: dict[str, float] = {}
+    sums: dict[str, float] = {}
     async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as answer:
         for line in (await answer.text()).splitlines():
             name, _, value = line.rpartition(" ")
@@ -443,8 +445,8 @@ async def _stages(url: str) -> dict[str, float]:
                 name,
             ):
                 key = f"{match[3] or 'batch'} {match[2]}"
-                found[key] = found.get(key, 0.0) + float(value)
-    return found
+                sums[key] = sums.get(key, 0.0) + float(value)
+    return sums
 
 
 def _between(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
@@ -479,13 +481,13 @@ def best(check: Check) -> Rows:
         out = check.folder / f"work/models/{recipe}"
         started = time.monotonic()
         bundle = train_model(open_dataset(check.data), out, config, quiet=True)
-        whole = time.monotonic() - started
+        whole_s = time.monotonic() - started
         figures, _ = evaluate_model(out, open_dataset(check.data), quiet=True)
         yield {
             "recipe": f"{recipe}, {config.optimiser.steps} steps",
             "set": check.data.name,
             "canvas": bundle.model.config.preprocess.canvas,
-            "s to a calibrated model": whole,
+            "s to a calibrated model": whole_s,
             "image AUROC": figures["image_AUROC"],
             "recall at 5 %": figures["recall_at_5_percent"],
             "false alarms": figures["realised_false_alarm_rate_at_5_percent"],
@@ -510,18 +512,18 @@ def write(check: Check) -> None:
     """Write what was found so far, as JSON and as tables."""
     text = json.dumps(check.found, indent=1, default=str)
     (check.folder / "gpu.json").write_text(text + "\n", encoding="utf-8")
-    lines = [line for name, one in check.found.items() for line in _lines(name, one)]
+    lines = [line for name, section in check.found.items() for line in _lines(name, section)]
     (check.folder / "gpu.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _lines(name: str, found: dict[str, Any]) -> Iterator[str]:
-    taken = f" ({found['seconds']:g} s)" if "seconds" in found else ""
-    yield f"### {name}{taken}\n"
-    if found.get("rows"):
-        yield table(found["rows"])
+def _lines(name: str, section: dict[str, Any]) -> Iterator[str]:
+    taken_text = f" ({section['seconds']:g} s)" if "seconds" in section else ""
+    yield f"### {name}{taken_text}\n"
+    if section.get("rows"):
+        yield table(section["rows"])
     for outcome in ("error", "skipped"):
-        if outcome in found:
-            yield f"{outcome}: {found[outcome]}"
+        if outcome in section:
+            yield f"{outcome}: {section[outcome]}"
     yield ""
 
 
@@ -561,10 +563,10 @@ def _options() -> argparse.Namespace:
 
 
 def _names(text: str) -> list[str]:
-    chosen = [part.strip() for part in text.split(",")]
-    if unknown := set(chosen) - set(SECTIONS):
+    names = [part.strip() for part in text.split(",")]
+    if unknown := set(names) - set(SECTIONS):
         raise argparse.ArgumentTypeError(f"unknown {sorted(unknown)}; known: {list(SECTIONS)}")
-    return chosen
+    return names
 
 
 if __name__ == "__main__":

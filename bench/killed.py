@@ -80,10 +80,10 @@ def killed(folder: Path, settings: list[str], options: argparse.Namespace) -> li
 
 
 def _start(folder: Path, name: str, settings: list[str]) -> "subprocess.Popen[bytes]":
-    told = [f"--set={setting}" for setting in settings]
+    settings_ = [f"--set={setting}" for setting in settings]
     command = [sys.executable, "-m", "maskline", "train", str(folder / "parts"), "--resume"]
     return subprocess.Popen(
-        [*command, "--no-calibrate", "--out", str(folder / name), *told],
+        [*command, "--no-calibrate", "--out", str(folder / name), *settings_],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -100,16 +100,20 @@ def _step(run: Path) -> int:
 
 def compared(folder: Path) -> list[str]:
     """Say what differs between the two runs."""
-    found = []
-    one, other = (load_file(folder / f"{n}/model.safetensors") for n in ("unbroken", "killed"))
-    found += [f"{name} differs" for name, value in one.items() if not value.equal(other[name])]
+    differences = []
+    unbroken, killed = (
+        load_file(folder / f"{n}/model.safetensors") for n in ("unbroken", "killed")
+    )
+    differences += [
+        f"{name} differs" for name, value in unbroken.items() if not value.equal(killed[name])
+    ]
     logs = [(folder / f"{n}.run/log.jsonl").read_text() for n in ("unbroken", "killed")]
     losses = [
         [(row["step"], row["loss"]) for row in map(json.loads, log.splitlines())] for log in logs
     ]
     if losses[0] != losses[1]:
-        found.append(f"losses differ: {len(losses[0])} and {len(losses[1])} rows")
-    return found
+        differences.append(f"losses differ: {len(losses[0])} and {len(losses[1])} rows")
+    return differences
 
 
 if __name__ == "__main__":

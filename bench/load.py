@@ -137,12 +137,12 @@ async def _ask(session: aiohttp.ClientSession, target: Target, image: bytes, loa
             status = str(answer.status)
     except (aiohttp.ClientError, TimeoutError) as error:
         status = type(error).__name__
-    taken = time.perf_counter() - started
+    seconds_taken = time.perf_counter() - started
     if status == "200":
-        load.latencies.append(taken)
+        load.latencies.append(seconds_taken)
     else:
         load.statuses[status] += 1
-        load.refusals.append(taken)
+        load.refusals.append(seconds_taken)
 
 
 def packed(image: bytes, form: str) -> tuple[bytes, dict[str, str]]:

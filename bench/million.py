@@ -95,7 +95,7 @@ def streamed(shards: Path, options: argparse.Namespace) -> list[str]:
     run = options.folder / "model.run"
     log = run / "log.jsonl"
     log.unlink(missing_ok=True)
-    told = [
+    options_ = [
         f"--set={s}" for s in (*_SETTINGS, f"optimiser.steps={steps}", "optimiser.warmup_steps=50")
     ]
     command = [
@@ -109,7 +109,7 @@ def streamed(shards: Path, options: argparse.Namespace) -> list[str]:
     ]
     started = time.monotonic()
     process = subprocess.Popen(
-        [*command, "--set=run.workers=2", *told, "--out", str(options.folder / "model")],
+        [*command, "--set=run.workers=2", *options_, "--out", str(options.folder / "model")],
         stderr=(options.folder / "stderr.txt").open("wb"),
     )
     held, first_s = watch(process, run, started)
@@ -117,7 +117,8 @@ def streamed(shards: Path, options: argparse.Namespace) -> list[str]:
     quarters = [statistics.median(q) for q in np.array_split(np.array(held), 4)]
     print(
         f"{steps * _BATCH:,} of {options.images:,} images in {time.monotonic() - started:.0f} s, "
-        f"{rows[-1]['images_per_s']:.0f} images/s, {rows[-1]['data_wait']:.0%} of the time waiting for "
+        f"{rows[-1]['images_per_s']:.0f} images/s, {rows[-1]['data_wait']:.0%} of the time "
+        "waiting for "
         f"data; first step done after {first_s:.1f} s; MB held by all its processes, by quarter: "
         + ", ".join(f"{quarter:.0f}" for quarter in quarters)
     )
@@ -152,21 +153,25 @@ def listed(shards: Path, folder: Path) -> list[str]:
     """Write the images as files, list them, and start again from the listing."""
     files = folder / "files"
     for shard in tqdm(sorted(shards.glob("*.tar")), desc="unpacking", unit="shard", disable=None):
-        own = files / shard.stem
-        if not own.is_dir():
-            own.mkdir(parents=True)
-            subprocess.run(["tar", "-xf", str(shard), "-C", str(own)], check=True)
+        shard_folder = files / shard.stem
+        if not shard_folder.is_dir():
+            shard_folder.mkdir(parents=True)
+            subprocess.run(["tar", "-xf", str(shard), "-C", str(shard_folder)], check=True)
     run = folder / "files.run"
     started = time.monotonic()
     first = indexed([files], run, again=True)
     listing_s = time.monotonic() - started
     started = time.monotonic()
-    again = indexed([files], run)
-    some = [again[i].path for i in np.random.default_rng(0).permutation(len(again))[:_BATCH]]
+    listed_again = indexed([files], run)
+    drawn_paths = [
+        listed_again[i].path
+        for i in np.random.default_rng(0).permutation(len(listed_again))[:_BATCH]
+    ]
     start_s = time.monotonic() - started
     print(
-        f"{len(first):,} files: listed in {listing_s:.1f} s once; {start_s:.2f} s at the next start, "
-        f"with the paths of a random batch of {len(some)}"
+        f"{len(first):,} files: listed in {listing_s:.1f} s once; {start_s:.2f} s at the next "
+        "start, "
+        f"with the paths of a random batch of {len(drawn_paths)}"
     )
     return [] if start_s < _START_S else [f"the second start took {start_s:.1f} s"]
 

@@ -43,8 +43,10 @@ class Posted:
 
     def p99(self, since: float, until: float) -> float:
         """99th percentile in milliseconds of the answers in a span of time."""
-        own = [s for at, s in zip(self.moments, self.seconds, strict=True) if since <= at < until]
-        return 1000 * float(np.quantile(own, 0.99))
+        within = [
+            s for at, s in zip(self.moments, self.seconds, strict=True) if since <= at < until
+        ]
+        return 1000 * float(np.quantile(within, 0.99))
 
 
 class Locked:
@@ -103,7 +105,8 @@ def main() -> None:
     parser.add_argument("--away", type=float, default=60.0, help="seconds without the database")
     options = parser.parse_args()
     print(
-        "| database | answered | in the store | missing | twice | p99 before, away, ratio | sent again |"
+        "| database | answered | in the store | missing | twice | p99 before, away, ratio | "
+        "sent again |"
     )
     print("|---|---|---|---|---|---|---|")
     for kind in options.databases.split(","):
@@ -121,12 +124,12 @@ def _run(kind: str, folder: Path, options: argparse.Namespace) -> str:
         url = f"sqlite:///{record / 'results.db'}"
         database: Locked | Postgres = Locked(record / "results.db")
     else:
-        found = binaries()
-        if found is None:
+        binaries_folder = binaries()
+        if binaries_folder is None:
             raise SystemExit("there is no PostgreSQL here: apt install postgresql")
         (folder / "postgres").mkdir()
         folder.chmod(0o755)
-        database = Postgres(found, folder / "postgres")
+        database = Postgres(binaries_folder, folder / "postgres")
         url = database.new_database("maskline")
     server = Server(options.model, record, url, folder / "server.log")
     server.start()
@@ -203,7 +206,7 @@ async def _post(
         await asyncio.sleep(0.2)
 
 
-def _stored(url: str, least: int) -> list[str]:
+def _stored(url: str, at_least: int) -> list[str]:
     """Read what the store has, once all that waits was brought over."""
     engine, until = create_engine(url), time.monotonic() + _SETTLE_S
     while True:
@@ -211,16 +214,16 @@ def _stored(url: str, least: int) -> list[str]:
             rows = [
                 str(row[0]) for row in connection.execute(text("SELECT result_id FROM results"))
             ]
-        if len(rows) >= least or time.monotonic() > until:
+        if len(rows) >= at_least or time.monotonic() > until:
             engine.dispose()
             return rows
         time.sleep(1)
 
 
 def _row(kind: str, posted: Posted, stored: list[str], away: tuple[float, float]) -> str:
-    there = set(stored)
-    missing = sum(result not in there for result in posted.results)
-    twice = len(stored) - len(there)
+    stored_ids = set(stored)
+    missing = sum(result not in stored_ids for result in posted.results)
+    twice = len(stored) - len(stored_ids)
     before, during = posted.p99(0, away[0]), posted.p99(*away)
     latency = f"{before:.1f} ms, {during:.1f} ms, {during / before:.2f}"
     cells = [len(posted.results), len(stored), missing, twice, latency, posted.failed]

@@ -75,15 +75,17 @@ def patchcore(stages: tuple[int, ...]) -> Fit:
         model = PatchcoreModel(layers, backbone=config.model.target.backbone, pre_trained=False)
         _give_weights(model.feature_extractor, config)
         model.train()
-        kept = []
-        each = max(1, _CORESET_FROM // len(samples))
+        cells_drawn = []
+        cells_each = max(1, _CORESET_FROM // len(samples))
         for pixels in _canvases(samples, config):
             embedding = model(_normalised(pixels)).view(len(pixels), -1, _dim(model))
-            drawn = torch.rand(embedding.shape[:2]).argsort(dim=1)[:, :each]
-            kept += [one[index] for one, index in zip(embedding, drawn, strict=True)]
-        chosen = torch.cat(kept)
-        model.embedding_store = [chosen]
-        model.subsample_embedding(min(1.0, _CORESET / len(chosen)))
+            drawn = torch.rand(embedding.shape[:2]).argsort(dim=1)[:, :cells_each]
+            cells_drawn += [
+                image_cells[index] for image_cells, index in zip(embedding, drawn, strict=True)
+            ]
+        candidates = torch.cat(cells_drawn)
+        model.embedding_store = [candidates]
+        model.subsample_embedding(min(1.0, _CORESET / len(candidates)))
         return _anomalib(model.eval())
 
     return fit
@@ -110,23 +112,25 @@ def neighbours(samples: Sequence[Sample], config: TrainConfig, seed: int) -> Pee
     with torch.inference_mode():
         raw = torch.cat([target.raw(pixels).half() for pixels in _canvases(samples, config)])
         flat = raw.flatten(0, 1)
-        some = flat[:: max(1, len(flat) // 100_000)].float()
-        target.fit(some.mean(dim=0), some.std(dim=0))
+        sampled = flat[:: max(1, len(flat) // 100_000)].float()
+        target.fit(sampled.mean(dim=0), sampled.std(dim=0))
         generator = torch.Generator().manual_seed(seed)
         bank = flat[torch.randperm(len(flat), generator=generator)[:20_000]]
-        whole = Memory([Block("tokens", target.token_dim)], len(bank))
-        whole.fit([target.standardise(bank)])
+        bank_memory = Memory([Block("tokens", target.token_dim)], len(bank))
+        bank_memory.fit([target.standardise(bank)])
     reduction = Reduction(0.8, 0.0)
     side = config.model.preprocess.canvas
 
     def score(pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():
-            [distance] = whole([target(pixels)])
+            [distance] = bank_memory([target(pixels)])
         smoothed = reduction.smooth(distance, target.grid)
-        maps = [canvas_map(one.numpy(), target.grid, (side, side)) for one in smoothed]
+        maps = [
+            canvas_map(smooth_map.numpy(), target.grid, (side, side)) for smooth_map in smoothed
+        ]
         return reduction.image_score(smoothed).numpy(), np.stack(maps)
 
-    return Peer(score, _megabytes(target) + _megabytes(whole))
+    return Peer(score, _megabytes(target) + _megabytes(bank_memory))
 
 
 PEERS: dict[str, Fit] = {
@@ -147,9 +151,9 @@ def _run(
     for batch in batches(samples, canvas=config.model.preprocess.canvas):
         started = time.perf_counter()
         pixels, placed = preprocess([image for _, image in batch], config.model.preprocess)
-        found, drawn = peer.score(pixels)
+        scored, drawn = peer.score(pixels)
         seconds += time.perf_counter() - started
-        scores += found.tolist()
+        scores += scored.tolist()
         maps += list(drawn)
         placements += placed
     return np.array(scores), maps, placements, seconds
@@ -163,8 +167,8 @@ def _canvases(samples: Sequence[Sample], config: TrainConfig) -> Any:
 def _anomalib(model: Any) -> Peer:
     def score(pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():
-            found = model(_normalised(pixels))
-        return found.pred_score.flatten().numpy(), found.anomaly_map.squeeze(1).numpy()
+            output = model(_normalised(pixels))
+        return output.pred_score.flatten().numpy(), output.anomaly_map.squeeze(1).numpy()
 
     return Peer(score, _megabytes(model))
 

@@ -38,17 +38,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
     options = parser.parse_args()
     scored = _score(options.model, options.data)
-    kinds = sorted({one.sample.label for one in scored})
+    kinds = sorted({picture.sample.label for picture in scored})
     options.out.mkdir(parents=True, exist_ok=True)
     for name, best in (("strongest", max), ("weakest", min)):
-        chosen = []
+        selected = []
         for kind in kinds:
-            own = [one for one in scored if one.sample.label == kind]
-            pick = max if own[0].sample.is_normal else best
-            chosen.append(pick(own, key=lambda one: one.detection.pred_score))
-        sheet = np.concatenate([_pair(one) for one in chosen], axis=1)
+            of_kind = [picture for picture in scored if picture.sample.label == kind]
+            pick = max if of_kind[0].sample.is_normal else best
+            selected.append(pick(of_kind, key=lambda picture: picture.detection.pred_score))
+        sheet = np.concatenate([_pair(picture) for picture in selected], axis=1)
         write_whole(options.out / f"{name}.jpg", encode_jpeg(sheet, 80))
-        print(options.out / f"{name}.jpg", [one.sample.path.name for one in chosen])
+        print(options.out / f"{name}.jpg", [picture.sample.path.name for picture in selected])
 
 
 def _score(model: Path, data: Path) -> list[_Scored]:
@@ -57,22 +57,24 @@ def _score(model: Path, data: Path) -> list[_Scored]:
     for batch in batches(
         open_dataset(data).select("test"), canvas=detector.model.config.preprocess.canvas
     ):
-        found = detector.detect([image for _, image in batch])
-        scored += [_Scored(s, image, d) for (s, image), d in zip(batch, found, strict=True)]
+        detections = detector.detect([image for _, image in batch])
+        scored += [_Scored(s, image, d) for (s, image), d in zip(batch, detections, strict=True)]
     return scored
 
 
-def _pair(one: _Scored) -> np.ndarray:
+def _pair(picture: _Scored) -> np.ndarray:
     """The part with its defect outlined above the part with its map, and a caption."""
-    plain = as_uint8(one.image, 255).copy()
-    mask = read_mask(one.sample, one.image.source_size).astype(np.uint8)
+    plain = as_uint8(picture.image, 255).copy()
+    mask = read_mask(picture.sample, picture.image.source_size).astype(np.uint8)
     outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(plain, outlines, -1, (0, 255, 0), 1)
-    rows = [cv2.resize(p, (_SIDE, _SIDE)) for p in (plain, overlay(one.image, one.detection))]
-    ratio = one.detection.pred_score / one.detection.threshold
-    verdict = "NG" if one.detection.is_anomalous else "OK"
+    rows = [
+        cv2.resize(p, (_SIDE, _SIDE)) for p in (plain, overlay(picture.image, picture.detection))
+    ]
+    ratio = picture.detection.pred_score / picture.detection.threshold
+    verdict = "NG" if picture.detection.is_anomalous else "OK"
     caption = np.full((_CAPTION, _SIDE, 3), 255, np.uint8)
-    text = f"{one.sample.label}: {verdict} ({ratio:.2f})"
+    text = f"{picture.sample.label}: {verdict} ({ratio:.2f})"
     cv2.putText(caption, text, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate([caption, *rows])
 

@@ -79,7 +79,7 @@ class Postgres:
 
 def binaries() -> Path | None:
     """Return where PostgreSQL's programs are, if it is installed."""
-    found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    folders = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     if on_path := shutil.which("initdb"):
-        found.append(Path(on_path).resolve().parent)
-    return found[-1] if found else None
+        folders.append(Path(on_path).resolve().parent)
+    return folders[-1] if folders else None

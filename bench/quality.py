@@ -72,10 +72,14 @@ def _set(dataset: Dataset, folder: Path, options: argparse.Namespace) -> None:
                 config = with_canvas(config, record.canvases[str(seed)])
                 continue
             if method == OURS:
-                found, config = ours(dataset, folder / f"seed{seed}", config, options)
+                result, config = ours(dataset, folder / f"seed{seed}", config, options)
             else:
-                found = outcome(PEERS[method], dataset, config, seed, options.group_by)
-            row = {"seed": seed, **figures(found, test), "interval": bootstrap(found.scores, test)}
+                result = outcome(PEERS[method], dataset, config, seed, options.group_by)
+            row = {
+                "seed": seed,
+                **figures(result, test),
+                "interval": bootstrap(result.scores, test),
+            }
             record.add(method, row, config.model.preprocess.canvas)
             print(f"{name} seed {seed} {method}: {_short(row)}", flush=True)
     canvases = sorted(set(record.canvases.values()))
@@ -98,7 +102,7 @@ def ours(
     assert bundle.calibration is not None
     detections, seconds = _detect(detector, dataset.select("test"))
     size = sum(path.stat().st_size for path in folder.iterdir())
-    found = Outcome(
+    outcome_ = Outcome(
         normal=bundle.calibration.images,
         scores=np.array([d.pred_score for d in detections]),
         maps=[d.anomaly_map for d in detections],
@@ -109,7 +113,7 @@ def ours(
             "model_mb": size / 1e6,
         },
     )
-    return found, from_dict(TrainConfig, bundle.card["training"]["recipe"])
+    return outcome_, from_dict(TrainConfig, bundle.card["training"]["recipe"])
 
 
 def _recipe(options: argparse.Namespace, seed: int) -> TrainConfig:
@@ -133,9 +137,9 @@ def table(rows: dict[str, list[dict[str, Any]]]) -> str:
         "| method | " + " | ".join(columns.values()) + " | 95 % of image AUROC |",
         "|---" * (len(columns) + 2) + "|",
     ]
-    for method, own in rows.items():
-        cells = [_cell(key, [row[key] for row in own if key in row]) for key in columns]
-        low, high = (statistics.mean(row["interval"][i] for row in own) for i in (0, 1))
+    for method, method_rows in rows.items():
+        cells = [_cell(key, [row[key] for row in method_rows if key in row]) for key in columns]
+        low, high = (statistics.mean(row["interval"][i] for row in method_rows) for i in (0, 1))
         lines.append(f"| {method} | " + " | ".join(cells) + f" | {low:.3f}-{high:.3f} |")
     return "\n".join(lines)
 
@@ -148,12 +152,14 @@ def promise(rows: Sequence[dict[str, Any]], rate: float) -> str:
             f"At {rate:.0%} nothing can be promised: {groups} independent held-out normals certify "
             f"{1 / (groups + 1):.2%} at best."
         )
-    said = []
+    sentences = []
     for row in rows:
         low, high = row[f"alarms_{rate:.0%}_interval"]
         verdict = "EXCEEDED" if low > rate else "holds" if high >= rate else "holds, fewer"
-        said.append(f"{row[f'alarms_{rate:.0%}']:.3f} ({low:.3f}-{high:.3f}) {verdict}")
-    return f"At a stated {rate:.0%}, by seed (95 % interval by group): " + "; ".join(said) + "."
+        sentences.append(f"{row[f'alarms_{rate:.0%}']:.3f} ({low:.3f}-{high:.3f}) {verdict}")
+    return (
+        f"At a stated {rate:.0%}, by seed (95 % interval by group): " + "; ".join(sentences) + "."
+    )
 
 
 def _cell(key: str, values: list[float]) -> str:
@@ -202,10 +208,10 @@ def methods_of(text: str) -> list[str]:
     """Parse peers' names; `all` is every one."""
     if text == "all":
         return list(PEERS)
-    chosen = [part.strip() for part in text.split(",") if part.strip()]
-    if unknown := set(chosen) - set(PEERS):
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if unknown := set(names) - set(PEERS):
         raise argparse.ArgumentTypeError(f"unknown {sorted(unknown)}; known: {list(PEERS)}")
-    return chosen
+    return names
 
 
 if __name__ == "__main__":

@@ -27,13 +27,13 @@ class Record:
         record = cls(path, commit_of())
         if not resume or not path.is_file():
             return record
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["commit"] != record.commit:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["commit"] != record.commit:
             raise SystemExit(
-                f"{path} is of commit {found['commit']}, this is {record.commit}; "
+                f"{path} is of commit {stored['commit']}, this is {record.commit}; "
                 "check that one out to go on, or start anew without --resume"
             )
-        return cls(path, record.commit, found["rows"], found["canvases"])
+        return cls(path, record.commit, stored["rows"], stored["canvases"])
 
     def has(self, method: str, seed: int) -> bool:
         """Whether the method's row for this seed is there."""
@@ -51,5 +51,5 @@ class Record:
 def commit_of() -> str:
     """Return the checked-out commit, with `+` where tracked files differ from it; `unknown` without git."""
     described = ["git", "describe", "--always", "--abbrev=10", "--dirty=+", "--exclude=*"]
-    found = subprocess.run(described, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
+    described_commit = subprocess.run(described, capture_output=True, text=True, check=False)
+    return described_commit.stdout.strip() or "unknown"

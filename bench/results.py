@@ -37,12 +37,12 @@ def main() -> None:
         folder = Path(tempfile.mkdtemp(prefix="maskline-results-"))
         server = None
         if kind == "postgresql":
-            found = binaries()
-            if found is None:
+            binaries_folder = binaries()
+            if binaries_folder is None:
                 raise SystemExit("there is no PostgreSQL here: apt install postgresql")
             folder.chmod(0o755)
             (folder / "postgres").mkdir()
-            server = Postgres(found, folder / "postgres")
+            server = Postgres(binaries_folder, folder / "postgres")
         url = f"sqlite:///{folder / 'results.db'}" if server is None else server.new_database("m")
         try:
             _measure(kind, url, options)
@@ -58,10 +58,15 @@ def _measure(kind: str, url: str, options: argparse.Namespace) -> None:
     for first in tqdm(range(0, options.rows, _CHUNK), desc=kind, unit="chunk"):
         store.add([row(number, random) for number in range(first, first + _CHUNK)])
     rate = options.rows / (time.monotonic() - started)
-    for number, one in enumerate(store.page(Filter(verdict="NG"), limit=1000).rows):
-        told = ("false_alarm", "confirmed_defect", "confirmed_defect")[number % 3]
-        said = {"result_id": one["result_id"], "created_at": _START, "author": "q", "kind": told}
-        store.add_feedback(said | {"defect": None, "comment": None})
+    for number, stored_row in enumerate(store.page(Filter(verdict="NG"), limit=1000).rows):
+        feedback_kind = ("false_alarm", "confirmed_defect", "confirmed_defect")[number % 3]
+        entry = {
+            "result_id": stored_row["result_id"],
+            "created_at": _START,
+            "author": "q",
+            "kind": feedback_kind,
+        }
+        store.add_feedback(entry | {"defect": None, "comment": None})
     with create_engine(url).connect() as connection:
         connection.execute(text("ANALYZE"))
         connection.commit()
@@ -69,9 +74,9 @@ def _measure(kind: str, url: str, options: argparse.Namespace) -> None:
     print("| filter | first page of 100: median, worst | a page in the middle: median, worst |")
     print("|---|---|---|")
     middle = cursor_at(options.rows // 2)
-    for name, wanted in filters(options.rows).items():
+    for name, filter_ in filters(options.rows).items():
         pages = [
-            _times(partial(store.page, wanted, cursor=cursor), options.repeats)
+            _times(partial(store.page, filter_, cursor=cursor), options.repeats)
             for cursor in (None, middle)
         ]
         print(f"| {name} | {pages[0]} | {pages[1]} |", flush=True)
@@ -115,12 +120,12 @@ def filters(rows: int) -> dict[str, Filter]:
 
 
 def _times(ask: Callable[[], Any], repeats: int) -> str:
-    taken = []
+    seconds_taken = []
     for _ in range(repeats):
         started = time.perf_counter()
         ask()
-        taken.append(1000 * (time.perf_counter() - started))
-    return f"{statistics.median(taken):.1f} ms, {max(taken):.1f} ms"
+        seconds_taken.append(1000 * (time.perf_counter() - started))
+    return f"{statistics.median(seconds_taken):.1f} ms, {max(seconds_taken):.1f} ms"
 
 
 def row(number: int, random: Random) -> dict[str, Any]:

@@ -51,8 +51,8 @@ class Scorer:
     def run(self, works: Sequence[tuple[FloatArray, Placement]]) -> list[float]:
         """Score decoded images."""
         pixels = torch.from_numpy(np.stack([canvas for canvas, _ in works])).permute(0, 3, 1, 2)
-        found = self._detector.detect_canvases(pixels.contiguous(), [p for _, p in works])
-        return [one.pred_score for one in found]
+        detections = self._detector.detect_canvases(pixels.contiguous(), [p for _, p in works])
+        return [detection.pred_score for detection in detections]
 
 
 def make_free(detector: Detector) -> None:
@@ -98,9 +98,9 @@ def _maskline(model: Path, port: int, free: bool) -> None:
         plain = Engine._prepare  # after the golden scores were held, before the first request
 
         def prepare(engine: Engine, bundle: Bundle) -> Detector:
-            found = plain(engine, bundle)
-            make_free(found)
-            return found
+            detector = plain(engine, bundle)
+            make_free(detector)
+            return detector
 
         setattr(Engine, "_prepare", prepare)  # noqa: B010 - mypy knows no patched method
     serve(models_dir=model, port=port, auth="off", log_level="warning", record=_record())

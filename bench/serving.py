@@ -109,12 +109,12 @@ def _raw_only(model: Path, images: Sequence[bytes], seconds: float, *, free: boo
     if free:
         make_free(scorer._detector)
     batch = [images[i % len(images)] for i in range(BATCH)]
-    scorer.run([scorer.decode(one) for one in batch])
+    scorer.run([scorer.decode(image) for image in batch])
     print(_READY, flush=True)
     sys.stdin.readline()
     count, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
-        scorer.run([scorer.decode(one) for one in batch])
+        scorer.run([scorer.decode(image) for image in batch])
         count += len(batch)
     return count / (time.perf_counter() - started)
 
@@ -123,7 +123,7 @@ def _round(
     server: str, options: argparse.Namespace, images: Sequence[bytes], raw: float
 ) -> list[Measured]:
     path, form = _PATHS[server]
-    found = []
+    measured = []
     with running(server, options.model, free=options.free) as (process, url):
         target = Target(url + path, form)
         asyncio.run(closed(target, images, connections=4, seconds=_WARM_S))
@@ -135,8 +135,8 @@ def _round(
             spent = 1000 * (cpu_seconds(process.pid) - before) / max(1, len(load.latencies))
             share = load.rate / raw
             megabytes = memory_mb(process.pid)
-            found.append(Measured(server, connections, load, share, spent, megabytes))
-    return found
+            measured.append(Measured(server, connections, load, share, spent, megabytes))
+    return measured
 
 
 @contextlib.contextmanager
@@ -229,36 +229,39 @@ def _leaving(options: argparse.Namespace, images: Sequence[bytes]) -> str:
 def table(measured: Sequence[Measured]) -> str:
     """Lay out medians over rounds, a line for each server and number of connections."""
     lines = [
-        "| server | connections | images/s | of raw | p50 ms | p95 ms | p99 ms | CPU-ms | MB | errors |",
+        "| server | connections | images/s | of raw | p50 ms | p95 ms | p99 ms | CPU-ms | MB | "
+        "errors |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     cells: dict[tuple[str, int], list[Measured]] = {}
-    for one in measured:
-        cells.setdefault((one.server, one.connections), []).append(one)
-    for (server, connections), own in cells.items():
-        median = _medians(own)
-        errors = sum((one.load.statuses for one in own), start=own[0].load.statuses.__class__())
-        said = ", ".join(f"{n} × {k}" for k, n in errors.items()) or "0"
+    for cell in measured:
+        cells.setdefault((cell.server, cell.connections), []).append(cell)
+    for (server, connections), rounds in cells.items():
+        median = _medians(rounds)
+        errors = sum(
+            (cell.load.statuses for cell in rounds), start=rounds[0].load.statuses.__class__()
+        )
+        errors_text = ", ".join(f"{n} × {k}" for k, n in errors.items()) or "0"
         lines.append(
             f"| {server} | {connections} | {median['rate']:.1f} | {median['share']:.2f} | "
             f"{median['p50']:.1f} | {median['p95']:.1f} | {median['p99']:.1f} | "
-            f"{median['cpu_ms']:.2f} | {median['megabytes']:.0f} | {said} |"
+            f"{median['cpu_ms']:.2f} | {median['megabytes']:.0f} | {errors_text} |"
         )
     return "\n".join(lines)
 
 
-def _medians(own: Sequence[Measured]) -> dict[str, float]:
+def _medians(rounds: Sequence[Measured]) -> dict[str, float]:
     rows: list[dict[str, Any]] = [
         {
-            "rate": one.load.rate,
-            "share": one.share,
-            "p50": one.load.quantile(0.5),
-            "p95": one.load.quantile(0.95),
-            "p99": one.load.quantile(0.99),
-            "cpu_ms": one.cpu_ms,
-            "megabytes": one.megabytes,
+            "rate": round_.load.rate,
+            "share": round_.share,
+            "p50": round_.load.quantile(0.5),
+            "p95": round_.load.quantile(0.95),
+            "p99": round_.load.quantile(0.99),
+            "cpu_ms": round_.cpu_ms,
+            "megabytes": round_.megabytes,
         }
-        for one in own
+        for round_ in rounds
     ]
     return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
 
@@ -266,15 +269,15 @@ def _medians(own: Sequence[Measured]) -> dict[str, float]:
 def pictures(count: int) -> list[bytes]:
     """Return JPEGs of 640 × 480, about 100 KB each: smooth structure with noise on it."""
     generator = np.random.default_rng(0)
-    made = []
+    encoded = []
     for _ in range(count):
         coarse = generator.integers(0, 256, (12, 16, 3), dtype=np.uint8)
         smooth = np.asarray(Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC))
         noisy = np.clip(smooth + generator.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(noisy).save(buffer, "JPEG", quality=85)
-        made.append(buffer.getvalue())
-    return made
+        encoded.append(buffer.getvalue())
+    return encoded
 
 
 def family(pid: int) -> list[int]:
@@ -284,18 +287,18 @@ def family(pid: int) -> list[int]:
         with contextlib.suppress(OSError):
             fields = status.read_text().rpartition(")")[2].split()
             children.setdefault(int(fields[1]), []).append(int(status.parent.name))
-    found = [pid]
-    for one in found:
-        found += children.get(one, [])
-    return found
+    pids = [pid]
+    for parent in pids:
+        pids += children.get(parent, [])
+    return pids
 
 
 def cpu_seconds(pid: int) -> float:
     """Processor time of a process and its living descendants."""
     total = 0.0
-    for one in family(pid):
+    for member in family(pid):
         with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
             total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return total
 
@@ -303,9 +306,9 @@ def cpu_seconds(pid: int) -> float:
 def memory_mb(pid: int) -> float:
     """Proportional resident memory of a process and its descendants."""
     total = 0
-    for one in family(pid):
+    for member in family(pid):
         with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
+            for line in Path(f"/proc/{member}/smaps_rollup").read_text().splitlines():
                 if line.startswith("Pss:"):
                     total += int(line.split()[1])
     return total / 1000
@@ -333,10 +336,10 @@ def _options() -> argparse.Namespace:
 
 
 def _servers(text: str) -> list[str]:
-    chosen = [*_PATHS] if text == "all" else [part.strip() for part in text.split(",")]
-    if unknown := {name.partition(" ")[0] for name in chosen} - set(NAMES):
+    names = [*_PATHS] if text == "all" else [part.strip() for part in text.split(",")]
+    if unknown := {name.partition(" ")[0] for name in names} - set(NAMES):
         raise argparse.ArgumentTypeError(f"unknown {sorted(unknown)}; known: {list(_PATHS)}")
-    return chosen
+    return names
 
 
 def _numbers(text: str) -> list[int]:

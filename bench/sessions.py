@@ -17,9 +17,9 @@ def with_tiles(dataset: Dataset) -> Dataset:
     jumps.
     """
     numbered = sorted(
-        (int(found[2]), int(found[1]), i)
+        (int(match_[2]), int(match_[1]), i)
         for i, sample in enumerate(dataset.samples)
-        if (found := _TILE.match(sample.path.stem))
+        if (match_ := _TILE.match(sample.path.stem))
     )
     if len(numbered) < len(dataset.samples):
         return dataset

@@ -90,8 +90,11 @@ def soak(model: Path, seconds: float, rate: float, *, quiet: bool = False) -> Se
 def _start(models: Path) -> tuple[subprocess.Popen[bytes], str]:
     port = free_port()
     command = [sys.executable, "-m", "maskline", "serve", "--models", str(models), "--no-auth"]
-    own = {"MASKLINE_LOG_LEVEL": "warning", "MASKLINE_RECORD_DIR": str(models.parent / "results")}
-    environment = os.environ | own
+    variables = {
+        "MASKLINE_LOG_LEVEL": "warning",
+        "MASKLINE_RECORD_DIR": str(models.parent / "results"),
+    }
+    environment = os.environ | variables
     process = subprocess.Popen([*command, "--port", str(port)], env=environment)
     url, until = f"http://127.0.0.1:{port}", time.monotonic() + _START_S
     while process.poll() is None and time.monotonic() < until:
@@ -217,8 +220,8 @@ def held(pid: int) -> Held:
     """
     folder = Path(f"/proc/{pid}")
     lines = (folder / "smaps_rollup").read_text().splitlines()
-    own = [line for line in lines if line.startswith(("Anonymous:", "Swap:"))]
-    kilobytes = sum(int(line.split()[1]) for line in own)
+    held_lines = [line for line in lines if line.startswith(("Anonymous:", "Swap:"))]
+    kilobytes = sum(int(line.split()[1]) for line in held_lines)
     return Held(
         kilobytes / 1000,
         len(list((folder / "fd").iterdir())),
@@ -232,15 +235,19 @@ def grown(held: list[Held]) -> list[str]:
         return ["too short to say whether memory is flat"]
     second, last = _quarters(held)[1], _quarters(held)[3]
     factor, margin = _GROWTH
-    found = []
-    before, after = (statistics.median(one.megabytes for one in part) for part in (second, last))
+    complaints = []
+    before, after = (
+        statistics.median(sample_.megabytes for sample_ in part) for part in (second, last)
+    )
     if after > max(factor * before, before + margin):
-        found.append(f"memory grew from {before:.0f} to {after:.0f} MB")
+        complaints.append(f"memory grew from {before:.0f} to {after:.0f} MB")
     for name in ("files", "threads"):
-        early, late = (statistics.median(getattr(one, name) for one in p) for p in (second, last))
+        early, late = (
+            statistics.median(getattr(sample_, name) for sample_ in p) for p in (second, last)
+        )
         if late > early + 2:
-            found.append(f"{name} grew from {early:g} to {late:g}")
-    return found
+            complaints.append(f"{name} grew from {early:g} to {late:g}")
+    return complaints
 
 
 def _quarters(held: list[Held]) -> list[list[Held]]:
@@ -254,10 +261,10 @@ def report(seen: Seen) -> str:
     lines += ["| quarter | MB | least MB | files | threads |", "|---|---|---|---|---|"]
     for number, part in enumerate(_quarters(seen.held), start=1):
         cells = [
-            f"{statistics.median(getattr(one, name) for one in part):.0f}" if part else "-"
+            f"{statistics.median(getattr(sample_, name) for sample_ in part):.0f}" if part else "-"
             for name in ("megabytes", "files", "threads")
         ]
-        cells.insert(1, f"{min(one.megabytes for one in part):.0f}" if part else "-")
+        cells.insert(1, f"{min(sample_.megabytes for sample_ in part):.0f}" if part else "-")
         lines.append(f"| {number} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

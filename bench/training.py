@@ -78,8 +78,8 @@ def largest_rate(device: torch.device, config: TrainConfig) -> float:
     dtype = precision_of(config, device)
     sides = _SIDES if device.type == "cuda" else _SIDES[:3]
     rates = {side: matrix_rate(device, dtype, side) for side in sides}
-    said = ", ".join(f"{side}²: {rate / 1e9:.0f}" for side, rate in rates.items())
-    print(f"matrix products in {dtype}, GFLOP/s: {said}")
+    rates_text = ", ".join(f"{side}²: {rate / 1e9:.0f}" for side, rate in rates.items())
+    print(f"matrix products in {dtype}, GFLOP/s: {rates_text}")
     return max(rates.values())
 
 
@@ -92,26 +92,26 @@ def decoding(samples: list[Sample], config: TrainConfig) -> None:
     ]
     with (
         tempfile.TemporaryDirectory() as folder,
-        decoded_once(len(samples), config, Path(folder), ALONE) as kept,
+        decoded_once(len(samples), config, Path(folder), ALONE) as decoded_images,
     ):
         ways: dict[str, Decoded | None] = {"decoding": None}
-        if kept is not None:
-            ways["decoded before"] = kept
-            for _ in reading(samples, config, steps, pin=False, decoded=kept):
+        if decoded_images is not None:
+            ways["decoded before"] = decoded_images
+            for _ in reading(samples, config, steps, pin=False, decoded=decoded_images):
                 pass  # now they are there
         for name, decoded in ways.items():
-            found = []
+            rates = []
             for workers in [w for w in _WORKERS if w <= usable_cores()]:
-                told = replace(config, run=replace(config.run, workers=workers))
-                loaded = reading(samples, told, steps, pin=False, decoded=decoded)
+                with_workers = replace(config, run=replace(config.run, workers=workers))
+                loaded = reading(samples, with_workers, steps, pin=False, decoded=decoded)
                 next(loaded)  # the processes have started
                 started = time.perf_counter()
                 for _ in loaded:
                     pass
                 rate = batch * (len(steps) - 1) / (time.perf_counter() - started)
-                found.append(f"{workers} workers: {rate:.0f}")
+                rates.append(f"{workers} workers: {rate:.0f}")
             side = config.model.preprocess.canvas
-            print(f"{name}, to {side} px, images/s: {', '.join(found)}")
+            print(f"{name}, to {side} px, images/s: {', '.join(rates)}")
     print()
 
 
@@ -121,14 +121,14 @@ def trained(
     """Train for a few steps and print their rates; with cached tokens, also their profile."""
     fresh = config.augment.fresh
     measured = rates_of(samples, config, steps=options.steps, rounds=options.rounds, peak=peak)
-    said, flops = measured.rates, measured.flops
+    medians, flops = measured.rates, measured.flops
     backbone = feature_flops(measured.trainer.model, config)
     print(
-        f"{'fresh' if fresh else 'cached'}: {said['images_per_s']:.1f} images/s, median of "
+        f"{'fresh' if fresh else 'cached'}: {medians['images_per_s']:.1f} images/s, median of "
         f"{options.rounds} × {options.steps} steps of {config.optimiser.batch_size}; "
         f"{flops / 1e9:.2f} GFLOP an image ({backbone / 1e9:.2f} forward through the backbone); "
-        f"{said['matrix_share']:.0%} of the matrix rate, {said['data_wait']:.0%} of the time waiting for "
-        "data" + (" and backbone" if fresh else "")
+        f"{medians['matrix_share']:.0%} of the matrix rate, {medians['data_wait']:.0%} of the time "
+        "waiting for data" + (" and backbone" if fresh else "")
     )
     if not fresh:
         print(profiled(measured.trainer, measured.batches, measured.step, flops, peak))
@@ -153,7 +153,7 @@ def rates_of(
     config = replace(config, optimiser=replace(config.optimiser, steps=last))
     trainer = _trainer(samples, config)
     flops = training_flops(trainer.model, config, cached=not config.augment.fresh)
-    batches, step, found = trainer.source.steps(0), 0, []
+    batches, step, round_rates = trainer.source.steps(0), 0, []
     for _ in range(rounds):
         for _ in range(_WARM_UP):
             take_step(trainer, step, next(batches))
@@ -167,8 +167,10 @@ def rates_of(
             meter.stepped()
             step += 1
         finish(trainer.device)
-        found.append(meter.rates())
-    medians = {key: statistics.median(one[key] for one in found) for key in found[0]}
+        round_rates.append(meter.rates())
+    medians = {
+        key: statistics.median(round_[key] for round_ in round_rates) for key in round_rates[0]
+    }
     return Measured(medians, flops, trainer, batches, step)
 
 
@@ -195,12 +197,12 @@ def profiled(
         for step in range(first, first + steps):
             take_step(trainer, step, next(batches))
         finish(trainer.device)
-    wanted = DeviceType.CUDA if cuda else DeviceType.CPU
+    device_type = DeviceType.CUDA if cuda else DeviceType.CPU
     spent: dict[str, float] = dict.fromkeys([*GROUPS, "the rest"], 0.0)
     for event in profiler.key_averages():
-        if event.device_type == wanted:
-            own = event.self_device_time_total if cuda else event.self_cpu_time_total
-            spent[group_of(event.key)] += own / 1e6
+        if event.device_type == device_type:
+            own_time = event.self_device_time_total if cuda else event.self_cpu_time_total
+            spent[group_of(event.key)] += own_time / 1e6
     total = sum(spent.values())
     work = flops * trainer.config.optimiser.batch_size * steps
     rate = work / spent["matrix products"]

@@ -108,7 +108,8 @@ LINE: dict[str, tuple[Plot, ...]] = {
         ),
         Plot(
             "Cameras that drift",
-            "Cameras whose images or parts have changed since the calibration, by the sequential test.",
+            "Cameras whose images or parts have changed since the calibration, by the "
+            "sequential test.",
             "short",
             (Query(f"sum(maskline_drift_found{_OF})"),),
             _SMALL,
@@ -149,7 +150,8 @@ LINE: dict[str, tuple[Plot, ...]] = {
         ),
         Plot(
             "Score over threshold",
-            "How far scores lie from the threshold: 1 is the threshold, and what moves towards it is coming.",
+            "How far scores lie from the threshold: 1 is the threshold, and what moves towards "
+            "it is coming.",
             "short",
             (Query(f"sum by (le) (increase(maskline_score_ratio_bucket{_OF}[5m]))", "{{le}}"),),
             kind=Heatmap,
@@ -179,7 +181,8 @@ LINE: dict[str, tuple[Plot, ...]] = {
         ),
         Plot(
             "Image drift",
-            "Stability index of brightness, contrast, sharpness, colour and distance from remembered parts.",
+            "Stability index of brightness, contrast, sharpness, colour and distance from "
+            "remembered parts.",
             "short",
             (
                 Query(

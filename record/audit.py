@@ -88,18 +88,18 @@ class Audit:
         Anything else is left for `verify` to find.
         """
         lines = self._rows.read_bytes().split(b"\n") if self._rows.exists() else [b""]
-        rest = lines[-1]  # empty where the last row is whole
-        if rest:
-            os.truncate(self._rows, self._rows.stat().st_size - len(rest))
-            cut = hashlib.sha256(rest).hexdigest()
+        last_line = lines[-1]  # empty where the last row is whole
+        if last_line:
+            os.truncate(self._rows, self._rows.stat().st_size - len(last_line))
+            cut = hashlib.sha256(last_line).hexdigest()
             return self._add(head, "recovered", "half a row was cut off", None, {"sha256": cut})
         if len(lines) - 1 == head.number + 1:
             with contextlib.suppress(ValueError):
                 row = json.loads(lines[-2])
                 if row.get("before") == head.hash and row.get("hash") == _seal(row):
-                    known = Head(head.number + 1, str(row["hash"]))
-                    details = {"row": known.number}
-                    return self._add(known, "recovered", "the head lagged", None, details)
+                    recovered = Head(head.number + 1, str(row["hash"]))
+                    details = {"row": recovered.number}
+                    return self._add(recovered, "recovered", "the head lagged", None, details)
         return head
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -136,14 +136,16 @@ class Audit:
             ) from error
         if last.number < witness.number:
             raise AuditBroken(
-                f"{self._rows} ends with row {last.number}, though row {witness.number} was written: "
+                f"{self._rows} ends with row {last.number}, though row {witness.number} was "
+                "written: "
                 f"{witness.number - last.number} or more are gone"
             )
         if not last.number and any(path.exists() for path in self._results):
             raise AuditBroken(f"there are results, but no row in {self._rows}: the trail is gone")
         if last != (head := _read_head(self._head)):
             raise AuditBroken(
-                f"{self._rows} ends with row {last.number}, where row {head.number} should be the last"
+                f"{self._rows} ends with row {last.number}, where row {head.number} should be "
+                "the last"
             )
         return last
 
@@ -200,9 +202,9 @@ def _read_head(path: Path) -> Head:
 
 
 def _write_head(path: Path, head: Head) -> None:
-    whole = path.with_suffix(".tmp")
-    whole.write_text(f"{head.number} {head.hash}\n")
-    whole.replace(path)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(f"{head.number} {head.hash}\n")
+    temporary.replace(path)
 
 
 def _seal(row: dict[str, Any]) -> str:

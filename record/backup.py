@@ -64,8 +64,8 @@ def _database(source: Path, target: Path) -> int | None:
         return None
     with closing(sqlite3.connect(source)) as live, closing(sqlite3.connect(target)) as copy:
         live.backup(copy)
-        found: int = copy.execute("SELECT count(*) FROM results").fetchone()[0]
-        return found
+        count: int = copy.execute("SELECT count(*) FROM results").fetchone()[0]
+        return count
 
 
 def _folder(source: Path, target: Path) -> int:

@@ -65,7 +65,7 @@ class Journal:
         self._strays: set[str] = set()
         self._done = self._read_position()
         # Always a fresh file: the last one may end in half a row of a process that was killed.
-        self._open(max([self._done.file, *self._numbers(), *self._taken()]) + 1)
+        self._open(max([self._done.file, *self._numbers(), *self._locked()]) + 1)
         self._behind = self._count_behind()
 
     @property
@@ -92,15 +92,15 @@ class Journal:
             self._behind += len(line)
         return True
 
-    def read(self, most: int) -> list[Entry]:
+    def read(self, limit: int) -> list[Entry]:
         """Return the oldest rows that the store does not have, without removing them."""
         entries: list[Entry] = []
         for number in self._numbers():
             if number < self._done.file:
                 continue
             start = self._done.offset if number == self._done.file else 0
-            entries += self._rows(number, start, most - len(entries))
-            if len(entries) >= most:
+            entries += self._rows(number, start, limit - len(entries))
+            if len(entries) >= limit:
                 break
         return entries
 
@@ -120,15 +120,15 @@ class Journal:
         with self._lock:
             os.close(self._fd)
 
-    def _rows(self, number: int, start: int, most: int) -> Iterator[Entry]:
+    def _rows(self, number: int, start: int, limit: int) -> Iterator[Entry]:
         offset = start
         with contextlib.suppress(FileNotFoundError), self._path(number).open("rb") as file:
             file.seek(start)
             for line in file:
-                if most <= 0 or not line.endswith(b"\n"):  # half a row was never answered
+                if limit <= 0 or not line.endswith(b"\n"):  # half a row was never answered
                     return
                 offset += len(line)
-                most -= 1
+                limit -= 1
                 row, debris = _read_line(line)
                 yield Entry(row, Position(number, offset), debris)
 
@@ -157,7 +157,7 @@ class Journal:
                 _log.warning("%s is no file of the journal, and is left alone", path)
         return sorted(numbers)
 
-    def _taken(self) -> Iterator[int]:
+    def _locked(self) -> Iterator[int]:
         """Numbers whose names are taken, by whatever it is."""
         for path in self._folder.iterdir():
             if match := _FILE.fullmatch(path.name):
@@ -195,9 +195,9 @@ class Journal:
             return file.read(1) == b"\n"
 
     def _write_position(self, position: Position) -> None:
-        whole = self._folder / f".{_POSITION}"
-        whole.write_text(json.dumps({"file": position.file, "offset": position.offset}))
-        whole.replace(self._folder / _POSITION)
+        temporary = self._folder / f".{_POSITION}"
+        temporary.write_text(json.dumps({"file": position.file, "offset": position.offset}))
+        temporary.replace(self._folder / _POSITION)
 
 
 def _read_line(line: bytes) -> tuple[dict[str, Any] | None, bytes]:

@@ -55,7 +55,7 @@ class KeepConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptImage:
     """What stands behind one result: the image as it was sent, and arrays of evidence by name."""
 
     result_id: str
@@ -81,21 +81,21 @@ class KeptStore:
         self.config = config
         self.bytes = 0
         self._sizes: dict[str, int] = defaultdict(int)  # of each ten minutes
-        for path, found in self._fs.find(self._root, detail=True).items():
-            self._count(path, found["size"])
+        for path, details in self._fs.find(self._root, detail=True).items():
+            self._count(path, details["size"])
 
-    def put(self, kept: Kept) -> bool:
+    def put(self, image: KeptImage) -> bool:
         """Write one result's files, each whole or not at all; False where there is no room."""
-        folder = _folder(kept.inspected_at)
-        if self.bytes + kept.size > self._most_bytes:
+        folder = _folder(image.inspected_at)
+        if self.bytes + image.size > self._most_bytes:
             self.tidy(datetime.now(UTC))
-            if self.bytes + kept.size > self._most_bytes:
+            if self.bytes + image.size > self._most_bytes:
                 return False
         self._fs.makedirs(f"{self._root}/{folder}", exist_ok=True)
-        files = {_EVIDENCE: save(kept.evidence), _IMAGE: kept.image}
+        files = {_EVIDENCE: save(image.evidence), _IMAGE: image.image}
         with self._fs.transaction:
             for kind, data in files.items():
-                with self._fs.open(f"{self._root}/{folder}/{kept.result_id}.{kind}", "wb") as file:
+                with self._fs.open(f"{self._root}/{folder}/{image.result_id}.{kind}", "wb") as file:
                     file.write(data)
         size = sum(map(len, files.values()))
         self._sizes[folder] += size
@@ -152,15 +152,15 @@ class KeptStore:
     def _find(self, result_id: str, inspected_at: datetime, kind: str) -> bytes | None:
         for folder in (_CASES, _folder(inspected_at)):
             with contextlib.suppress(FileNotFoundError):
-                found: bytes = self._fs.cat_file(f"{self._root}/{folder}/{result_id}.{kind}")
-                return found
+                content: bytes = self._fs.cat_file(f"{self._root}/{folder}/{result_id}.{kind}")
+                return content
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     result_id: str
-    make: Callable[[], Kept]
+    make: Callable[[], KeptImage]
     size: int
 
 
@@ -181,7 +181,7 @@ class Keeper:
         self._thread = threading.Thread(target=self._work, name="keep", daemon=True)
         self._thread.start()
 
-    def keep(self, result_id: str, make: Callable[[], Kept], size: int) -> bool:
+    def keep(self, result_id: str, make: Callable[[], KeptImage], size: int) -> bool:
         """Queue what `make` will return, of about `size` bytes; False where the queue is full."""
         with self._changed:
             if self._closing or self._waiting_bytes + size > _MOST_WAITING_BYTES:
@@ -205,7 +205,7 @@ class Keeper:
 
     def _is_waiting(self, result_id: str) -> bool:
         written = [self._writing] if self._writing is not None else []
-        return any(one.result_id == result_id for one in (*written, *self._waiting))
+        return any(item.result_id == result_id for item in (*written, *self._waiting))
 
     def close(self) -> None:
         """Write what waits and stop."""
@@ -224,18 +224,18 @@ class Keeper:
             self._changed.wait_for(lambda: self._waiting or self._closing, _TIDY_S)
             if not self._waiting and self._closing:
                 return False
-            self._writing = one = self._waiting.popleft() if self._waiting else None
+            self._writing = item = self._waiting.popleft() if self._waiting else None
         try:
-            if one is None:
+            if item is None:
                 self.store.tidy(datetime.now(UTC))
-            elif not self.store.put(one.make()):
+            elif not self.store.put(item.make()):
                 self._lost()
         except OSError as error:
             _log.warning("cannot keep an image: %s", error)
             self._lost()
         finally:
             with self._changed:
-                self._waiting_bytes -= 0 if one is None else one.size
+                self._waiting_bytes -= 0 if item is None else item.size
                 self._writing = None
                 self._changed.notify_all()
         return True

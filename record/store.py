@@ -81,12 +81,12 @@ class Filter:
     def on(self, statement: "Select[Any]") -> "Select[Any]":
         """Restrict a query."""
         for name in ("model", "camera", "lot", "part_id", "verdict"):
-            if (wanted := getattr(self, name)) is not None:
-                statement = statement.where(results.c[name] == wanted)
+            if (value := getattr(self, name)) is not None:
+                statement = statement.where(results.c[name] == value)
         if self.feedback is not None:
             last = _last_said()
-            said = select(last.c.result_id).where(last.c.kind == self.feedback)
-            statement = statement.where(results.c.result_id.in_(said))
+            latest = select(last.c.result_id).where(last.c.kind == self.feedback)
+            statement = statement.where(results.c.result_id.in_(latest))
         if self.since is not None:
             statement = statement.where(results.c.inspected_at >= self.since)
         if self.until is not None:
@@ -124,7 +124,8 @@ class Store:
                 _migrate(engine)
         except CommandError as error:
             raise StoreError(
-                f"the tables of {_shown(url)} are of another version of Maskline, perhaps a newer: {error}"
+                f"the tables of {_shown(url)} are of another version of Maskline, perhaps a "
+                f"newer: {error}"
             ) from error
         except (ArgumentError, SQLAlchemyError, ImportError) as error:
             raise StoreError(f"the database {_shown(url)} cannot be opened: {error}") from error
@@ -138,12 +139,12 @@ class Store:
         Raises `RowRefused` where one is no result.
         """
         statement = _INSERTS[self._engine.dialect.name](results).on_conflict_do_nothing()
-        whole = [{name: row.get(name) for name in _COLUMNS} for row in rows]
+        complete = [{name: row.get(name) for name in _COLUMNS} for row in rows]
         try:
             with self._engine.begin() as connection:
                 before = _last_id(connection)
-                connection.execute(statement, whole)
-                if late := _absent(connection, whole):
+                connection.execute(statement, complete)
+                if late := _absent(connection, complete):
                     connection.execute(statement, [row | _UNKEYED for row in late])
                 return _count_after(connection, before)
         except (DataError, IntegrityError, UnicodeError, OverflowError) as error:
@@ -153,9 +154,9 @@ class Store:
                 raise RowRefused(f"results are refused: {_first_line(error)}") from error
             raise StoreError(f"results cannot be stored: {_first_line(error)}") from error
 
-    def page(self, wanted: Filter, *, cursor: str | None = None, limit: int = 100) -> Page:
+    def page(self, filter_: Filter, *, cursor: str | None = None, limit: int = 100) -> Page:
         """Return results that fit, newest inspection first; a page's `cursor` asks for the next."""
-        statement = wanted.on(select(results)).order_by(*_NEWEST).limit(limit + 1)
+        statement = filter_.on(select(results)).order_by(*_NEWEST).limit(limit + 1)
         if cursor is not None:
             statement = statement.where(_behind(cursor))
         rows = self._rows(statement)
@@ -163,7 +164,7 @@ class Store:
         return Page(rows[:limit], _cursor(rows[limit - 1]) if more else None)
 
     def kept_normals(
-        self, wanted: Filter, limit: int, thresholds: Mapping[str, float] = NO_THRESHOLDS
+        self, filter_: Filter, limit: int, thresholds: Mapping[str, float] = NO_THRESHOLDS
     ) -> list[dict[str, Any]]:
         """Return the newest kept results that count as normal.
 
@@ -179,7 +180,7 @@ class Store:
         )
         joined = results.outerjoin(kind, kind.c.result_id == results.c.result_id)
         statement = select(results).select_from(joined)
-        statement = wanted.on(statement.where(results.c.kept.is_(True), normal))
+        statement = filter_.on(statement.where(results.c.kept.is_(True), normal))
         return self._rows(statement.order_by(*_NEWEST).limit(limit))
 
     def defects(self, model: str) -> list[dict[str, Any]]:
@@ -210,7 +211,7 @@ class Store:
         return next(iter(self._rows(statement)), None)
 
     def add_feedback(
-        self, said: dict[str, Any], *, after: int | None = None
+        self, entry: dict[str, Any], *, after: int | None = None
     ) -> dict[str, Any] | None:
         """Add what somebody said of a result; returns it with its number.
 
@@ -218,16 +219,16 @@ class Store:
         knows. None is returned, and nothing stored, where somebody else spoke since, or the result
         is gone.
         """
-        result = results.c.result_id == said["result_id"]
-        values = [literal(value, feedback.c[name].type) for name, value in said.items()]
+        result = results.c.result_id == entry["result_id"]
+        values = [literal(value, feedback.c[name].type) for name, value in entry.items()]
         row = select(*values).where(exists().where(result))
         if after is not None:
-            spoken = feedback.c.result_id == said["result_id"]
+            spoken = feedback.c.result_id == entry["result_id"]
             row = row.where(~exists().where(spoken, feedback.c.id > after))
         with _database_errors("feedback cannot be stored"), self._engine.begin() as connection:
             # PostgreSQL lets whoever speaks of one result wait here; SQLite has one writer anyway.
             connection.execute(select(results.c.id).where(result).with_for_update()).first()
-            added = insert(feedback).from_select(list(said), row).returning(feedback)
+            added = insert(feedback).from_select(list(entry), row).returning(feedback)
             stored = connection.execute(added).mappings().first()
             return None if stored is None else dict(stored)
 
@@ -247,14 +248,14 @@ class Store:
         statement = select(feedback).where(feedback.c.result_id == result_id)
         return self._rows(statement.order_by(feedback.c.id.desc()))
 
-    def forget(self, before: datetime, most: int = 5000) -> int:
+    def forget(self, before: datetime, limit: int = 5000) -> int:
         """Delete the oldest results from before a moment, at most so many; those with feedback stay."""
         spoken_of = select(feedback.c.result_id)
         old = select(results.c.id).where(
             results.c.inspected_at < before, results.c.result_id.not_in(spoken_of)
         )
         statement = delete(results).where(
-            results.c.id.in_(old.order_by(results.c.inspected_at).limit(most))
+            results.c.id.in_(old.order_by(results.c.inspected_at).limit(limit))
         )
         with _database_errors("results cannot be deleted"), self._engine.begin() as connection:
             return connection.execute(statement).rowcount
@@ -305,19 +306,19 @@ def _behind(cursor: str) -> ColumnElement[bool]:
 def _last_said() -> Subquery:
     """What was said last of each result that something was said of: result_id, kind."""
     last = select(func.max(feedback.c.id)).group_by(feedback.c.result_id)
-    said = select(feedback.c.result_id, feedback.c.kind).where(feedback.c.id.in_(last))
-    return said.subquery()
+    latest = select(feedback.c.result_id, feedback.c.kind).where(feedback.c.id.in_(last))
+    return latest.subquery()
 
 
 def _passed(thresholds: Mapping[str, float]) -> ColumnElement[bool]:
     """Whether neither the answer nor the calibration's own threshold rejected a part."""
-    known = [
+    conditions = [
         and_(results.c.calibration == digest, results.c.score <= threshold)
         for digest, threshold in thresholds.items()
     ]
-    own = results.c.calibrated_verdict
-    by_score = and_(own.is_(None), or_(false(), *known))
-    return and_(results.c.verdict != "NG", or_(own != "NG", by_score))
+    calibrated = results.c.calibrated_verdict
+    by_score = and_(calibrated.is_(None), or_(false(), *conditions))
+    return and_(results.c.verdict != "NG", or_(calibrated != "NG", by_score))
 
 
 def _absent(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -325,14 +326,14 @@ def _absent(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[dict
     keyed = {row["result_id"]: row for row in rows if row["idempotency_key"] is not None}
     if not keyed:
         return []
-    there = select(results.c.result_id).where(results.c.result_id.in_(keyed))
-    stored = set(connection.execute(there).scalars())
+    present = select(results.c.result_id).where(results.c.result_id.in_(keyed))
+    stored = set(connection.execute(present).scalars())
     return [row for result_id, row in keyed.items() if result_id not in stored]
 
 
 def _last_id(connection: Connection) -> int:
-    found = connection.execute(select(results.c.id).order_by(results.c.id.desc()).limit(1))
-    return found.scalar() or 0
+    last = connection.execute(select(results.c.id).order_by(results.c.id.desc()).limit(1))
+    return last.scalar() or 0
 
 
 def _count_after(connection: Connection, last: int) -> int:

@@ -69,9 +69,9 @@ class Writer:
     def keep(self, row: dict[str, Any]) -> bool:
         """Keep a row, in microseconds; False where the journal is full or its disk is."""
         moments = {name: row[name].isoformat() for name in _MOMENTS if row.get(name) is not None}
-        kept = self._journal.append(row | moments)
+        entry = self._journal.append(row | moments)
         self._wake.set()
-        return kept
+        return entry
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Bring over what can be brought in time; the rest waits for the next start."""
@@ -134,7 +134,7 @@ class Writer:
         for entry in entries:
             if entry.debris:
                 self._set_aside(
-                    _shown(entry.debris), "a line of the journal has no row, or more than one"
+                    _printable(entry.debris), "a line of the journal has no row, or more than one"
                 )
         self._journal.done(entries)
 
@@ -191,7 +191,7 @@ def _value(column: Column[Any], value: Any) -> Any:
     raise RowRefused(f"a row's {column.name} is {value!r:.100}")
 
 
-def _shown(debris: bytes) -> str:
+def _printable(debris: bytes) -> str:
     """Bytes as a line of JSON, the first of very many."""
-    some = debris[:_MOST_DEBRIS]
-    return json.dumps({"bytes": len(debris), "unreadable": some.decode("latin-1")})
+    beginning = debris[:_MOST_DEBRIS]
+    return json.dumps({"bytes": len(debris), "unreadable": beginning.decode("latin-1")})

@@ -24,13 +24,13 @@ class Budget:
         self.total_bytes = total_bytes
         self.bulk_bytes = int(total_bytes * _BULK_SHARE)
         self._lock = threading.Lock()
-        self._taken = 0
+        self._taken_bytes = 0
         self._bulk_taken = 0
 
     @property
     def taken_bytes(self) -> int:
         """Bytes that are held now; more than `total_bytes` while something is overdrawn."""
-        return self._taken
+        return self._taken_bytes
 
     @contextmanager
     def open(self, *, bulk: bool = False) -> Iterator["Charge"]:
@@ -43,17 +43,19 @@ class Budget:
 
     def check(self, wanted_bytes: int, *, bulk: bool, held_bytes: int = 0) -> None:
         """Raise `BudgetSpent` where so many bytes do not fit now, `OverBudget` where they never do."""
-        most = self.bulk_bytes if bulk else self.total_bytes
-        if held_bytes + wanted_bytes > most:
+        limit = self.bulk_bytes if bulk else self.total_bytes
+        if held_bytes + wanted_bytes > limit:
             raise OverBudget(
-                f"{held_bytes + wanted_bytes} bytes at once are more than the {most} that one request may "
+                f"{held_bytes + wanted_bytes} bytes at once are more than the {limit} that one "
+                "request may "
                 "hold; send less at once, or raise MASKLINE_MAX_IN_FLIGHT_MB"
             )
-        if self._taken + wanted_bytes > self.total_bytes or (
+        if self._taken_bytes + wanted_bytes > self.total_bytes or (
             bulk and self._bulk_taken + wanted_bytes > self.bulk_bytes
         ):
             raise BudgetSpent(
-                "other requests hold all the memory that bodies and images may have; try again shortly",
+                "other requests hold all the memory that bodies and images may have; try again "
+                "shortly",
                 _RETRY_S,
             )
 
@@ -68,7 +70,7 @@ class Budget:
             self._count(change_bytes, bulk=bulk)
 
     def _count(self, change_bytes: int, *, bulk: bool) -> None:
-        self._taken += change_bytes
+        self._taken_bytes += change_bytes
         if bulk:
             self._bulk_taken += change_bytes
 

@@ -94,7 +94,8 @@ def change_of(result: dict[str, Any], kind: str, *, is_admin: bool, is_there: bo
     before = None if last is None else last["kind"]
     if is_held_against(result, before) and not is_held_against(result, kind) and not is_admin:
         raise RoleInsufficient(
-            "new versions are held against this defect, which was confirmed; only an admin takes it back"
+            "new versions are held against this defect, which was confirmed; only an admin "
+            "takes it back"
         )
     # Gone before anybody spoke of it, it was never a case; later, an admin takes note by saying it
     # again.

@@ -82,8 +82,8 @@ def decoded(source: Source, max_pixels: int, canvas: int) -> RgbImage:
 
 def float16_heatmap(detection: Detection) -> HeatmapOut:
     """The patch grid as little-endian float16, in the score's own units."""
-    most = np.finfo(np.float16).max
-    grid = np.ascontiguousarray(np.clip(detection.patch_scores, -most, most), dtype="<f2")
+    limit = np.finfo(np.float16).max
+    grid = np.ascontiguousarray(np.clip(detection.patch_scores, -limit, limit), dtype="<f2")
     return _heatmap_out(
         "float16", "application/octet-stream", grid.tobytes(), grid.shape, detection
     )

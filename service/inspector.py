@@ -97,17 +97,17 @@ class Inspector:
         repeat: RepeatKey | None = None,
     ) -> ScoreOut:
         """Answer for one image; `timings` gets each stage's seconds as it ends."""
-        found = await self.detect(source, query, deadline, timings, repeat)
+        inspection = await self.detect(source, query, deadline, timings, repeat)
         with self.metrics.timed("encode", timings):
-            heatmap = await self.heatmaps.of(found, query.heatmap)
+            heatmap = await self.heatmaps.of(inspection, query.heatmap)
         return ScoreOut.of(
-            found.detection,
+            inspection.detection,
             query,
-            model=_model_ref(found.model, query.camera),
+            model=_model_ref(inspection.model, query.camera),
             heatmap=heatmap,
-            result_id=found.result_id,
+            result_id=inspection.result_id,
             timings=timings,
-            warnings=found.warnings,
+            warnings=inspection.warnings,
         )
 
     async def detect(
@@ -121,33 +121,37 @@ class Inspector:
         """Decode, queue and infer one image, and judge it as this request wants."""
         model = await self.engine.registry.acquire(query.model)
         priority = Priority[query.priority.upper()]
-        with self.engine.place(model, priority, deadline) as kept:
+        with self.engine.place(model, priority, deadline) as reservation:
             with self.metrics.timed("decode", timings):
                 prepared = await self.in_pool(lambda: self._prepare(source, model, query.camera))
-            outcome = await self.engine.detect(model, prepared.work, kept)
+            outcome = await self.engine.detect(model, prepared.work, reservation)
         self.metrics.observe_stage(
             "queue", outcome.queue_s, timings, ended_s_ago=outcome.inference_s
         )
         self.metrics.observe_stage("inference", outcome.inference_s, timings)
-        own = outcome.result  # judged by the calibration: what a request asks for bends no metric
-        _require_finite(own)
-        detection = await self._as_asked(own, model, query)
-        self.metrics.observe_detection(model.name, query.camera, own)
-        self.drifts.add(model, query.camera, own, prepared.inputs)
-        found = Inspection(
+        calibrated = (
+            outcome.result
+        )  # judged by the calibration: what a request asks for bends no metric
+        _require_finite(calibrated)
+        detection = await self._as_asked(calibrated, model, query)
+        self.metrics.observe_detection(model.name, query.camera, calibrated)
+        self.drifts.add(model, query.camera, calibrated, prepared.inputs)
+        inspection = Inspection(
             model,
             source,
             detection,
             uuid.uuid4().hex,
             prepared.inputs,
             prepared.encoding,
-            own.verdict,
+            calibrated.verdict,
             self._warnings(model, query, prepared),
         )
         if self.recording is not None:
             sha256 = prepared.sha256
-            self.recording.keep(found, query, timings=timings, image_sha256=sha256, repeat=repeat)
-        return found
+            self.recording.keep(
+                inspection, query, timings=timings, image_sha256=sha256, repeat=repeat
+            )
+        return inspection
 
     def _warnings(
         self, model: ServedModel, query: ScoreQuery, prepared: "_Prepared"
@@ -163,13 +167,13 @@ class Inspector:
     ) -> Inspection:
         """Inspect one image for our own purposes: at low priority, neither recorded nor counted."""
         deadline = time.monotonic() + _OWN_DEADLINE_S
-        with self.engine.place(model, Priority.LOW, deadline) as kept:
+        with self.engine.place(model, Priority.LOW, deadline) as reservation:
             prepared = await self.in_pool(lambda: self._prepare(source, model, camera))
-            outcome = await self.engine.detect(model, prepared.work, kept)
-        found = outcome.result
-        _require_finite(found)
+            outcome = await self.engine.detect(model, prepared.work, reservation)
+        detection = outcome.result
+        _require_finite(detection)
         return Inspection(
-            model, source, found, "", prepared.inputs, prepared.encoding, found.verdict
+            model, source, detection, "", prepared.inputs, prepared.encoding, detection.verdict
         )
 
     def deadline_of(self, query: ScoreQuery) -> float:

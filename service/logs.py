@@ -25,7 +25,11 @@ SERVICE = "service"
 ACTOR: ContextVar[str] = ContextVar("actor", default=SERVICE)  # the key's name, in a request
 TEXT = "%(levelname)s %(name)s: %(message)s"
 # What every record has; the rest was given with `extra`.
-_USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+_RECORD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "color_message",
+}
 
 
 _hidden: set[str] = set()
@@ -36,7 +40,7 @@ def hide(secrets: Iterable[str]) -> None:
     _hidden.update(secrets)
 
 
-def _shown(value: Any) -> Any:
+def _printable(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     for secret in _hidden:
@@ -57,10 +61,10 @@ class JsonLines(logging.Formatter):
         }
         if request_id := REQUEST_ID.get():
             line["request_id"] = request_id
-        line |= {key: value for key, value in vars(record).items() if key not in _USUAL}
+        line |= {key: value for key, value in vars(record).items() if key not in _RECORD_FIELDS}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps({k: _shown(v) for k, v in line.items()}, default=str)
+        return json.dumps({k: _printable(v) for k, v in line.items()}, default=str)
 
 
 class PlainLines(logging.Formatter):
@@ -68,7 +72,7 @@ class PlainLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        return str(_shown(super().format(record)))
+        return str(_printable(super().format(record)))
 
 
 class LineWriter(logging.Handler):
@@ -79,31 +83,31 @@ class LineWriter(logging.Handler):
     line.
     """
 
-    def __init__(self, descriptor: int, *, most: int = 10_000, last_s: float = 2.0) -> None:
+    def __init__(self, descriptor: int, *, limit: int = 10_000, last_s: float = 2.0) -> None:
         super().__init__()
         self._lines: SimpleQueue[str] = SimpleQueue()
         self._descriptor = descriptor
-        self._most = most
+        self._limit = limit
         self._last_s = last_s
-        self._given = self._written = self._lost = 0
+        self._handed_over = self._written = self._lost = 0
         threading.Thread(target=self._write, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Hand a line over, or count it as lost."""
-        if self._given - self._written >= self._most:
+        if self._handed_over - self._written >= self._limit:
             self._lost += 1
             return
         if self._lost:
             lost = {"name": __name__, "levelname": "WARNING", "levelno": logging.WARNING}
-            said = f"{self._lost} lines of this log are lost: nobody read it"
+            message = f"{self._lost} lines of this log are lost: nobody read it"
             self._lost = 0
-            self._hand_over(logging.makeLogRecord({**lost, "msg": said}))
+            self._hand_over(logging.makeLogRecord({**lost, "msg": message}))
         self._hand_over(record)
 
     def flush(self) -> None:
         """Wait for what was handed over, but not for a reader that has stopped."""
         until = time.monotonic() + self._last_s
-        while self._written < self._given and time.monotonic() < until:
+        while self._written < self._handed_over and time.monotonic() < until:
             time.sleep(0.01)
 
     def _hand_over(self, record: logging.LogRecord) -> None:
@@ -112,15 +116,15 @@ class LineWriter(logging.Handler):
         except Exception:  # noqa: BLE001 - as logging's own handlers do
             self.handleError(record)
             return
-        self._given += 1
+        self._handed_over += 1
         self._lines.put(line)
 
     def _write(self) -> None:
         while True:
-            left = self._lines.get().encode(errors="backslashreplace") + b"\n"
+            remaining = self._lines.get().encode(errors="backslashreplace") + b"\n"
             with contextlib.suppress(OSError):  # whoever read it has ended
-                while left:
-                    left = left[os.write(self._descriptor, left) :]
+                while remaining:
+                    remaining = remaining[os.write(self._descriptor, remaining) :]
             self._written += 1
 
 

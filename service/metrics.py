@@ -173,8 +173,8 @@ class Metrics:
         if name in self._reserved or name in self._cameras:
             return name
         key = ACTOR.get()
-        most = _MAX_CAMERAS if key in (ANYBODY, SERVICE) else _MAX_OF_KEY
-        if len(self._cameras) >= _MAX_CAMERAS or self._brought[key] >= most:
+        limit = _MAX_CAMERAS if key in (ANYBODY, SERVICE) else _MAX_OF_KEY
+        if len(self._cameras) >= _MAX_CAMERAS or self._brought[key] >= limit:
             return "other"
         self._brought[key] += 1
         self._cameras.add(name)

@@ -31,13 +31,13 @@ _log = logging.getLogger(__name__)
 _CLOSING_S = 30.0  # for the record and the models, once requests are finished
 
 
-def serve(**given: Any) -> None:
+def serve(**overrides: Any) -> None:
     """Serve until stopped; what is not given comes from the environment.
 
     Raises `StartError` (`settings_invalid`, `port_in_use`, `keys_missing`), `KeysError` and what
     loading models raises.
     """
-    settings = read_settings(**given)
+    settings = read_settings(**overrides)
     share_arenas()
     with log_to_stderr(settings.log_format, settings.log_level):
         _serve(settings)
@@ -124,7 +124,8 @@ def _check_tls(settings: Settings) -> None:
     except (OSError, ssl.SSLError) as error:
         raise StartError(
             "tls_invalid",
-            f"{settings.tls_cert_file} and {settings.tls_key_file or 'itself'} are not a certificate "
+            f"{settings.tls_cert_file} and {settings.tls_key_file or 'itself'} are not a "
+            "certificate "
             f"and its key in PEM ({error}); check MASKLINE_TLS_CERT_FILE and MASKLINE_TLS_KEY_FILE",
         ) from error
 
@@ -151,35 +152,35 @@ class DrainingServer(uvicorn.Server):
         self._bounds = bounds
         self._state = state
         self._delay_s = delay_s
-        self._asked: float | None = None
+        self._stop_asked_at: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then listen: by ourselves, as uvicorn bounds no TLS handshake."""
         await super().startup(sockets=[])
 
         def make() -> BoundedConnection:
-            made: BoundedConnection = self.config.http_protocol_class(  # type: ignore[assignment, call-arg]
+            connection: BoundedConnection = self.config.http_protocol_class(  # type: ignore[assignment, call-arg]
                 config=self.config, server_state=self.server_state, app_state=self.lifespan.state
             )
-            return made
+            return connection
 
         self.servers += [
             Listener(  # type: ignore[misc]
-                one,
+                listening,
                 make,
                 self.server_state.connections,
                 tls=self.config.ssl,
                 handshake_s=self._bounds.handshake_s,
                 room=self._bounds.room,
             )
-            for one in sockets or ()
+            for listening in sockets or ()
         ]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Start to drain, or give up draining."""
-        if self._asked is not None:
+        if self._stop_asked_at is not None:
             os._exit(128 + sig)
-        self._asked = time.monotonic()
+        self._stop_asked_at = time.monotonic()
         self._state.draining = True
         self._end_at_last()
 
@@ -192,7 +193,10 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Leave the main loop once readiness has failed for a while."""
-        if self._asked is not None and time.monotonic() - self._asked >= self._delay_s:
+        if (
+            self._stop_asked_at is not None
+            and time.monotonic() - self._stop_asked_at >= self._delay_s
+        ):
             self.should_exit = True
         return await super().on_tick(counter)
 
@@ -204,10 +208,10 @@ def stop_at_hangup(server: uvicorn.Server) -> None:
         signal.signal(hangup, server.handle_exit)
 
 
-def read_settings(**given: Any) -> Settings:
+def read_settings(**overrides: Any) -> Settings:
     """Read the settings, naming what is wrong with one that is."""
     try:
-        return Settings(**given)
+        return Settings(**overrides)
     except ValidationError as error:
         first = error.errors()[0]
         name = "MASKLINE_" + "_".join(str(part) for part in first["loc"]).upper()

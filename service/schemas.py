@@ -41,8 +41,10 @@ class ScoreQuery(BaseModel):
         IdempotencyKey | None,
         Field(
             description=(
-                "The same request repeated with it gets the first one's result, not a new one; another "
-                "image or other parameters are refused. One API key's and camera's keys are their own."
+                "The same request repeated with it gets the first one's result, not a new one; "
+                "another "
+                "image or other parameters are refused. One API key's and camera's keys are "
+                "their own."
             )
         ),
     ] = None
@@ -60,7 +62,8 @@ class ScoreQuery(BaseModel):
             description=(
                 "float16: the patch grid, little-endian; png: grey in the image's size, 128 is the "
                 "threshold; overlay: JPEG over the image; overlay_png: the same as PNG. Images of "
-                "more than 32 million pixels are drawn at a half or a quarter of their size; height "
+                "more than 32 million pixels are drawn at a half or a quarter of their size; "
+                "height "
                 "and width say how large."
             )
         ),
@@ -159,7 +162,9 @@ class ScoreOut(BaseModel):
         warnings: Sequence[InputWarning] = (),
     ) -> "ScoreOut":
         """Convert a detection."""
-        shown = [InputWarningOut(code=warning.code, text=warning.text) for warning in warnings]
+        input_warnings = [
+            InputWarningOut(code=warning.code, text=warning.text) for warning in warnings
+        ]
         return cls(
             score=detection.pred_score,
             p_value=detection.p_value,
@@ -174,7 +179,7 @@ class ScoreOut(BaseModel):
             camera=query.camera,
             lot=query.lot,
             result_id=result_id,
-            input=InputOut(warnings=shown),
+            input=InputOut(warnings=input_warnings),
             timings=timings,
         )
 

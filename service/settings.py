@@ -7,7 +7,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from record.keep import KeepConfig, Policy
-from record.urls import secrets_of, shown
+from record.urls import secrets_of, without_password
 
 
 class Settings(BaseSettings):
@@ -100,10 +100,10 @@ class Settings(BaseSettings):
     log_format: Literal["json", "text"] = Field("json", description="json: one object a line.")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
 
-    def shown(self) -> dict[str, Any]:
+    def echo(self) -> dict[str, Any]:
         """Return all values as they may be logged: URLs without their secrets."""
         values = self.model_dump(mode="json")
-        return {k: shown(v) if isinstance(v, str) else v for k, v in values.items()}
+        return {k: without_password(v) if isinstance(v, str) else v for k, v in values.items()}
 
     @property
     def secrets(self) -> list[str]:

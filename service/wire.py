@@ -31,7 +31,8 @@ def _without_nul(value: str) -> str:
 def _not_blank(value: str) -> str:
     if not value.strip():
         raise ValueError(
-            "a blank key would be shared by all parts; leave it out, or give each part one of its own"
+            "a blank key would be shared by all parts; leave it out, or give each part one of "
+            "its own"
         )
     return value
 

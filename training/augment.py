@@ -47,8 +47,8 @@ def vary(pixels: torch.Tensor, config: AugmentConfig, seeds: Sequence[Seed | Non
     drawn = np.stack([_draw(config, seed) for seed in seeds if seed is not None])
     numbers = to_device(torch.from_numpy(drawn), pixels.device).view(len(varied), -1, 1, 1, 1)
     flip_x, flip_y, dx, dy, gain, offset = numbers.unbind(dim=1)  # each (V, 1, 1, 1)
-    chosen = pixels if len(varied) == len(pixels) else pixels[varied]
-    moved = _shift(_flip(chosen, flip_x, flip_y), dx, dy) if config.moves else chosen
+    to_vary = pixels if len(varied) == len(pixels) else pixels[varied]
+    moved = _shift(_flip(to_vary, flip_x, flip_y), dx, dy) if config.moves else to_vary
     centre = moved.mean(dim=(1, 2, 3), keepdim=True)
     result = ((moved - centre) * gain + centre + offset).clamp(0, 1)
     if len(varied) == len(pixels):

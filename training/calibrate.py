@@ -37,7 +37,7 @@ _COVERED = 0.5  # share of a cell that a defect must cover to count as altered
 def calibrate_model(
     model: AnomalyModel,
     samples: Sequence[Sample],
-    wanted: CalibrationSettings = DEFAULT_SETTINGS,
+    settings: CalibrationSettings = DEFAULT_SETTINGS,
     *,
     skip_unreadable: bool = False,
     quiet: bool = False,
@@ -47,8 +47,8 @@ def calibrate_model(
     Images of one session count as one, and so do copies of one file; see `with_groups`. Raises
     `DataError`, `CalibrationError`.
     """
-    normals = measure(model, samples, wanted.roi, skip_unreadable=skip_unreadable, quiet=quiet)
-    return calibrate(normals, wanted)
+    normals = measure(model, samples, settings.roi, skip_unreadable=skip_unreadable, quiet=quiet)
+    return calibrate(normals, settings)
 
 
 def measure(
@@ -76,14 +76,14 @@ def measure(
     inputs: list[FloatArray] = []
     encodings: list[Encoding] = []
     grid = model.target.map_grid
-    wanted = _copies(len(samples))
+    copies_of_each = _copies(len(samples))
     with tqdm(total=len(samples), desc="calibration", unit="image", disable=quiet) as bar:
         side = model.config.preprocess.canvas
         for batch in batches(samples, canvas=side, skip_unreadable=skip_unreadable):
             images = [image for _, image in batch]
             pixels, placements = preprocess(images, model.config.preprocess)
             errors.append(canvas_errors(model, pixels))
-            of = [i for i in range(len(images)) for _ in range(wanted[len(groups) + i])]
+            of = [i for i in range(len(images)) for _ in range(copies_of_each[len(groups) + i])]
             drawn = [corrupt(images[i], images[i - 1], generator) for i in of]
             if drawn:
                 drawn_on, _ = preprocess([copy for copy, _ in drawn], model.config.preprocess)

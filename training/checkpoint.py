@@ -73,7 +73,8 @@ def _opened(path: Path, fingerprint: str) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             if (file.metadata() or {}).get("fingerprint") != fingerprint:
                 raise ResumeError(
-                    f"the checkpoint {path} belongs to another recipe or other images; train without "
+                    f"the checkpoint {path} belongs to another recipe or other images; train "
+                    "without "
                     "--resume to start anew, or give the same recipe and data"
                 )
             yield file

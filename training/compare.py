@@ -58,9 +58,11 @@ def table(runs: Sequence[Run]) -> str:
     figures = dict.fromkeys(key for run in runs for key in run.figures)
     lines += [_line(name, [run.figures.get(name) for run in runs]) for name in figures]
     settings = sorted({key for run in runs for key in run.recipe})
-    told = {name: [run.recipe.get(name) for run in runs] for name in settings}
+    recipe_values = {name: [run.recipe.get(name) for run in runs] for name in settings}
     differing = {
-        name: values for name, values in told.items() if any(v != values[0] for v in values)
+        name: values
+        for name, values in recipe_values.items()
+        if any(v != values[0] for v in values)
     }
     lines += [_line(name, values) for name, values in differing.items()]
     return "\n".join(lines)
@@ -97,11 +99,11 @@ def _kind(out: Path) -> str:
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Turn nested tables into `a.b.c` keys."""
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        found |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return found
+        flattened |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flattened
 
 
 def _line(name: str, values: Sequence[Any]) -> str:

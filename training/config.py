@@ -49,7 +49,8 @@ class AugmentConfig:
             len(self.compression) == 2 and 1 <= self.compression[0] <= self.compression[1] <= 100
         ):
             raise ConfigError(
-                f"augment.compression is {self.compression}; want two JPEG qualities, 1 <= low <= high <= 100"
+                f"augment.compression is {self.compression}; want two JPEG qualities, 1 <= low "
+                "<= high <= 100"
             )
         if self.crops and not self.fresh:
             raise ConfigError("augment.crop needs augment.fresh: a crop is drawn at every step")
@@ -235,8 +236,8 @@ def _read(name: str) -> dict[str, Any]:
     elif Path(name).is_file():
         text = Path(name).read_text(encoding="utf-8")
     else:
-        known = ", ".join(recipe_names())
-        raise RecipeError(f"no recipe {name!r}: neither a file nor one of {known}")
+        names = ", ".join(recipe_names())
+        raise RecipeError(f"no recipe {name!r}: neither a file nor one of {names}")
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -19,12 +19,12 @@ def select(cells: torch.Tensor, size: int, generator: torch.Generator) -> torch.
         directions = torch.randn(points.shape[1], _PROJECTED, generator=generator)
         points = points @ (directions / _PROJECTED**0.5).to(points.device)
     squares = points.square().sum(dim=1)
-    chosen = torch.zeros(min(size, len(points)), dtype=torch.int64, device=points.device)
+    picked = torch.zeros(min(size, len(points)), dtype=torch.int64, device=points.device)
     distance = torch.full_like(squares, torch.inf)
-    for k in range(1, len(chosen)):
-        last = chosen[k - 1]
+    for k in range(1, len(picked)):
+        last = picked[k - 1]
         square = squares + squares[last] - 2 * (points @ points[last])
         distance = torch.minimum(distance, square)
         distance[last] = -torch.inf  # chosen already: rounding must not bring it back
-        chosen[k] = distance.argmax()
-    return chosen
+        picked[k] = distance.argmax()
+    return picked

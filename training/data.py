@@ -32,7 +32,16 @@ from training.groups import (
 from training.identity import with_digests
 from training.layouts import Reading, read_layout
 from training.manifest import read_manifest
-from training.samples import NORMAL, SPLITS, Dataset, Listing, Sample, shown, some, taken
+from training.samples import (
+    NORMAL,
+    SPLITS,
+    Dataset,
+    Listing,
+    Sample,
+    count_by_split,
+    few_of,
+    printable,
+)
 from training.truth import read_mask, said_of_masks
 
 __all__ = [
@@ -66,7 +75,8 @@ def open_dataset(data: Path, group_by: str | None = None) -> Dataset:
     say(dataset.listing)
     if len(dataset.samples) < 2 and dataset.normal("train"):
         raise DataError(
-            f"{len(dataset.samples)} training image(s): too few to train and to calibrate on others; collect "
+            f"{len(dataset.samples)} training image(s): too few to train and to calibrate on "
+            "others; collect "
             "at least a few dozen normal images"
         )
     return dataset
@@ -79,21 +89,28 @@ def calibration_images(data: Path, group_by: str | None = None) -> Dataset:
     """
     dataset = listed(data)
     drawn = regroup(dataset, None).samples
-    chosen = [s for s in drawn if s.is_normal and _is_to_calibrate(s)]
-    rest = [s for s in drawn if not (s.is_normal and _is_to_calibrate(s))]
-    if not chosen:
+    to_calibrate = [s for s in drawn if s.is_normal and _is_to_calibrate(s)]
+    remaining = [s for s in drawn if not (s.is_normal and _is_to_calibrate(s))]
+    if not to_calibrate:
         raise DataError(
-            f"no held-out normal images in {shown(data)} ({dataset.listing.summary()}); want a validation "
+            f"no held-out normal images in {printable(data)} ({dataset.listing.summary()}); "
+            "want a validation "
             "split, or a folder of good parts that the model was not trained on"
         )
-    samples = with_groups([replace(s, split="validation", drawn_into=()) for s in chosen], group_by)
+    samples = with_groups(
+        [replace(s, split="validation", drawn_into=()) for s in to_calibrate], group_by
+    )
     check_groups(samples, group_by)
-    left_out = {f"images of {name}": count for name, count in taken(rest).items()}
+    left_out = {f"images of {name}": count for name, count in count_by_split(remaining).items()}
     listing = replace(
         dataset.listing,
-        taken=taken(samples),
+        taken=count_by_split(samples),
         left_out=left_out | dict(dataset.listing.left_out),
-        notes=(*dataset.listing.notes, *_said_of_splits(data, chosen), *_said_of_copies(samples)),
+        notes=(
+            *dataset.listing.notes,
+            *_said_of_splits(data, to_calibrate),
+            *_said_of_copies(samples),
+        ),
     )
     say(listing)
     return Dataset(data, tuple(samples), listing)
@@ -129,7 +146,7 @@ def training_paths(data: Path) -> Iterator[Path]:
             counts["train/good"] += 1
             yield sample.path
         else:
-            reading.left_out[f"images of {sample.split}/{shown(sample.label)}"] += 1
+            reading.left_out[f"images of {sample.split}/{printable(sample.label)}"] += 1
     say(reading.listing(counts))
 
 
@@ -138,18 +155,20 @@ def listed(data: Path) -> Dataset:
     reading = _opened(data)
     samples = list(_samples(data, reading))
     reading.notes += said_of_masks(samples)
-    listing = reading.listing(taken(samples))
+    listing = reading.listing(count_by_split(samples))
     if not samples:
         raise DataError(
-            f"no images in {shown(data)} ({listing.summary()}); want train/good/ (MVTec layout), good/ and "
-            f"bad/, images in the folder itself, or a .jsonl manifest. Files read: {', '.join(EXTENSIONS)}"
+            f"no images in {printable(data)} ({listing.summary()}); want train/good/ (MVTec "
+            "layout), good/ and "
+            "bad/, images in the folder itself, or a .jsonl manifest. Files read: "
+            f"{', '.join(EXTENSIONS)}"
         )
     return Dataset(data, tuple(samples), listing)
 
 
 def _opened(data: Path) -> Reading:
     if not data.exists():
-        raise DataError(f"{shown(data)} does not exist")
+        raise DataError(f"{printable(data)} does not exist")
     return Reading(data)
 
 
@@ -173,10 +192,10 @@ def regroup(dataset: Dataset, group_by: str | None) -> Dataset:
     if shared:
         left_out["validation images that are copies of training images"] = shared
     notes = [*listing.notes, *_said_of_copies(drawn)]
-    told = replace(
-        listing, taken=taken(drawn), left_out=left_out, notes=tuple(dict.fromkeys(notes))
+    complete_listing = replace(
+        listing, taken=count_by_split(drawn), left_out=left_out, notes=tuple(dict.fromkeys(notes))
     )
-    return replace(dataset, samples=tuple(drawn), listing=told)
+    return replace(dataset, samples=tuple(drawn), listing=complete_listing)
 
 
 def _regrouped(samples: Sequence[Sample], group_by: str | None) -> list[Sample]:
@@ -190,8 +209,8 @@ def _regrouped(samples: Sequence[Sample], group_by: str | None) -> list[Sample]:
 def _copies_together(samples: Sequence[Sample]) -> list[Sample]:
     """Make copies one part; what the test split has in common with the others joins none of those."""
     test = iter(with_copies_together(s for s in samples if s.split == "test"))
-    rest = iter(with_copies_together(s for s in samples if s.split != "test"))
-    return [next(test if sample.split == "test" else rest) for sample in samples]
+    together = iter(with_copies_together(s for s in samples if s.split != "test"))
+    return [next(test if sample.split == "test" else together) for sample in samples]
 
 
 def say(listing: Listing) -> None:
@@ -205,9 +224,9 @@ def say(listing: Listing) -> None:
         _log.warning("%s", note)
 
 
-def _said_of_splits(data: Path, chosen: Sequence[Sample]) -> Iterator[str]:
-    if data.is_file() and any(sample.drawn_into for sample in chosen):
-        yield f"{shown(data)} has no splits: all of its good parts are calibrated on"
+def _said_of_splits(data: Path, to_calibrate: Sequence[Sample]) -> Iterator[str]:
+    if data.is_file() and any(sample.drawn_into for sample in to_calibrate):
+        yield f"{printable(data)} has no splits: all of its good parts are calibrated on"
 
 
 def _said_of_copies(samples: Sequence[Sample]) -> Iterator[str]:
@@ -216,9 +235,9 @@ def _said_of_copies(samples: Sequence[Sample]) -> Iterator[str]:
     if count := copies(s for s in samples if s.split == "test"):
         yield f"{count} test images are exact copies of other ones: they weigh more in the figures"
     learned = {s.digest for s in samples if s.split != "test" and s.is_normal and s.digest}
-    known = [shown(s.name) for s in samples if s.split == "test" and s.digest in learned]
-    if known:
-        yield f"{len(known)} test images are copies of images trained or calibrated on: {some(known)}"
+    repeated = [printable(s.name) for s in samples if s.split == "test" and s.digest in learned]
+    if repeated:
+        yield f"{len(repeated)} test images are copies of images trained or calibrated on: {few_of(repeated)}"
 
 
 def read_images(
@@ -242,10 +261,11 @@ def read_images(
                     yield sample, result
                 elif skip_unreadable:
                     skipped += 1
-                    _log.warning("skipped %s: %s", shown(sample.path), result)
+                    _log.warning("skipped %s: %s", printable(sample.path), result)
                 else:
                     raise DataError(
-                        f"{shown(sample.path)} cannot be read: {result}. Remove or replace it, or pass "
+                        f"{printable(sample.path)} cannot be read: {result}. Remove or replace "
+                        "it, or pass "
                         "--skip-unreadable"
                     )
     if skipped:

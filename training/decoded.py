@@ -25,7 +25,7 @@ class Decoded:
 
     def __init__(self, path: Path, count: int, side: int) -> None:
         self._path, self._count, self._side = path, count, side
-        self._there = np.memmap(path, np.uint8, "r", shape=(count,))
+        self._is_decoded = np.memmap(path, np.uint8, "r", shape=(count,))
         shape = (count, side, side, 3)
         self._canvases = np.memmap(path, np.uint8, "r", offset=count, shape=shape)
 
@@ -35,7 +35,7 @@ class Decoded:
 
     def get(self, index: int) -> FloatArray | None:
         """Return an image's canvas (S, S, 3) float32 in [0, 1], if it is there."""
-        if not self._there[index]:
+        if not self._is_decoded[index]:
             return None
         canvas: FloatArray = self._canvases[index].astype(np.float32) / np.float32(255)
         return canvas
@@ -64,8 +64,8 @@ def decoded_once(
     """
     side, run = config.model.preprocess.canvas, config.run
     size = count * (1 + side * side * 3)
-    again = config.optimiser.steps * config.optimiser.batch_size > count
-    if config.augment.crops or not again or size > 1e9 * run.decoded_limit_gb:
+    is_repeated = config.optimiser.steps * config.optimiser.batch_size > count
+    if config.augment.crops or not is_repeated or size > 1e9 * run.decoded_limit_gb:
         yield None
         return
     with shared_file(folder / f"decoded.{world.machine}.bin", size, world) as path:

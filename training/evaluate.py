@@ -20,7 +20,7 @@ from training.calibrate import batches
 from training.checkpoint import write_whole
 from training.data import Sample, read_mask
 from training.errors import DataError
-from training.report import Shown, keep_extremes
+from training.report import ReportPicture, keep_extremes
 from training.truth import check_mask_sizes
 
 
@@ -31,7 +31,7 @@ class Evaluation:
     figures: dict[str, Any]
     scores: np.ndarray
     labels: tuple[str, ...]
-    shown: tuple[Shown, ...] = ()
+    pictures: tuple[ReportPicture, ...] = ()
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class _Tally:
     samples: list[Sample] = field(default_factory=list)
     detections: list[Detection] = field(default_factory=list)
     masks: list[np.ndarray] = field(default_factory=list)
-    shown: list[Shown] = field(default_factory=list)
+    pictures: list[ReportPicture] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -74,7 +74,7 @@ def evaluate(
         "kinds": _kinds(tally, scores, detector.calibration.threshold),
         "ms_per_image": round(1000 * tally.seconds / len(scores), 2),
     }
-    return Evaluation(figures, scores, labels, tuple(tally.shown))
+    return Evaluation(figures, scores, labels, tuple(tally.pictures))
 
 
 def check_test(samples: Sequence[Sample]) -> None:
@@ -89,7 +89,8 @@ def _need_both(anomalous: np.ndarray) -> None:
     if anomalous.all() or not anomalous.any():
         what = "anomalous" if anomalous.all() else "normal"
         raise DataError(
-            "the test split needs both normal (test/good) and anomalous images (test/<kind of defect>); all "
+            "the test split needs both normal (test/good) and anomalous images (test/<kind of "
+            "defect>); all "
             f"{len(anomalous)} are {what}"
         )
 
@@ -109,7 +110,9 @@ def _tally(
                 tally.detections.append(detection)
                 mask = read_mask(sample, image.source_size)
                 tally.masks.append(canvas_mask(mask, detection.placement))
-                tally.shown = keep_extremes(tally.shown, Shown(sample, image, detection))
+                tally.pictures = keep_extremes(
+                    tally.pictures, ReportPicture(sample, image, detection)
+                )
             bar.update(len(batch))
     return tally
 
@@ -133,7 +136,7 @@ def _pixel_figures(tally: _Tally) -> dict[str, float]:
         )
         if sample.is_normal or sample.mask is not None
     ]
-    masks, maps = [mask for mask, _ in with_truth], [one for _, one in with_truth]
+    masks, maps = [mask for mask, _ in with_truth], [anomaly_map for _, anomaly_map in with_truth]
     without = len(tally.samples) - len(masks)
     if not any(mask.any() for mask in masks):
         return {"pixel_images": 0, "pixel_images_without_mask": without}
@@ -165,10 +168,10 @@ def _kinds(tally: _Tally, scores: np.ndarray, threshold: float) -> dict[str, dic
     kinds: dict[str, dict[str, float]] = {}
     for kind in sorted(set(labels[~normal].tolist())):
         member = labels == kind
-        both = member | normal
+        compared = member | normal
         kinds[kind] = {
             "images": int(member.sum()),
-            "image_AUROC": image_metrics(member[both], scores[both]).image_AUROC,
+            "image_AUROC": image_metrics(member[compared], scores[compared]).image_AUROC,
             "recall": float((scores[member] > threshold).mean()),
         }
     return kinds

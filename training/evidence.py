@@ -77,13 +77,13 @@ def fit_memory(model: AnomalyModel, source: ImageTokens, rows: Sequence[int], se
     if memory is None:
         return
     generator = torch.Generator().manual_seed(seed)
-    each = -(-max(_CANDIDATES, memory.size) // len(rows))
+    cells_each = -(-max(_CANDIDATES, memory.size) // len(rows))
     banks: list[list[torch.Tensor]] = [[] for _ in model.target.blocks]
     for chunk in _chunks(rows):
-        parts = model.target.cells(model.target.wanted(source.whole(chunk)).cpu())
+        parts = model.target.cells(model.target.to_predict(source.whole(chunk)).cpu())
         for bank, cells in zip(banks, parts, strict=True):  # (N, cells, channels)
-            drawn = torch.rand(cells.shape[:2], generator=generator).argsort(dim=1)[:, :each]
-            bank += [one[index] for one, index in zip(cells, drawn, strict=True)]
+            drawn = torch.rand(cells.shape[:2], generator=generator).argsort(dim=1)[:, :cells_each]
+            bank += [image_cells[index] for image_cells, index in zip(cells, drawn, strict=True)]
     joined = [torch.cat(bank) for bank in banks]
     memory.fit([bank[select(bank, memory.size, generator)] for bank in joined])
 
@@ -123,12 +123,14 @@ def _train_head(
     label = (torch.arange(settings.batch_size) < altered).float().to(device)
     head.train()
     for _ in range(settings.steps):
-        some = positive[torch.randint(len(positive), (altered,), generator=generator)]
-        others = torch.randint(
+        corrupted_rows = positive[torch.randint(len(positive), (altered,), generator=generator)]
+        normal_rows = torch.randint(
             len(normal[0]), (settings.batch_size - altered,), generator=generator
         )
-        true = torch.cat([corrupted[0][some], normal[0][others]]).to(device).float()
-        predicted = torch.cat([corrupted[1][some], normal[1][others]]).to(device).float()
+        true = torch.cat([corrupted[0][corrupted_rows], normal[0][normal_rows]]).to(device).float()
+        predicted = (
+            torch.cat([corrupted[1][corrupted_rows], normal[1][normal_rows]]).to(device).float()
+        )
         logits = head(torch.cat([true, predicted, true - predicted], dim=1)).squeeze(-1)
         loss = F.binary_cross_entropy_with_logits(logits, label)
         optimiser.zero_grad(set_to_none=True)
@@ -153,7 +155,7 @@ def _material(
     corrupted: list[_Pair] = []
     altered: list[torch.Tensor] = []
     origin: list[torch.Tensor] = []
-    copies = max(1, min(config.evidence.copies, _most(model, config) // len(rows)))
+    copies = max(1, min(config.evidence.copies, _patch_limit(model, config) // len(rows)))
     with tqdm(total=len(rows), desc="corruption", unit="image", disable=quiet) as bar:
         for chunk in _chunks(rows):
             read = read_images([samples[i] for i in chunk], canvas=config.model.preprocess.canvas)
@@ -209,7 +211,7 @@ def _pair(model: AnomalyModel, tokens: torch.Tensor, seeds: Sequence[int]) -> _P
     """Predict (N, L, C) tokens as an inspection would, but under one repeat of masks."""
     masking = replace(model.config.scoring.masking, repeats=1)
     predicted = model.predict(tokens, seeds, masking)[:, 0]
-    return _Pair(model.target.wanted(tokens).half().cpu(), predicted.half().cpu())
+    return _Pair(model.target.to_predict(tokens).half().cpu(), predicted.half().cpu())
 
 
 def _joined(pairs: Sequence[_Pair]) -> _Pair:
@@ -247,10 +249,10 @@ def _positive(model: AnomalyModel, material: _Material, index: int) -> torch.Ten
 def _rows(count: int, model: AnomalyModel, config: TrainConfig) -> list[int]:
     """Draw the images to look at: all, or as many as the bound on patches allows."""
     order = np.random.default_rng((config.run.seed, 6)).permutation(count)
-    return sorted(order[: _most(model, config)].tolist())
+    return sorted(order[: _patch_limit(model, config)].tolist())
 
 
-def _most(model: AnomalyModel, config: TrainConfig) -> int:
+def _patch_limit(model: AnomalyModel, config: TrainConfig) -> int:
     """How many images the bound on patches allows."""
     return max(8, config.evidence.patches // model.target.grid.length)
 

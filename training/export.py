@@ -49,14 +49,14 @@ def export_model(model: AnomalyModel) -> Exported:
     network = OnnxModel(model, graph, lane)
     side = model.config.preprocess.canvas
     pixels = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    wanted, found = model(pixels, [1]).values, network(pixels, [1]).values
-    allowed = _TOLERANCE * wanted.abs().amax(dim=3, keepdim=True).clamp(min=1e-3)
-    if not bool(((found - wanted).abs() <= allowed).all()):
-        worst = float((found - wanted).abs().max())
+    expected, exported = model(pixels, [1]).values, network(pixels, [1]).values
+    allowed = _TOLERANCE * expected.abs().amax(dim=3, keepdim=True).clamp(min=1e-3)
+    if not bool(((exported - expected).abs() <= allowed).all()):
+        worst = float((exported - expected).abs().max())
         raise ExportFailed(f"the exported graph differs from the model by up to {worst:.4g}")
     with _threads(lane.threads):
         rounds = [(_ms(model, pixels), _ms(network, pixels)) for _ in range(_ROUNDS)]
-    medians = [statistics.median(one) for one in zip(*rounds, strict=True)]
+    medians = [statistics.median(timings) for timings in zip(*rounds, strict=True)]
     _log.info(
         "one image, %d thread(s): %.1f ms by torch, %.1f ms by ONNX Runtime", lane.threads, *medians
     )

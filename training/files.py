@@ -13,7 +13,7 @@ from pathlib import Path
 
 from anomaly.image import EXTENSIONS
 from training.errors import DataError
-from training.samples import shown
+from training.samples import printable
 
 _SYSTEM_NAMES = (
     "thumbs.db|ehthumbs.db|desktop.ini|@eadir|__macosx|$recycle.bin|#recycle|lost+found|"
@@ -21,7 +21,8 @@ _SYSTEM_NAMES = (
 )
 _SYSTEM = frozenset(_SYSTEM_NAMES.split("|"))
 _OTHER_IMAGES_NAMES = (
-    ".webp .gif .heic .heif .avif .jp2 .j2k .jpx .jxl .jfif .jpe .pgm .ppm .pbm .pnm .exr .hdr .tga "
+    ".webp .gif .heic .heif .avif .jp2 .j2k .jpx .jxl .jfif .jpe .pgm .ppm .pbm .pnm .exr .hdr "
+    ".tga "
     ".dng .cr2 .cr3 .nef .arw .orf .rw2 .psd .svg .ico .dcm .apng"
 )
 _OTHER_IMAGES = frozenset(_OTHER_IMAGES_NAMES.split())
@@ -63,14 +64,14 @@ def _folder(
     path: Path, left_out: Counter[str], entered: set[tuple[int, int]], depth: int
 ) -> Folder:
     if depth > _DEEPEST:
-        raise DataError(f"{shown(path)} lies more than {_DEEPEST} folders deep; move it up")
+        raise DataError(f"{printable(path)} lies more than {_DEEPEST} folders deep; move it up")
     try:
         status = path.stat()
         entered.add((status.st_dev, status.st_ino))
         with os.scandir(path) as scanned:
             entries = sorted(scanned, key=lambda entry: entry.name)
     except OSError as error:
-        raise DataError(f"the folder {shown(path)} cannot be read: {error.strerror}") from error
+        raise DataError(f"the folder {printable(path)} cannot be read: {error.strerror}") from error
     images, others, folders = [], [], []
     for entry in entries:
         mode = _mode(entry)
@@ -117,5 +118,5 @@ def kind_of(name: str) -> str:
     """Name the kind of a file that is not read."""
     suffix = Path(name).suffix.lower()
     if suffix in _OTHER_IMAGES:
-        return f"{shown(suffix)} (images of a kind that is not read)"
-    return f"{shown(suffix)} files" if suffix else "files without extension"
+        return f"{printable(suffix)} (images of a kind that is not read)"
+    return f"{printable(suffix)} files" if suffix else "files without extension"

@@ -13,7 +13,7 @@ import numpy as np
 
 from training.errors import DataError
 from training.identity import with_digests
-from training.samples import Sample, shown
+from training.samples import Sample, printable
 
 _SHARE = 0.2
 _LEAST_GROUPS = 2  # what a calibration needs, and a training
@@ -50,7 +50,8 @@ def _regroup(sample: Sample, group_by: str | None) -> Sample:
         raise DataError(f"--group-by {group_by!r} is no regular expression: {error}") from error
     if matched is None or not matched.groups() or not matched.group(1):
         raise DataError(
-            f"--group-by {group_by!r} finds no group in {shown(name)}; put the part of the name that is the "
+            f"--group-by {group_by!r} finds no group in {printable(name)}; put the part of the "
+            "name that is the "
             "session into parentheses, or choose image, session or folder"
         )
     return replace(sample, session=matched.group(1))
@@ -70,8 +71,11 @@ def with_copies_together(samples: Iterable[Sample]) -> list[Sample]:
     first: dict[str, str] = {}
     for sample in samples:
         if sample.digest:
-            one, other = root(first.setdefault(sample.digest, sample.session)), root(sample.session)
-            leader[max(one, other)] = min(one, other)
+            leading, joining = (
+                root(first.setdefault(sample.digest, sample.session)),
+                root(sample.session),
+            )
+            leader[max(leading, joining)] = min(leading, joining)
     return [replace(s, session=root(s.session)) for s in samples]
 
 
@@ -98,10 +102,14 @@ def _draw(samples: Sequence[Sample], split: str) -> Iterator[Sample]:
     sessions = sorted({sample.session for sample in free})
     order = np.random.default_rng(0).permutation(len(sessions))
     count = max(1, round(_SHARE * len(sessions))) if len(sessions) >= _LEAST_GROUPS else 0
-    chosen = {sessions[i] for i in order[:count]}
+    drawn_sessions = {sessions[i] for i in order[:count]}
     for sample in samples:
         is_chosen = sample.split == "train" and split in sample.drawn_into
-        yield replace(sample, split=split) if is_chosen and sample.session in chosen else sample
+        yield (
+            replace(sample, split=split)
+            if is_chosen and sample.session in drawn_sessions
+            else sample
+        )
 
 
 def without_shared(samples: Sequence[Sample]) -> tuple[list[Sample], int]:
@@ -111,15 +119,17 @@ def without_shared(samples: Sequence[Sample]) -> tuple[list[Sample], int]:
     """
     trained = {s.digest for s in samples if s.split == "train" and s.is_normal and s.digest}
     sessions = {s.session for s in samples if s.split == "train" and s.is_normal}
-    rest = [s for s in samples if s.split != "validation" or s.digest not in trained]
-    for sample in rest:
+    remaining = [s for s in samples if s.split != "validation" or s.digest not in trained]
+    for sample in remaining:
         if sample.split == "validation" and sample.is_normal and sample.session in sessions:
             raise DataError(
-                f"the session {shown(sample.session)!r} is in training and in validation: what is "
-                "calibrated on must be independent of what is trained on. Move it to one of them, or choose "
+                f"the session {printable(sample.session)!r} is in training and in validation: "
+                "what is "
+                "calibrated on must be independent of what is trained on. Move it to one of "
+                "them, or choose "
                 "another --group-by"
             )
-    return rest, len(samples) - len(rest)
+    return remaining, len(samples) - len(remaining)
 
 
 def check_groups(samples: Sequence[Sample], group_by: str | None) -> None:
@@ -129,11 +139,12 @@ def check_groups(samples: Sequence[Sample], group_by: str | None) -> None:
         return
     if len(samples) < _LEAST_GROUPS:
         raise DataError(
-            f"{len(samples)} image(s) to calibrate on; a calibration needs at least {_LEAST_GROUPS} "
+            f"{len(samples)} image(s) to calibrate on; a calibration needs at least "
+            f"{_LEAST_GROUPS} "
             "independent parts, and a few dozen to be worth it"
         )
     why = {
-        None: f"are of one session, or copies of each other: {shown(next(iter(sessions)))}",
+        None: f"are of one session, or copies of each other: {printable(next(iter(sessions)))}",
         "folder": "are in one folder: one group. Use --group-by image where each is another part, or a "
         "folder for each lot",
     }.get(
@@ -141,5 +152,6 @@ def check_groups(samples: Sequence[Sample], group_by: str | None) -> None:
         f"are one group by --group-by {group_by}. Use --group-by image where each is another part",
     )
     raise DataError(
-        f"all {len(samples)} images {why}; a calibration needs at least {_LEAST_GROUPS} independent groups"
+        f"all {len(samples)} images {why}; a calibration needs at least {_LEAST_GROUPS} "
+        "independent groups"
     )

@@ -53,8 +53,8 @@ def card_digests(samples: Iterable[Sample], before: str = "") -> str:
 
 def seen(samples: Iterable[Sample], card: str) -> list[Sample]:
     """Return those of the images that a card holds, under whatever name."""
-    known = _parsed(card)
-    return [s for s in with_digests(samples) if s.digest and s.digest[:_HEX] in known]
+    digests = _parsed(card)
+    return [s for s in with_digests(samples) if s.digest and s.digest[:_HEX] in digests]
 
 
 def _parsed(card: str) -> set[str]:

@@ -68,8 +68,10 @@ class Damage:
             self.limit == 0 or self.read > 100
         ):
             raise DataError(
-                f"{len(self.files)} of the {self.read} images read so far cannot be decoded, the last "
-                f"is {unreadable[-1] if unreadable else 'above'}. Remove or replace them, or allow a "
+                f"{len(self.files)} of the {self.read} images read so far cannot be decoded, "
+                "the last "
+                f"is {unreadable[-1] if unreadable else 'above'}. Remove or replace them, or "
+                "allow a "
                 "share of them: --set run.unreadable=0.01"
             )
 
@@ -82,14 +84,14 @@ class PlacedImages(Dataset[Placed]):
     ) -> None:
         self._samples, self._config, self._decoded = samples, config, decoded
 
-    def __getitem__(self, wanted: ImageRequest) -> Placed:
+    def __getitem__(self, request: ImageRequest) -> Placed:
         """Decode, crop and place."""
         unreadable: list[str] = []
-        for number in range(wanted.index, wanted.index + _TRIES):
+        for number in range(request.index, request.index + _TRIES):
             index = number % len(self._samples)
             sample = self._samples[index]
             try:
-                canvas = self._canvas(index, sample, wanted.seed)
+                canvas = self._canvas(index, sample, request.seed)
             except (ImageError, OSError) as error:
                 unreadable.append(f"{sample.path}: {error}")
             else:
@@ -97,15 +99,15 @@ class PlacedImages(Dataset[Placed]):
         raise DataError(f"{_TRIES} images in a row cannot be read, the first is {unreadable[0]}")
 
     def _canvas(self, index: int, sample: Sample, seed: Seed | None) -> torch.Tensor:
-        config, kept = self._config, self._decoded
-        if kept is None:
+        config, decoded = self._config, self._decoded
+        if decoded is None:
             return placed(file_bytes(sample), config, seed)
-        canvas = kept.get(index)
+        canvas = decoded.get(index)
         if canvas is None:
             image = cut(file_bytes(sample), config, seed)
             canvas, _ = place(image, config.model.preprocess)
             if image.pixels.dtype == np.uint8:
-                kept.put(index, canvas)
+                decoded.put(index, canvas)
         return channels_first(canvas)
 
 
@@ -132,8 +134,8 @@ def channels_first(canvas: FloatArray) -> torch.Tensor:
 
 def stack(batch: Sequence[Placed]) -> tuple[torch.Tensor, tuple[str, ...]]:
     """Put a batch together: (B, 3, S, S), and all that could not be read."""
-    canvases = torch.stack([one.canvas for one in batch])
-    return canvases, tuple(name for one in batch for name in one.unreadable)
+    canvases = torch.stack([placed_image.canvas for placed_image in batch])
+    return canvases, tuple(name for placed_image in batch for name in placed_image.unreadable)
 
 
 def reading(

@@ -20,7 +20,7 @@ from training.checkpoint import write_whole
 from training.data import NORMAL, Sample, training_paths
 from training.errors import DataError
 from training.identity import names_and_digests
-from training.samples import shown
+from training.samples import printable
 
 _log = logging.getLogger(__name__)
 _FILES = "files.txt"
@@ -89,17 +89,17 @@ def indexed(roots: Sequence[Path], folder: Path, *, again: bool = False) -> File
     Sets among them, at any depth, and manifests give their normal training images alone.
     """
     about = folder / _ABOUT
-    wanted = [str(root.absolute()) for root in roots]
+    listed_roots = [str(root.absolute()) for root in roots]
     if about.is_file() and not again:
         listed = json.loads(about.read_text(encoding="utf-8"))
-        if (listed["roots"], listed.get("lister")) == (wanted, _LISTER):
+        if (listed["roots"], listed.get("lister")) == (listed_roots, _LISTER):
             return FileIndex(folder)
         _log.info("the listing in %s is of other folders, or an old one: listing anew", folder)
-    _list(roots, wanted, folder)
+    _list(roots, listed_roots, folder)
     return FileIndex(folder)
 
 
-def _list(roots: Sequence[Path], wanted: list[str], folder: Path) -> None:
+def _list(roots: Sequence[Path], listed_roots: list[str], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     digest, offsets, position = hashlib.sha256(), [0], 0
     staging = folder / f".{_FILES}.tmp"
@@ -108,21 +108,23 @@ def _list(roots: Sequence[Path], wanted: list[str], folder: Path) -> None:
             for path in _paths(root):
                 line = os.fsencode(path)
                 if b"\n" in line:
-                    _log.warning("left out, a name with a line break: %r", shown(path))
+                    _log.warning("left out, a name with a line break: %r", printable(path))
                     continue
                 file.write(line + b"\n")
                 digest.update(line + b"\n")
                 position += len(line) + 1
                 offsets.append(position)
     if len(offsets) == 1:
-        raise DataError(f"no images below {', '.join(wanted)}; files read: {', '.join(EXTENSIONS)}")
+        raise DataError(
+            f"no images below {', '.join(listed_roots)}; files read: {', '.join(EXTENSIONS)}"
+        )
     # What is about to be replaced is no listing until its description stands again.
     (folder / _ABOUT).unlink(missing_ok=True)
     staging.replace(folder / _FILES)
     np.save(folder / _OFFSETS, np.array(offsets, np.int64))
     about = {
         "lister": _LISTER,
-        "roots": wanted,
+        "roots": listed_roots,
         "digest": digest.hexdigest(),
         "images": len(offsets) - 1,
     }

@@ -15,12 +15,13 @@ from training.errors import DataError
 from training.files import Folder
 from training.labels import is_defect_name, is_mask_name, is_normal_name, label_of, split_of
 from training.pairs import paired, read_pairs
-from training.samples import NORMAL, Listing, Sample, shown, some
+from training.samples import NORMAL, Listing, Sample, few_of, printable
 from training.truth import check_masks, with_masks
 
 _MANIFEST_HINT = 'write a manifest: a line {"image": ..., "label": ..., "mask": ...} for each image'
 _UNSAID = (
-    ", and nothing says which of the images are good: put good parts into good/ and others into a folder for "
+    ", and nothing says which of the images are good: put good parts into good/ and others "
+    "into a folder for "
     f"their kind, or {_MANIFEST_HINT}"
 )
 _COCO_BYTES = 65_536
@@ -48,7 +49,7 @@ class Reading:
             for name, folders in self.layouts.items()
         )
         left_out = dict(self.left_out.most_common())
-        source = shown(self.root.absolute().name)
+        source = printable(self.root.absolute().name)
         return Listing(source, layout, dict(counts), left_out, tuple(dict.fromkeys(self.notes)))
 
 
@@ -65,7 +66,7 @@ def images_below(
     for below in folder.folders:
         if is_left_out(below.name):
             if count := sum(1 for _ in below.below()):
-                left_out[f"images in {shown(below.name)}/"] += count
+                left_out[f"images in {printable(below.name)}/"] += count
         else:
             yield from images_below(below, left_out, is_left_out)
 
@@ -100,7 +101,7 @@ def _has_kinds(folder: Folder) -> bool:
     if {kind.name for kind in kinds} - {"0", "1"}:  # lots may have numbers for names
         kinds = [kind for kind in kinds if kind.name != "0"]
     for kind in kinds:
-        label_of(kind.name, f"the folder {shown(kind.path)}")
+        label_of(kind.name, f"the folder {printable(kind.path)}")
     return any(is_normal_name(kind.name) or is_defect_name(kind.name) for kind in kinds)
 
 
@@ -108,18 +109,18 @@ def _split_set(
     folder: Folder, splits: Sequence[tuple[str, Folder]], truth: Folder | None, reading: Reading
 ) -> Iterator[Sample]:
     reading.layouts["train/validation/test"] += 1
-    given = {split for split, _ in splits}
+    given_splits = {split for split, _ in splits}
     _refuse_defects_as_lots(splits)
     by_truth: dict[Path, tuple[Folder, list[Sample]]] = {}
     for split, below in splits:
-        drawn = ("validation",) if split == "train" and "validation" not in given else ()
-        own = next(iter(_masks_in(below)), truth)
-        samples = _one_split(below, split, own, drawn, reading)
+        drawn = ("validation",) if split == "train" and "validation" not in given_splits else ()
+        masks = next(iter(_masks_in(below)), truth)
+        samples = _one_split(below, split, masks, drawn, reading)
         yield from samples
-        if own is not None:
-            by_truth.setdefault(own.path, (own, []))[1].extend(samples)
-    for own, samples in by_truth.values():
-        check_masks([sample for sample in samples if not sample.is_normal], own)
+        if masks is not None:
+            by_truth.setdefault(masks.path, (masks, []))[1].extend(samples)
+    for masks, samples in by_truth.values():
+        check_masks([sample for sample in samples if not sample.is_normal], masks)
     _leave_out(folder, [below for _, below in splits], reading)
 
 
@@ -130,10 +131,11 @@ def _refuse_defects_as_lots(splits: Sequence[tuple[str, Folder]]) -> None:
     }
     for split, folder in splits:
         lots = [] if split == "test" or _has_kinds(folder) else _kinds(folder)
-        if known := [lot.name for lot in lots if lot.name in bad]:
+        if defects := [lot.name for lot in lots if lot.name in bad]:
             raise DataError(
-                f"{shown(folder.path / known[0])} could be a lot of good parts, but {shown(known[0])}/ is a "
-                f"kind of defect in test/; put good parts into {folder.name}/good"
+                f"{printable(folder.path / defects[0])} could be a lot of good parts, but "
+                f"{printable(defects[0])}/ is a kind of defect in test/; put good parts into "
+                f"{folder.name}/good"
             )
 
 
@@ -149,9 +151,9 @@ def _one_split(
         paths = images_below(folder, reading.left_out, is_mask_name)
         return [reading.sample(path, NORMAL, split, drawn) for path in paths]
     if folder.images:
-        reading.left_out[f"images in {shown(folder.name)}/ without a folder for their kind"] += len(
-            folder.images
-        )
+        reading.left_out[
+            f"images in {printable(folder.name)}/ without a folder for their kind"
+        ] += len(folder.images)
     return _of_kinds(folder, split, truth, drawn, reading)
 
 
@@ -162,12 +164,14 @@ def _of_kinds(
     kinds = _kinds(folder)
     good = [kind.name for kind in kinds if is_normal_name(kind.name)]
     if {name.casefold() for name in good} - {NORMAL} or len(good) > 1:
-        reading.notes.append(f"taken for good parts: {folder.name}/{some([*map(shown, good)])}")
+        reading.notes.append(
+            f"taken for good parts: {folder.name}/{few_of([*map(printable, good)])}"
+        )
     for kind in kinds:
-        label = label_of(kind.name, f"the folder {shown(kind.path)}")
+        label = label_of(kind.name, f"the folder {printable(kind.path)}")
         paths = images_below(kind, reading.left_out, is_mask_name)
-        own = [reading.sample(path, label, split, drawn) for path in paths]
-        samples += own if label == NORMAL else with_masks(own, kind, truth)
+        of_kind = [reading.sample(path, label, split, drawn) for path in paths]
+        samples += of_kind if label == NORMAL else with_masks(of_kind, kind, truth)
     return samples
 
 
@@ -179,8 +183,8 @@ def _kinds_set(folder: Folder, truth: Folder | None, reading: Reading) -> Iterat
     if unclear and not good:
         bad = next(kind.name for kind in kinds if is_defect_name(kind.name))
         raise DataError(
-            f"{shown(folder.path)} has defects in {shown(bad)}/, and it is unclear what "
-            f"{some([*map(shown, unclear)])} hold; put good parts into good/"
+            f"{printable(folder.path)} has defects in {printable(bad)}/, and it is unclear what "
+            f"{few_of([*map(printable, unclear)])} hold; put good parts into good/"
         )
     drawn = ("train", "validation", "test")[: 3 if len(kinds) > len(good) else 2]
     samples = _of_kinds(folder, "train", truth, drawn, reading)
@@ -216,13 +220,14 @@ def _plain(folder: Folder, truth: Folder | None, reading: Reading) -> Iterator[S
 
 def _masks_of_unclear(truth: Folder, folder: Folder) -> DataError:
     return DataError(
-        f"{shown(truth.path)} looks like masks of the images in {shown(folder.path)}{_UNSAID}"
+        f"{printable(truth.path)} looks like masks of the images in "
+        f"{printable(folder.path)}{_UNSAID}"
     )
 
 
 def _leave_out(folder: Folder, used: Sequence[Folder], reading: Reading) -> None:
-    others = [f for f in folder.folders if f not in used and not is_mask_name(f.name)]
-    count = len(folder.images) + sum(1 for below in others for _ in below.below())
+    unused = [f for f in folder.folders if f not in used and not is_mask_name(f.name)]
+    count = len(folder.images) + sum(1 for below in unused for _ in below.below())
     if count:
         reading.left_out["images outside of train, validation, test"] += count
 
@@ -237,14 +242,16 @@ def _refuse_annotated(folder: Folder, reading: Reading) -> None:
                 name.lower().endswith(".json") and _is_coco(folder.path / name)
             ):
                 raise DataError(
-                    f"{shown(below.path / name)} looks like annotations (COCO, YOLO, VOC or such), which are "
+                    f"{printable(below.path / name)} looks like annotations (COCO, YOLO, VOC "
+                    "or such), which are "
                     f"not read{_UNSAID}"
                 )
     stems = {Path(name).stem for name in folder.images}
     beside = [n for n in folder.others if Path(n).stem in stems and n.lower().endswith(_SIDECARS)]
     if beside:
         reading.notes.append(
-            f"{len(beside)} files called as their images ({shown(beside[0])}) were not read: where they mark "
+            f"{len(beside)} files called as their images ({printable(beside[0])}) were not "
+            "read: where they mark "
             f"defects, {_MANIFEST_HINT}"
         )
 

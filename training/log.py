@@ -26,8 +26,8 @@ class RunLog:
         if not on:
             return
         path = folder / "log.jsonl"
-        kept = _lines_before(path, start_step) if start_step else []
-        path.write_text("".join(kept), encoding="utf-8")
+        earlier = _lines_before(path, start_step) if start_step else []
+        path.write_text("".join(earlier), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
         if config.tensorboard:
             self._board = SummaryWriter(folder / "tensorboard", purge_step=start_step)

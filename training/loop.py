@@ -174,7 +174,8 @@ def begin_with(model: AnomalyModel, start: Start) -> None:
         model.target.spread.copy_(start.spread)
     except RuntimeError as error:
         raise RecipeError(
-            f"the weights to start from are of another shape: {error}. Train with the recipe they were "
+            f"the weights to start from are of another shape: {error}. Train with the recipe "
+            "they were "
             "pretrained with (model.target, model.mae), or without --init"
         ) from error
 
@@ -204,7 +205,7 @@ def new_trainer(
 ) -> Trainer:
     """Put the moving parts together."""
     settings, device = config.optimiser, model.target.mean.device
-    own = world.share(settings.batch_size)
+    share = world.share(settings.batch_size)
     optimiser = torch.optim.AdamW(
         [p for p in model.mae.parameters() if p.requires_grad],
         lr=settings.learning_rate,
@@ -220,7 +221,7 @@ def new_trainer(
         network = DistributedDataParallel(network)
     average = [p.detach().clone() for p in model.mae.parameters()]
     scaler = torch.amp.GradScaler(device.type, enabled=fp16)
-    at_once = config.run.at_once or own.stop - own.start
+    at_once = config.run.at_once or share.stop - share.start
     return Trainer(config, model, source, world, optimiser, average, scaler, network, at_once)
 
 
@@ -243,7 +244,7 @@ def _run(
                 loss = _checked(_over_all(value, trainer.world), trainer, step)
                 rate, rates = learning_rate(step, config.optimiser), meter.rates()
                 log.write(step + 1, loss=loss, learning_rate=rate, **rates)
-                bar.set_postfix_str(_said(loss, rates))
+                bar.set_postfix_str(_progress_text(loss, rates))
             if (step + 1) % config.run.checkpoint_every == 0 or step + 1 == last:
                 _checked(value, trainer, step)
                 if trainer.world.is_first:
@@ -259,9 +260,10 @@ def _meter(trainer: Trainer) -> Meter:
     return Meter(config.optimiser.batch_size, flops, peak)
 
 
-def _said(loss: float, rates: dict[str, float]) -> str:
+def _progress_text(loss: float, rates: dict[str, float]) -> str:
     return (
-        f"loss {loss:.4f}, {rates['images_per_s']:.0f} images/s, {rates['matrix_share']:.0%} of the matrix "
+        f"loss {loss:.4f}, {rates['images_per_s']:.0f} images/s, {rates['matrix_share']:.0%} "
+        "of the matrix "
         f"rate, {rates['data_wait']:.0%} waiting for data"
     )
 
@@ -300,7 +302,8 @@ def _gradients(
             fewer = min(trainer.at_once, len(tokens)) // 2
             if fewer == 0 or trainer.world.size > 1:  # the others wait in this step's exchange
                 raise OutOfMemory(
-                    f"{trainer.at_once} images at once do not fit the memory of {trainer.device}; go on "
+                    f"{trainer.at_once} images at once do not fit the memory of "
+                    f"{trainer.device}; go on "
                     f"with --resume --set run.at_once={max(1, fewer)}, or take a smaller model"
                 ) from error
             trainer.at_once = fewer
@@ -316,13 +319,13 @@ def _accumulate(
     trainer.optimiser.zero_grad(set_to_none=True)
     total = tokens.new_zeros(())
     for first in range(0, len(tokens), trainer.at_once):
-        some = slice(first, min(first + trainer.at_once, len(tokens)))
-        with _exchanged(trainer, now=some.stop == len(tokens)):
+        part = slice(first, min(first + trainer.at_once, len(tokens)))
+        with _exchanged(trainer, now=part.stop == len(tokens)):
             with torch.autocast(tokens.device.type, precision, enabled=precision != torch.float32):
-                predicted = trainer.network(tokens[some], visible[some], queries[some])  # (b, Q, C)
-            true = target.wanted(take(tokens[some], queries[some]))
+                predicted = trainer.network(tokens[part], visible[part], queries[part])  # (b, Q, C)
+            true = target.to_predict(take(tokens[part], queries[part]))
             loss = objective(predicted, true, target.blocks, config.objective)
-            loss = loss * ((some.stop - first) / len(tokens))
+            loss = loss * ((part.stop - first) / len(tokens))
             if tokens.device.type == "cpu":  # no synchronisation to pay for: stop at the very step
                 _checked(loss, trainer, step)
             trainer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -349,17 +352,17 @@ def draw_indices(
     They are drawn for the whole batch, so that they do not depend on how many processes share it.
     """
     settings, batch = config.objective, len(tokens) * world.size
-    own = world.share(batch)
+    share = world.share(batch)
     ratio = draw_mask_ratio(settings, generator)
     salience = torch.zeros(batch, tokens.shape[1])
     if settings.masks == "salient":
-        salience[own] = (tokens - tokens.mean(dim=1, keepdim=True)).norm(dim=2).cpu()
+        salience[share] = (tokens - tokens.mean(dim=1, keepdim=True)).norm(dim=2).cpu()
     masks = training_masks(settings.masks, salience, window, ratio, generator)
     visible, hidden = split_indices(masks)
     count = max(1, round(hidden.shape[1] * settings.decode_share))
     order = torch.rand(hidden.shape, generator=generator).argsort(dim=1)[:, :count]
     queries = hidden.gather(1, order)
-    return to_device(visible[own], tokens.device), to_device(queries[own], tokens.device)
+    return to_device(visible[share], tokens.device), to_device(queries[share], tokens.device)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from typing import Any
 from anomaly.image import EXTENSIONS
 from training.errors import DataError
 from training.labels import label_of, split_of
-from training.samples import NORMAL, SPLITS, Sample, shown
+from training.samples import NORMAL, SPLITS, Sample, printable
 
 _KEYS = ("image", "label", "mask", "split", "session")
 _LONGEST_BYTES = 1_000_000  # of a line
@@ -36,10 +36,12 @@ def read_manifest(path: Path, notes: list[str]) -> list[Sample]:
     Where no line has a split, the defects are the test split, and the rest is drawn.
     """
     if path.suffix.lower() in EXTENSIONS:
-        raise DataError(f"{shown(path)} is one image; want a folder of them, or a .jsonl manifest")
+        raise DataError(
+            f"{printable(path)} is one image; want a folder of them, or a .jsonl manifest"
+        )
     if path.suffix.lower() in _TABLES:
         raise DataError(
-            f'{shown(path)} is a table; want JSON Lines: one {{"image": "a.png", "label": "good"}} a line'
+            f'{printable(path)} is a table; want JSON Lines: one {{"image": "a.png", "label": "good"}} a line'
         )
     goods: Counter[str] = Counter()
     rows = (pair for pair in _lines(path) if pair[1].strip())
@@ -52,9 +54,9 @@ def read_manifest(path: Path, notes: list[str]) -> list[Sample]:
 
 def _with_drawn(samples: list[Sample]) -> list[Sample]:
     """Say which splits are to be drawn where the manifest has none."""
-    given = {sample.split for sample in samples} - {""}
-    missing = () if "validation" in given else ("validation",)
-    if given:
+    splits = {sample.split for sample in samples} - {""}
+    missing = () if "validation" in splits else ("validation",)
+    if splits:
         return [
             replace(s, split="train", drawn_into=missing) if s.split in ("", "train") else s
             for s in samples
@@ -75,14 +77,14 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         bom, encoding = next(((b, e) for b, e in _BOMS if start.startswith(b)), (b"", "utf-8"))
         file.seek(len(bom))
         if encoding != "utf-8":
-            text = _decoded(file.read(), encoding, str(shown(path)))
+            text = _decoded(file.read(), encoding, str(printable(path)))
             yield from enumerate(text.split("\n"), start=1)
             return
         for number in count(1):
             line = file.readline(_LONGEST_BYTES + 1)
             if not line:
                 return
-            where = f"{shown(path)}, line {number}"
+            where = f"{printable(path)}, line {number}"
             if len(line) > _LONGEST_BYTES:
                 raise DataError(
                     f"{where} is longer than {_LONGEST_BYTES} bytes; want one image a line"
@@ -100,7 +102,7 @@ def _decoded(data: bytes, encoding: str, where: str) -> str:
 
 
 def _sample(path: Path, number: int, line: str, goods: Counter[str]) -> Sample:
-    where = f"{shown(path)}, line {number}"
+    where = f"{printable(path)}, line {number}"
     row = _row(where, line)
     image = _file(path, where, row, "image")
     if image is None:
@@ -144,7 +146,7 @@ def _file(path: Path, where: str, row: dict[str, Any], key: str) -> Path | None:
     except (OSError, ValueError):  # too long, or characters that no file name has
         exists = False
     if not exists:
-        raise DataError(f"{where} names {shown(file)}, which is not a file")
+        raise DataError(f"{where} names {printable(file)}, which is not a file")
     return file
 
 
@@ -154,9 +156,10 @@ def _label(where: str, row: dict[str, Any]) -> str:
         return NORMAL if label == 0 else "anomalous"
     if not isinstance(label, str) or not label.strip():
         raise DataError(
-            f"{where} has the label {json.dumps(label)[:80]}; want 'good' (or 0), the kind of defect, or 1"
+            f"{where} has the label {json.dumps(label)[:80]}; want 'good' (or 0), the kind of "
+            "defect, or 1"
         )
-    return label_of(shown(label), f"{where}: the label")
+    return label_of(printable(label), f"{where}: the label")
 
 
 def _split(where: str, row: dict[str, Any]) -> str:
@@ -175,10 +178,11 @@ def _session(where: str, row: dict[str, Any]) -> str | None:
     session = row["session"]
     is_number = isinstance(session, int) and not isinstance(session, bool)
     if isinstance(session, str) and session:
-        return shown(session)
+        return printable(session)
     if not is_number and not (isinstance(session, float) and math.isfinite(session)):
         raise DataError(
-            f"{where} has the session {json.dumps(session)[:80]}; want a name or number, or leave it out"
+            f"{where} has the session {json.dumps(session)[:80]}; want a name or number, or "
+            "leave it out"
         )
     return str(session)
 
@@ -188,5 +192,5 @@ def _refuse_repeated(path: Path, samples: list[Sample]) -> None:
     if repeated and repeated[0][1] > 1:
         name, times = repeated[0]
         raise DataError(
-            f"{shown(path)} has {shown(name)} in {times} lines; every image counts once"
+            f"{printable(path)} has {printable(name)} in {times} lines; every image counts once"
         )

@@ -63,8 +63,8 @@ def training_flops(model: AnomalyModel, config: TrainConfig, *, cached: bool) ->
         twin = MaskedAutoencoder(config.model.mae, model.window, model.target.token_dim)
         tokens = torch.empty(1, length, model.target.token_dim)
         visible = torch.zeros(1, length - hidden, dtype=torch.long)
-        asked = torch.zeros(1, queries, dtype=torch.long)
-    forward = _count(twin, tokens, visible, asked)
+        query_indices = torch.zeros(1, queries, dtype=torch.long)
+    forward = _count(twin, tokens, visible, query_indices)
     if cached:
         return (1 + _BACKWARD) * forward
     return (1 + _BACKWARD) * forward + feature_flops(model, config)

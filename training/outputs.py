@@ -76,7 +76,8 @@ def check_own_file(out: Path, is_ours: Callable[[bytes], bool]) -> None:
         ends = _ends(place)
         if ends and not is_ours(ends):
             raise OutputRefused(
-                f"{out} is there and was not written by this command; it stays as it is, choose another "
+                f"{out} is there and was not written by this command; it stays as it is, "
+                "choose another "
                 "name"
             )
         if not os.access(place, os.W_OK):
@@ -90,10 +91,10 @@ def file_name(*texts: str) -> str:
     It shows what can be shown of the last text; a digest of all of them tells it from every other
     name, on file systems that take no notice of case as well.
     """
-    whole = "\0".join(f"{len(text)}:{text}" for text in texts)
-    digest = hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-    shown = "_".join(_UNSAFE.sub("_", text)[:_SHORT].strip("_-") for text in texts[-2:])
-    return f"{shown.strip('_') or 'image'}-{digest}"
+    path_text = "\0".join(f"{len(text)}:{text}" for text in texts)
+    digest = hashlib.sha256(path_text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    readable = "_".join(_UNSAFE.sub("_", text)[:_SHORT].strip("_-") for text in texts[-2:])
+    return f"{readable.strip('_') or 'image'}-{digest}"
 
 
 def claim(folder: Path, marker: str) -> None:
@@ -110,7 +111,8 @@ def _check_folder(out: Path, is_ours: Callable[[Path], bool]) -> None:
             raise OutputRefused(f"{out} is a file; name a folder")
         if any(place.iterdir()) and not is_ours(place):
             raise OutputRefused(
-                f"{out} holds something that this command did not write, and stays as it is; choose a new "
+                f"{out} holds something that this command did not write, and stays as it is; "
+                "choose a new "
                 "folder"
             )
         if not os.access(place, os.W_OK | os.X_OK):
@@ -126,7 +128,8 @@ def _check_apart(out: Path, place: Path, reads: Iterable[Path]) -> None:
             raise OutputRefused(f"{out} holds what is read from {read}; choose another folder")
         if source.is_dir() and source in place.parents:
             raise OutputRefused(
-                f"{out} lies within {read}, which is read: the next run would take what is written there "
+                f"{out} lies within {read}, which is read: the next run would take what is "
+                "written there "
                 "for data. Choose a folder beside it"
             )
 

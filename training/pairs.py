@@ -9,7 +9,7 @@ from pathlib import Path
 
 from training.errors import DataError
 from training.files import Folder
-from training.samples import NORMAL, Sample, shown, some
+from training.samples import NORMAL, Sample, few_of, printable
 from training.truth import read_pixels
 
 _ENDINGS = ("_gt", "_label", "_mask")
@@ -38,8 +38,10 @@ def read_pairs(
     alone = sorted(set(folder.images) - pairs.keys() - set(pairs.values()))
     if alone:
         raise DataError(
-            f"{shown(folder.path)} has masks beside its images, but none for {some([*map(shown, alone)])}, "
-            "so that nothing says whether they are good; add a black mask for good parts, or move them away"
+            f"{printable(folder.path)} has masks beside its images, but none for "
+            f"{few_of([*map(printable, alone)])}, "
+            "so that nothing says whether they are good; add a black mask for good parts, or "
+            "move them away"
         )
     samples = []
     for image, mask in sorted(pairs.items()):

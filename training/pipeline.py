@@ -24,7 +24,7 @@ from training.loop import Start, train
 from training.plan import plan, with_canvas
 from training.pretrained import MaeChoices, import_mae
 from training.report import write_report
-from training.samples import shown
+from training.samples import printable
 from training.seen import candidates, held_out_of, remember_calibration, remember_training, to_test
 from training.world import ALONE, World
 
@@ -51,13 +51,13 @@ class Recalibration:
 class Training:
     """How a training goes about it, beside its recipe.
 
-    With what is `wanted` the model is calibrated on the validation split as well; without, it is
+    With a `calibration` the model is calibrated on the validation split as well; without, it is
     saved uncalibrated and cannot be served yet. `init` is a model to start from: its target and
     autoencoder take the place of the recipe's.
     """
 
     resume: bool = False
-    wanted: CalibrationSettings | None = DEFAULT_SETTINGS
+    calibration: CalibrationSettings | None = DEFAULT_SETTINGS
     group_by: str | None = None
     init: Path | None = None
     skip_unreadable: bool = False
@@ -108,11 +108,11 @@ def train_model(
     bundle = remember_training(bundle, samples, earlier)
     if not world.is_first:
         return bundle
-    if how.wanted is not None:
+    if how.calibration is not None:
         bundle = _calibrated(
             bundle,
             with_compressed(normals, config.augment.compression, config.run.seed),
-            how.wanted,
+            how.calibration,
             skip_unreadable=how.skip_unreadable,
             quiet=quiet,
         )
@@ -122,8 +122,8 @@ def train_model(
 
 def adapted(config: TrainConfig, pretrained: Bundle) -> tuple[TrainConfig, Start]:
     """Return the recipe with a pretrained model's target and autoencoder, and the weights to start from."""
-    known, model = pretrained.model.config, pretrained.model
-    together = replace(config.model, target=known.target, mae=known.mae)
+    pretrained_config, model = pretrained.model.config, pretrained.model
+    together = replace(config.model, target=pretrained_config.target, mae=pretrained_config.mae)
     start = Start(model.mae.state_dict(), model.target.mean, model.target.spread)
     return replace(config, model=together), start
 
@@ -133,8 +133,8 @@ def with_graph(bundle: Bundle, wish: str) -> Bundle:
     if wish == "never" or (wish == "auto" and choose_device("auto").type != "cpu"):
         return replace(bundle, graph=None)
     exported = export_model(bundle.model)
-    kept = wish == "always" or exported.is_faster
-    return replace(bundle, graph=exported.graph if kept else None)
+    is_worth = wish == "always" or exported.is_faster
+    return replace(bundle, graph=exported.graph if is_worth else None)
 
 
 def export_folder(model: Path) -> tuple[Bundle, Exported]:
@@ -154,7 +154,7 @@ def import_model(checkpoint: Path, out: Path, choices: MaeChoices) -> Bundle:
 def calibrate_folder(
     model: Path,
     normals: Sequence[Sample],
-    wanted: Recalibration,
+    request: Recalibration,
     *,
     group_by: str | None = None,
     skip_unreadable: bool = False,
@@ -166,21 +166,23 @@ def calibrate_folder(
     Images that it was trained on are left out. `group_by` is what the images were grouped by.
     """
     bundle = load_bundle(model, check_golden=False)
-    before = bundle.cameras.get(wanted.camera or "", bundle.calibration)
-    if wanted.camera is not None and bundle.calibration is None:
+    before = bundle.cameras.get(request.camera or "", bundle.calibration)
+    if request.camera is not None and bundle.calibration is None:
         raise ModelUncalibrated(
             "calibrate the model for all cameras first (without --camera), then for one of them"
         )
-    choices = wanted.choices(before)  # before the work, not after it
+    choices = request.choices(before)  # before the work, not after it
     normals = held_out_of(bundle, with_copies_together(normals), group_by)
     bundle.model.to(choose_device(device))
     copied = with_compressed(normals, compression_of(bundle))
-    found = measure(bundle.model, copied, choices.roi, skip_unreadable=skip_unreadable, quiet=quiet)
-    calibration = calibrate(found, choices)
+    normal_set = measure(
+        bundle.model, copied, choices.roi, skip_unreadable=skip_unreadable, quiet=quiet
+    )
+    calibration = calibrate(normal_set, choices)
     same_roi = before is not None and before.roi is choices.roi
-    compared = compare(before, found) if before is not None and same_roi else None
-    bundle = bundle.calibrated(calibration, wanted.camera)
-    bundle = remember_calibration(bundle, normals, wanted.camera)
+    compared = compare(before, normal_set) if before is not None and same_roi else None
+    bundle = bundle.calibrated(calibration, request.camera)
+    bundle = remember_calibration(bundle, normals, request.camera)
     saved = save_bundle(bundle, model, new_version())
     return Recalibrated(saved, calibration, compared)
 
@@ -201,10 +203,10 @@ def evaluate_model(
     """
     check_test(candidates(dataset))
     bundle = load_bundle(model)
-    samples, known = to_test(bundle, dataset)
+    samples, seen_before = to_test(bundle, dataset)
     detector = bundle.detector(choose_device(device))
     result = evaluate(bundle, detector, samples, skip_unreadable=skip_unreadable, quiet=quiet)
-    result.figures["test_images_seen_before"] = known
+    result.figures["test_images_seen_before"] = seen_before
     result.figures["data"] = dataset.listing.as_dict()
     if json_file is not None:
         save_figures(result.figures, json_file)
@@ -212,7 +214,7 @@ def evaluate_model(
     if report is not None:
         white = bundle.model.config.preprocess.white_level
         path = write_report(
-            report, result.figures, result.scores, result.labels, result.shown, white
+            report, result.figures, result.scores, result.labels, result.pictures, white
         )
     return result.figures, path
 
@@ -233,9 +235,10 @@ def check_enough(dataset: Dataset, how: Training) -> list[Sample]:
     """Return what is to be calibrated on. Raises `DataError` where that is too little, before the work."""
     if len(_normal(dataset, "train")) < 2:
         raise DataError(
-            f"{len(dataset.normal('train'))} normal training image(s): too few; a few dozen are a start"
+            f"{len(dataset.normal('train'))} normal training image(s): too few; a few dozen "
+            "are a start"
         )
-    if how.wanted is None:
+    if how.calibration is None:
         return []
     normals = dataset.normal("validation")
     try:
@@ -244,7 +247,8 @@ def check_enough(dataset: Dataset, how: Training) -> list[Sample]:
         if not any(sample.drawn_into for sample in normals):
             raise
         raise DataError(
-            f"too few images to train and to calibrate on others: a fifth of the independent parts is held "
+            "too few images to train and to calibrate on others: a fifth of the independent "
+            "parts is held "
             f"out, and {error}. Collect 8 independent parts at the least, or pass --no-calibrate"
         ) from error
     return _normal(dataset, "validation")
@@ -254,7 +258,8 @@ def _normal(dataset: Dataset, split: str) -> list[Sample]:
     samples = dataset.normal(split)
     if not samples:
         raise DataError(
-            f"{shown(dataset.root)} has no normal images in its {split} split ({dataset.listing.summary()})"
+            f"{printable(dataset.root)} has no normal images in its {split} split "
+            f"({dataset.listing.summary()})"
         )
     return samples
 
@@ -262,7 +267,7 @@ def _normal(dataset: Dataset, split: str) -> list[Sample]:
 def _calibrated(
     bundle: Bundle,
     normals: list[Sample],
-    wanted: CalibrationSettings = DEFAULT_SETTINGS,
+    settings: CalibrationSettings = DEFAULT_SETTINGS,
     *,
     skip_unreadable: bool,
     quiet: bool,
@@ -270,7 +275,7 @@ def _calibrated(
     calibration = calibrate_model(
         bundle.model,
         normals,
-        wanted,
+        settings,
         skip_unreadable=skip_unreadable,
         quiet=quiet,
     )

@@ -35,8 +35,8 @@ def plan(samples: Sequence[Sample], config: TrainConfig, *, quiet: bool = False)
     if not config.plan.canvases or config.model.target.kind != "features":
         return config
     order = np.random.default_rng((config.run.seed, 7)).permutation(len(samples))
-    some = [samples[i] for i in order[: config.plan.images]]
-    images = [image for _, image in read_images(some)]
+    plan_samples = [samples[i] for i in order[: config.plan.images]]
+    images = [image for _, image in read_images(plan_samples)]
     native = float(np.median([min(image.size) for image in images]))
     first, *larger = sorted(config.plan.canvases)
     fitting = [first, *(canvas for canvas in larger if canvas <= _NATIVE * native)]
@@ -46,13 +46,13 @@ def plan(samples: Sequence[Sample], config: TrainConfig, *, quiet: bool = False)
         canvas: separation(images, with_canvas(config, canvas))
         for canvas in tqdm(fitting, desc="canvas", disable=quiet)
     }
-    chosen = first
+    canvas_chosen = first
     for canvas in fitting[1:]:
-        if aurocs[canvas] > aurocs[chosen] + config.plan.gain:
-            chosen = canvas
-    said = ", ".join(f"{canvas} px {auroc:.3f}" for canvas, auroc in aurocs.items())
-    _log.info("canvas %d px (synthetic AUROC: %s)", chosen, said)
-    return with_canvas(config, chosen)
+        if aurocs[canvas] > aurocs[canvas_chosen] + config.plan.gain:
+            canvas_chosen = canvas
+    aurocs_text = ", ".join(f"{canvas} px {auroc:.3f}" for canvas, auroc in aurocs.items())
+    _log.info("canvas %d px (synthetic AUROC: %s)", canvas_chosen, aurocs_text)
+    return with_canvas(config, canvas_chosen)
 
 
 @torch.inference_mode()
@@ -63,10 +63,10 @@ def separation(images: Sequence[RgbImage], config: TrainConfig) -> float:
     """
     generator = np.random.default_rng(config.run.seed)
     half = len(images) // 2
-    known, held = list(images[:half]), list(images[half:])
-    copies = [corrupt(image, known[0], generator)[0] for image in held for _ in range(2)]
+    remembered, held = list(images[:half]), list(images[half:])
+    copies = [corrupt(image, remembered[0], generator)[0] for image in held for _ in range(2)]
     target = build_target(config.model.target, config.model.preprocess.canvas).eval()
-    normal = _tokens(target, known, config)
+    normal = _tokens(target, remembered, config)
     flat = normal.flatten(0, 1)
     target.fit(flat.mean(dim=0), flat.std(dim=0))
     memory = Memory(target.blocks, _BANK)
@@ -74,9 +74,11 @@ def separation(images: Sequence[RgbImage], config: TrainConfig) -> float:
     tried = target.standardise(_tokens(target, [*held, *copies], config))
     label = np.arange(len(tried)) >= len(held)
     count = max(1, round(_TOP_SHARE * target.map_grid.length))
-    distance = torch.cat([target.on_map(memory(target.cells(one[None]))) for one in tried])
+    distance = torch.cat(
+        [target.on_map(memory(target.cells(score_map[None]))) for score_map in tried]
+    )
     scores = distance.topk(count, dim=2).values.mean(dim=2)  # (N, blocks)
-    return max(float(roc_auc_score(label, one)) for one in scores.T.numpy())
+    return max(float(roc_auc_score(label, score_map)) for score_map in scores.T.numpy())
 
 
 def _tokens(target: Target, images: Sequence[RgbImage], config: TrainConfig) -> torch.Tensor:
@@ -94,8 +96,8 @@ def _banks(target: Target, raw: torch.Tensor) -> list[torch.Tensor]:
     banks = []
     for cells in target.cells(target.standardise(raw)):
         flat = cells.flatten(0, 1)
-        some = flat[torch.randperm(len(flat), generator=generator)[:_CANDIDATES]]
-        banks.append(some[select(some, _BANK, generator)])
+        candidates = flat[torch.randperm(len(flat), generator=generator)[:_CANDIDATES]]
+        banks.append(candidates[select(candidates, _BANK, generator)])
     return banks
 
 

@@ -34,7 +34,8 @@ def pretrain(
     """
     if config.augment.compression:
         raise RecipeError(
-            "augment.compression is for training on a product: give pretraining images of every compression"
+            "augment.compression is for training on a product: give pretraining images of "
+            "every compression"
         )
     started = time.monotonic()
     quiet = quiet or not world.is_first

@@ -88,12 +88,12 @@ def rename(state: Mapping[str, torch.Tensor]) -> State:
     renamed: State = {}
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for name, value in state.items():
-        own = _own_name(name.removeprefix("module."))
-        if found := _PART.search(own):
-            place = own[: found.start()] + ".attn.qkv." + found[2]
-            parts.setdefault(place, {})[found[1][0]] = value
+        own_name = _own_name(name.removeprefix("module."))
+        if match_ := _PART.search(own_name):
+            place = own_name[: match_.start()] + ".attn.qkv." + match_[2]
+            parts.setdefault(place, {})[match_[1][0]] = value
         else:
-            renamed[own] = value
+            renamed[own_name] = value
     for place, three in parts.items():
         if set(three) != {"q", "k", "v"}:
             raise WeightsError(f"the weights lack query, key or value of {place!r}; wrong file?")
@@ -104,13 +104,14 @@ def rename(state: Mapping[str, torch.Tensor]) -> State:
 
 def _own_name(name: str) -> str:
     for pattern, replacement in _RENAMES:
-        own, count = re.subn(pattern, replacement, name)
+        own_name, count = re.subn(pattern, replacement, name)
         if count:
-            for inside, shorter in _INSIDE_BLOCK if "blocks." in own else ():
-                own = re.sub(inside, shorter, own)
-            return own
+            for inside, shorter in _INSIDE_BLOCK if "blocks." in own_name else ():
+                own_name = re.sub(inside, shorter, own_name)
+            return own_name
     raise WeightsError(
-        f"{name!r} belongs to no masked autoencoder that is known here; wanted the official layout or "
+        f"{name!r} belongs to no masked autoencoder that is known here; wanted the official "
+        "layout or "
         "transformers' ViTMAEForPreTraining"
     )
 
@@ -120,8 +121,10 @@ def _require(state: Mapping[str, torch.Tensor]) -> None:
         raise WeightsError("the weights lack the encoder of a masked autoencoder; wrong file?")
     if "decoder.predict.weight" not in state:
         raise WeightsError(
-            "these weights hold an encoder only, and without the decoder nothing can be predicted; take "
-            "the checkpoint with the decoder (the official ones end in _full), or use the encoder as "
+            "these weights hold an encoder only, and without the decoder nothing can be "
+            "predicted; take "
+            "the checkpoint with the decoder (the official ones end in _full), or use the "
+            "encoder as "
             "a backbone: --set model.target.backbone=vit_base_patch16_224.mae"
         )
 
@@ -136,12 +139,12 @@ def _locate(path: Path, choices: MaeChoices) -> tuple[Path, MaeChoices]:
     if file is None or not (path / "config.json").is_file():
         raise WeightsError(f"{path} lacks config.json, or one of {', '.join(names)}")
     try:
-        said = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        hub_config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         return file, MaeChoices(
-            norm_patches=bool(said.get("norm_pix_loss", False)),
-            heads=int(said["num_attention_heads"]),
-            decoder_heads=int(said["decoder_num_attention_heads"]),
-            norm_eps=float(said["layer_norm_eps"]),
+            norm_patches=bool(hub_config.get("norm_pix_loss", False)),
+            heads=int(hub_config["num_attention_heads"]),
+            decoder_heads=int(hub_config["decoder_num_attention_heads"]),
+            norm_eps=float(hub_config["layer_norm_eps"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path / 'config.json'} is no ViTMAE configuration: {error}") from error
@@ -197,21 +200,21 @@ def _config(state: State, choices: MaeChoices) -> ModelConfig:
 
 
 def _depth(state: State, pattern: str) -> int:
-    return 1 + max(int(found[1]) for name in state if (found := re.match(pattern, name)))
+    return 1 + max(int(match_[1]) for name in state if (match_ := re.match(pattern, name)))
 
 
 def _fill(config: ModelConfig, state: State) -> AnomalyModel:
     model = AnomalyModel.fresh(config)
-    own = dict(state)
+    filled = dict(state)
     # The class token's own position joins it; patches become tokens ordered (row, column, channel).
-    own["class_token"] = state["class_token"] + state["position"][:, :1]
-    own["position"] = state["position"][:, 1:]
+    filled["class_token"] = state["class_token"] + state["position"][:, :1]
+    filled["position"] = state["position"][:, 1:]
     if state["decoder.position"][:, 0].abs().max() > 0:
         raise WeightsError("the decoder gives its class token a position; no known layout does")
-    own["decoder.position"] = state["decoder.position"][:, 1:]
-    own["embed.weight"] = state["embed.weight"].permute(0, 2, 3, 1).flatten(1)
+    filled["decoder.position"] = state["decoder.position"][:, 1:]
+    filled["embed.weight"] = state["embed.weight"].permute(0, 2, 3, 1).flatten(1)
     try:
-        model.mae.load_state_dict(own)
+        model.mae.load_state_dict(filled)
     except RuntimeError as error:
         raise WeightsError(f"the weights do not fit together: {str(error)[:300]}") from error
     area = config.target.patch**2

@@ -19,12 +19,12 @@ from training.checkpoint import write_whole
 from training.data import Sample
 from training.outputs import REPORT, claim, file_name
 
-_EACH = 6  # pictures at each end of the scores, for normal and anomalous images
+_PICTURES_EACH = 6  # pictures at each end of the scores, for normal and anomalous images
 _PICTURE_HEIGHT = 240
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ReportPicture:
     """An image worth showing, with what was found."""
 
     sample: Sample
@@ -32,14 +32,14 @@ class Shown:
     detection: Detection
 
 
-def keep_extremes(shown: list[Shown], new: Shown) -> list[Shown]:
+def keep_extremes(pictures: list[ReportPicture], new: ReportPicture) -> list[ReportPicture]:
     """Add an image and keep the six lowest and six highest scores of its kind of label."""
-    same = [s for s in shown if s.sample.is_normal == new.sample.is_normal]
-    rest = [s for s in shown if s.sample.is_normal != new.sample.is_normal]
+    same = [s for s in pictures if s.sample.is_normal == new.sample.is_normal]
+    other_kind = [s for s in pictures if s.sample.is_normal != new.sample.is_normal]
     same = sorted([*same, new], key=lambda s: s.detection.pred_score)
-    if len(same) > 2 * _EACH:
-        same = same[:_EACH] + same[-_EACH:]
-    return rest + same
+    if len(same) > 2 * _PICTURES_EACH:
+        same = same[:_PICTURES_EACH] + same[-_PICTURES_EACH:]
+    return other_kind + same
 
 
 def write_report(
@@ -47,7 +47,7 @@ def write_report(
     figures: dict[str, Any],
     scores: np.ndarray,
     labels: tuple[str, ...],
-    shown: tuple[Shown, ...],
+    pictures: tuple[ReportPicture, ...],
     white_level: int,
 ) -> Path:
     """Write `report.html`, self-contained, and the pictures as JPEGs beside it.
@@ -57,11 +57,11 @@ def write_report(
     claim(folder, REPORT)
     _remove_pictures(folder)
     anomalous = np.array([label != "good" for label in labels])
-    sections, pictures = [], []
-    for title, part in _sections(shown):
-        rows = [_picture(folder, one, white_level) for one in part]
+    sections, files = [], []
+    for title, part in _sections(pictures):
+        rows = [_picture(folder, picture, white_level) for picture in part]
         sections.append({"title": title, "rows": rows})
-        pictures += [row["file"] for row in rows]
+        files += [row["file"] for row in rows]
     loader = PackageLoader("training", ".")
     page = Environment(loader=loader, autoescape=select_autoescape(["html", "j2"])).get_template(
         "report.html.j2"
@@ -72,29 +72,29 @@ def write_report(
         roc=_as_png(_roc(scores, anomalous, figures["image_AUROC"])),
         sections=sections,
     )
-    write_whole(folder / REPORT, json.dumps(pictures).encode())
+    write_whole(folder / REPORT, json.dumps(files).encode())
     path = folder / "report.html"
     write_whole(path, html.encode())
     return path
 
 
-def side_by_side(shown: Shown, white_level: int) -> np.ndarray:
+def side_by_side(picture: ReportPicture, white_level: int) -> np.ndarray:
     """Image and overlay beside each other, (240, W, 3) RGB uint8."""
-    plain = as_uint8(shown.image, white_level)
-    pair = np.hstack([plain, overlay(shown.image, shown.detection, white_level)])
+    plain = as_uint8(picture.image, white_level)
+    pair = np.hstack([plain, overlay(picture.image, picture.detection, white_level)])
     width = max(1, round(pair.shape[1] * _PICTURE_HEIGHT / pair.shape[0]))
     resized: np.ndarray = cv2.resize(pair, (width, _PICTURE_HEIGHT), interpolation=cv2.INTER_AREA)
     return resized
 
 
-def _sections(shown: tuple[Shown, ...]) -> list[tuple[str, list[Shown]]]:
-    ordered = sorted(shown, key=lambda s: -s.detection.pred_score)
+def _sections(pictures: tuple[ReportPicture, ...]) -> list[tuple[str, list[ReportPicture]]]:
+    ordered = sorted(pictures, key=lambda s: -s.detection.pred_score)
     bad = [s for s in ordered if not s.sample.is_normal]
     good = [s for s in ordered if s.sample.is_normal]
     return [
-        ("Anomalous, highest scores", bad[:_EACH]),
-        ("Anomalous, lowest scores: what is missed first", bad[_EACH:][::-1]),
-        ("Normal, highest scores: the first false alarms", good[:_EACH]),
+        ("Anomalous, highest scores", bad[:_PICTURES_EACH]),
+        ("Anomalous, lowest scores: what is missed first", bad[_PICTURES_EACH:][::-1]),
+        ("Normal, highest scores: the first false alarms", good[:_PICTURES_EACH]),
     ]
 
 
@@ -109,17 +109,17 @@ def _remove_pictures(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def _picture(folder: Path, shown: Shown, white_level: int) -> dict[str, Any]:
-    data = encode_jpeg(side_by_side(shown, white_level))
-    path = shown.sample.path
-    name = f"{file_name(str(path), shown.sample.label, path.stem)}_heatmap.jpg"
+def _picture(folder: Path, picture: ReportPicture, white_level: int) -> dict[str, Any]:
+    data = encode_jpeg(side_by_side(picture, white_level))
+    path = picture.sample.path
+    name = f"{file_name(str(path), picture.sample.label, path.stem)}_heatmap.jpg"
     write_whole(folder / name, data)
     return {
         "file": name,
-        "name": f"{shown.sample.label}/{shown.sample.path.name}",
-        "score": shown.detection.pred_score,
-        "p_value": shown.detection.p_value,
-        "verdict": shown.detection.verdict,
+        "name": f"{picture.sample.label}/{picture.sample.path.name}",
+        "score": picture.detection.pred_score,
+        "p_value": picture.detection.p_value,
+        "verdict": picture.detection.verdict,
         "data": base64.b64encode(data).decode("ascii"),
     }
 

@@ -50,10 +50,8 @@ class Listing:
 
     def summary(self) -> str:
         """Say it in one line."""
-        taken = some([f"{count} {name}" for name, count in self.taken.items()], _MOST_SAID)
-        line = (
-            f"{sum(self.taken.values())} images in {self.source} ({self.layout}): {taken or 'none'}"
-        )
+        taken_text = few_of([f"{count} {name}" for name, count in self.taken.items()], _MOST_SAID)
+        line = f"{sum(self.taken.values())} images in {self.source} ({self.layout}): {taken_text or 'none'}"
         left_out = ", ".join(f"{count} {kind}" for kind, count in self.left_out.items())
         return f"{line}; left out: {left_out}" if left_out else line
 
@@ -79,21 +77,21 @@ class Dataset:
         return [sample for sample in self.select(split) if sample.is_normal]
 
 
-def taken(samples: Iterable[Sample]) -> dict[str, int]:
+def count_by_split(samples: Iterable[Sample]) -> dict[str, int]:
     """Count samples by split and label, in the order of a set."""
     counts = Counter((SPLITS.index(s.split), not s.is_normal, s.label) for s in samples)
     return {
-        f"{SPLITS[split]}/{shown(label)}": counts[split, bad, label]
+        f"{SPLITS[split]}/{printable(label)}": counts[split, bad, label]
         for split, bad, label in sorted(counts)
     }
 
 
-def shown(text: object) -> str:
+def printable(text: object) -> str:
     """Return a path or a name as it can be printed: what is not UTF-8 in it is written as escapes."""
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def some(names: Sequence[str], most: int = 3) -> str:
+def few_of(names: Sequence[str], limit: int = 3) -> str:
     """Name a few of many."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+    remaining = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {remaining} more" if remaining > 0 else "")

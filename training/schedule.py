@@ -13,8 +13,8 @@ def learning_rate(step: int, config: OptimiserConfig) -> float:
     """Linear warm-up, then half a cosine to zero (Loshchilov and Hutter 2017)."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
-    rest = max(1, config.steps - config.warmup_steps)
-    progress = (step - config.warmup_steps) / rest
+    decay_steps = max(1, config.steps - config.warmup_steps)
+    progress = (step - config.warmup_steps) / decay_steps
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
@@ -25,10 +25,10 @@ def ema_decay(step: int, limit: float) -> float:
 
 def batch_indices(step: int, count: int, batch_size: int, seed: int) -> np.ndarray:
     """Return which of `count` images step `step` sees: epochs of fresh permutations, end to end."""
-    wanted = np.arange(step * batch_size, (step + 1) * batch_size)
-    epochs = wanted // count
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs = positions // count
     return np.array(
-        [_order(seed, int(e), count)[i] for e, i in zip(epochs, wanted % count, strict=True)]
+        [_order(seed, int(e), count)[i] for e, i in zip(epochs, positions % count, strict=True)]
     )
 
 

@@ -30,7 +30,7 @@ from training.files import read_tree
 from training.labels import is_truth_name
 from training.layouts import images_below
 from training.outputs import HEATMAPS, claim, file_name
-from training.samples import Listing, shown
+from training.samples import Listing, printable
 
 _CHUNK = 8
 _DECODERS = 2
@@ -58,8 +58,8 @@ def score_files(
     detector = load_bundle(model).detector(where)
     if heatmaps is not None:
         claim(heatmaps, HEATMAPS)
-    wanted = (path for path in _expand(images) if str(path) not in done)
-    chunks = iter(lambda: list(islice(wanted, _CHUNK)), [])
+    to_score = (path for path in _expand(images) if str(path) not in done)
+    chunks = iter(lambda: list(islice(to_score, _CHUNK)), [])
     decode = partial(_decode, canvas=detector.model.config.preprocess.canvas)
     with ThreadPoolExecutor(_DECODERS) as decoders, ThreadPoolExecutor(share.lanes) as pool:
 
@@ -94,7 +94,7 @@ def read_done(records: Path) -> set[str]:
     """
     if not records.exists():
         return set()
-    done, whole = set(), 0
+    done, length = set(), 0
     with records.open("rb+") as file:
         for line in file:
             if not line.endswith(b"\n"):
@@ -105,8 +105,8 @@ def read_done(records: Path) -> set[str]:
                 done.add(str(json.loads(line)["image"]))
             except (ValueError, KeyError, TypeError) as error:
                 raise _foreign(records) from error
-            whole += len(line)
-        file.truncate(whole)
+            length += len(line)
+        file.truncate(length)
     return done
 
 
@@ -124,22 +124,22 @@ def _score_chunk(
     heatmaps: Path | None,
 ) -> Iterator[dict[str, Any]]:
     readable = [image for image in decoded if isinstance(image, RgbImage)]
-    found = iter(_inspected(detector, readable))
+    inspections = iter(_inspected(detector, readable))
     for path, image in zip(paths, decoded, strict=True):
         if not isinstance(image, RgbImage):
             yield {"image": str(path), "status": "error", **image}
             continue
-        detection, inputs = next(found)
+        detection, inputs = next(inspections)
         if isinstance(detection, ScoreNotFinite):
             detail = {"code": detection.code, "detail": str(detection)}
             yield {"image": str(path), "status": "error", **detail}
             continue
         warnings = unfamiliar(detector.calibration, encoding_of(read_header(path), image), inputs)
-        record = _record(path, detection) | {"warnings": [asdict(one) for one in warnings]}
+        record = _record(path, detection) | {"warnings": [asdict(warning) for warning in warnings]}
         if heatmaps is not None:
-            whole = image if image.sent is None else decode_image(path.read_bytes())
+            full_image = image if image.sent is None else decode_image(path.read_bytes())
             picture = heatmaps / heatmap_name(path)
-            _write_overlay(picture, whole, detection, detector)
+            _write_overlay(picture, full_image, detection, detector)
             record["heatmap"] = str(picture)
         yield record
 
@@ -223,10 +223,10 @@ def _expand(paths: Sequence[Path]) -> Iterator[Path]:
         images = list(images_below(folder, left_out, is_truth_name))
         if not images:
             raise DataError(
-                f"no images in {shown(path)} or below; files read: {', '.join(EXTENSIONS)}"
+                f"no images in {printable(path)} or below; files read: {', '.join(EXTENSIONS)}"
             )
         counts = {"to score": len(images)}
-        say(Listing(shown(path), "whatever they show", counts, dict(left_out.most_common())))
+        say(Listing(printable(path), "whatever they show", counts, dict(left_out.most_common())))
         yield from images
 
 

@@ -12,7 +12,7 @@ from anomaly.bundle import Bundle
 from training.errors import DataError
 from training.groups import check_groups
 from training.identity import card_digests, is_cut, seen
-from training.samples import Dataset, Sample, shown, some
+from training.samples import Dataset, Sample, few_of, printable
 
 _log = logging.getLogger(__name__)
 _CARD = "images_seen"
@@ -45,22 +45,25 @@ def held_out_of(bundle: Bundle, samples: Sequence[Sample], group_by: str | None)
     trained = {sample.path for sample in seen(samples, card)}
     if not trained:
         return list(samples)
-    rest = [sample for sample in samples if sample.path not in trained]
-    names = some([shown(path.name) for path in sorted(trained)])
-    if not rest or is_cut(card):
+    remaining = [sample for sample in samples if sample.path not in trained]
+    names = few_of([printable(path.name) for path in sorted(trained)])
+    if not remaining or is_cut(card):
         raise DataError(
-            f"the model was trained on {len(trained)} of these {len(samples)} images ({names}): a threshold "
-            "from them would promise too few false alarms. Calibrate on good parts that it has not seen"
+            f"the model was trained on {len(trained)} of these {len(samples)} images "
+            f"({names}): a threshold "
+            "from them would promise too few false alarms. Calibrate on good parts that it has "
+            "not seen"
         )
     _log.warning(
-        "left out: %d of %d images, which the model was trained on (%s); a threshold from them would promise "
+        "left out: %d of %d images, which the model was trained on (%s); a threshold from them "
+        "would promise "
         "too few false alarms",
         len(trained),
         len(samples),
         names,
     )
-    check_groups(rest, group_by)
-    return rest
+    check_groups(remaining, group_by)
+    return remaining
 
 
 def candidates(dataset: Dataset) -> list[Sample]:
@@ -74,23 +77,24 @@ def to_test(bundle: Bundle, dataset: Dataset) -> tuple[list[Sample], int]:
     Of a set without splits those are left out, unless no good part would remain.
     """
     everything = candidates(dataset)
-    known = {sample.path for sample in seen(everything, "".join(_card(bundle).values()))}
-    unseen = [s for s in everything if s.path not in known or not s.drawn_into]
-    if known and any(sample.is_normal for sample in unseen):
-        chosen = unseen
+    seen_paths = {sample.path for sample in seen(everything, "".join(_card(bundle).values()))}
+    unseen = [s for s in everything if s.path not in seen_paths or not s.drawn_into]
+    if seen_paths and any(sample.is_normal for sample in unseen):
+        tested = unseen
     else:
-        chosen = everything if not known else dataset.select("test")
-    if left_out := len(everything) - len(chosen):
+        tested = everything if not seen_paths else dataset.select("test")
+    if left_out := len(everything) - len(tested):
         _log.warning("left out: %d images that the model was trained or calibrated on", left_out)
-    again = [shown(sample.name) for sample in chosen if sample.path in known]
-    if again:
+    repeated = [printable(sample.name) for sample in tested if sample.path in seen_paths]
+    if repeated:
         _log.warning(
-            "%d of %d test images are ones the model was trained or calibrated on (%s): figures flatter it",
-            len(again),
-            len(chosen),
-            some(again),
+            "%d of %d test images are ones the model was trained or calibrated on (%s): "
+            "figures flatter it",
+            len(repeated),
+            len(tested),
+            few_of(repeated),
         )
-    return chosen, len(again)
+    return tested, len(repeated)
 
 
 def _card(bundle: Bundle) -> dict[str, str]:

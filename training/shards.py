@@ -66,16 +66,20 @@ def _described(path: Path) -> tuple[str, int, str]:
 def find_shards(roots: Sequence[Path]) -> Shards | None:
     """Return the .tar files among and in `roots`; None where they are folders of images."""
     paths: list[str] = []
-    others = 0
+    without_shards = 0
     for root in roots:
-        own = [root] if root.suffix == ".tar" else sorted(root.glob("[!.]*.tar"))
-        if own and root.is_dir() and (beside := sum(1 for _ in root.glob("[!.]*")) - len(own)):
+        root_shards = [root] if root.suffix == ".tar" else sorted(root.glob("[!.]*.tar"))
+        if (
+            root_shards
+            and root.is_dir()
+            and (beside := sum(1 for _ in root.glob("[!.]*")) - len(root_shards))
+        ):
             _log.warning(
                 "left out: %d other files and folders beside the shards in %s", beside, root
             )
-        paths += [str(path.absolute()) for path in own]
-        others += not own
-    if paths and others:
+        paths += [str(path.absolute()) for path in root_shards]
+        without_shards += not root_shards
+    if paths and without_shards:
         raise DataError(
             "some of the data are shards and some are not; give either shards or folders"
         )
@@ -106,14 +110,16 @@ class ShardStream(IterableDataset[Placed]):
                     damaged.append(f"{key}: {error}")
                     if len(damaged) > _MOST_DAMAGED:
                         raise DataError(
-                            f"{_MOST_DAMAGED} images in a row cannot be read, the last is {damaged[-1]}"
+                            f"{_MOST_DAMAGED} images in a row cannot be read, the last is "
+                            f"{damaged[-1]}"
                         ) from error
                     continue
                 yield Placed(canvas, tuple(damaged))
                 damaged.clear()
             if serial == before:
                 raise DataError(
-                    f"no images in the shards read by process {reader} of {readers}; want files named "
+                    f"no images in the shards read by process {reader} of {readers}; want "
+                    "files named "
                     f"{', '.join(EXTENSIONS)} in them" + (f"; {damaged[-1]}" if damaged else "")
                 )
 
@@ -123,12 +129,12 @@ class ShardStream(IterableDataset[Placed]):
         """Yield name and bytes of every image in a reader's shards of one epoch, shuffled."""
         seed = (self._config.run.seed, 8, self._first, epoch)
         order = np.random.default_rng(seed).permutation(len(self._shards.paths))
-        own = [self._shards.paths[i] for i in order[reader::readers]]
+        reader_shards = [self._shards.paths[i] for i in order[reader::readers]]
 
         shuffled: Any = webdataset.shuffle(
             self._config.run.shuffle, rng=Random(repr((seed, reader)))
         )
-        yield from shuffled(image for path in own for image in _images(path, damaged))
+        yield from shuffled(image for path in reader_shards for image in _images(path, damaged))
 
 
 def _images(shard: str, damaged: deque[str]) -> Iterator[tuple[str, bytes]]:
@@ -141,8 +147,8 @@ def _images(shard: str, damaged: deque[str]) -> Iterator[tuple[str, bytes]]:
     with Path(shard).open("rb") as stream:
         files = tar_file_expander([{"url": shard, "stream": stream}], handler=note)
         for sample in group_by_keys(files, handler=note):
-            if (found := _image_of(sample)) is not None:
-                yield f"{shard}:{sample['__key__']}", found
+            if (image_bytes := _image_of(sample)) is not None:
+                yield f"{shard}:{sample['__key__']}", image_bytes
 
 
 def _image_of(sample: dict[str, Any]) -> bytes | None:
@@ -169,14 +175,14 @@ class StreamTokens:
                 seeds = [(config.run.seed, 9, step, world.rank, i) for i in range(len(pixels))]
                 on_device = vary(on_device, config.augment, seeds)
             tokens = target_tokens(target, on_device)
-            seed, own = (config.run.seed, 4, step), world.share(config.optimiser.batch_size)
+            seed, share = (config.run.seed, 4, step), world.share(config.optimiser.batch_size)
             yield random_cut(
                 tokens,
                 target.grid,
                 self._place.window,
                 seed,
                 batch=config.optimiser.batch_size,
-                own=own,
+                share=share,
             )
 
     def names(self, step: int) -> list[str]:
@@ -186,10 +192,10 @@ class StreamTokens:
     def fit(self) -> None:
         """Fit the target's standardisation on the first images of the stream, over all processes."""
         target, world = self._place.target, self._place.world
-        own = max(1, STATISTICS_IMAGES // (world.size * self._config.optimiser.batch_size))
+        images_each = max(1, STATISTICS_IMAGES // (world.size * self._config.optimiser.batch_size))
         raw = [
             raw_tokens(target, to_device(pixels, target.mean.device)).cpu()
-            for pixels, _ in islice(self._batches(0, ahead=False), own)
+            for pixels, _ in islice(self._batches(0, ahead=False), images_each)
         ]
         fit_tokens(target, torch.cat(raw), world)
 
@@ -201,21 +207,22 @@ class StreamTokens:
         readers = len(self._shards.paths) // world.size
         if readers == 0:
             raise DataError(
-                f"{len(self._shards.paths)} shards for {world.size} processes: write more, smaller ones "
+                f"{len(self._shards.paths)} shards for {world.size} processes: write more, "
+                "smaller ones "
                 "(maskline pack --per-shard)"
             )
-        own = world.share(config.optimiser.batch_size)
-        told = workers(config, world) if ahead else {"num_workers": 0}
-        if readers < told["num_workers"]:
+        share = world.share(config.optimiser.batch_size)
+        loader_options = workers(config, world) if ahead else {"num_workers": 0}
+        if readers < loader_options["num_workers"]:
             _log.warning("%d reading processes only: there are no more shards", readers)
-        told["num_workers"] = min(readers, told["num_workers"])
+        loader_options["num_workers"] = min(readers, loader_options["num_workers"])
         loader: DataLoader[Placed] = DataLoader(
             ShardStream(self._shards, config, world, first),
-            batch_size=own.stop - own.start,
+            batch_size=share.stop - share.start,
             collate_fn=stack,
             drop_last=True,
             pin_memory=self._place.target.mean.is_cuda,
-            **told,
+            **loader_options,
         )
         return iter(loader)
 

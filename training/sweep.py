@@ -77,10 +77,10 @@ def sweep(
 def attempt(dataset: Dataset, folder: Path, config: TrainConfig, *, quiet: bool) -> float:
     """Train and calibrate; returns the AUROC on synthetic defects."""
     bundle = train_model(dataset, folder, config, Training(), quiet=quiet)
-    found = None if bundle.calibration is None else bundle.calibration.synthetic_auroc
-    if found is None:
+    auroc = None if bundle.calibration is None else bundle.calibration.synthetic_auroc
+    if auroc is None:
         raise DataError("too few validation images for synthetic defects to be tried on")
-    return found
+    return auroc
 
 
 def draw(trial: Any, ranges: Mapping[str, Any]) -> list[str]:
@@ -113,5 +113,5 @@ def toml(value: Any) -> str:
         case str():
             return f'"{value}"'
         case list():
-            return f"[{', '.join(toml(one) for one in value)}]"
+            return f"[{', '.join(toml(item) for item in value)}]"
     return repr(value)

@@ -285,8 +285,8 @@ def _camera(
 
 def _write(path: Path, pixels: np.ndarray, options: list[int]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    shown = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
-    ok, data = cv2.imencode(path.suffix, shown, options)
+    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
+    ok, data = cv2.imencode(path.suffix, bgr, options)
     if not ok:
         raise ValueError(f"OpenCV could not encode {path.suffix}")
     path.write_bytes(data.tobytes())

@@ -81,8 +81,8 @@ class Canvases:
     def load(self, indices: Sequence[int], device: torch.device) -> torch.Tensor:
         """Return (B, 3, S, S) float32 canvases in [0, 1], unvaried."""
         config, threads = self.config.model.preprocess, max(1, self.config.run.workers)
-        chosen = [self.samples[i] for i in indices]
-        read = read_images(chosen, canvas=config.canvas, threads=threads)
+        samples = [self.samples[i] for i in indices]
+        read = read_images(samples, canvas=config.canvas, threads=threads)
         return to_device(preprocess([image for _, image in read], config)[0], device)
 
     def vary(
@@ -117,7 +117,7 @@ class Canvases:
         """Cut one random window of each image out of this process's (b, L, C) tokens: (b, l, C)."""
         batch = self.config.optimiser.batch_size
         seed = (self.config.run.seed, 4, step)
-        return random_cut(raw, grid, window, seed, batch=batch, own=self.share())
+        return random_cut(raw, grid, window, seed, batch=batch, share=self.share())
 
 
 class CachedTokens:
@@ -169,15 +169,15 @@ class FreshTokens:
         config, device = canvases.config, target.mean.device
         damage, pin = Damage(config.run.unreadable), device.type == "cuda"
         with decoded_once(len(canvases), config, self._folder, canvases.world) as decoded:
-            wanted = self._wanted(first)
+            requests = self._requests(first)
             batches = reading(
-                canvases.samples, config, wanted, pin=pin, decoded=decoded, world=canvases.world
+                canvases.samples, config, requests, pin=pin, decoded=decoded, world=canvases.world
             )
             for step, (pixels, unreadable) in enumerate(batches, start=first):
                 damage.note(len(pixels), unreadable)
-                own = canvases.own(step).tolist()
-                variations = [self._variation(step)] * len(own)
-                varied = canvases.vary(to_device(pixels, device), own, variations)
+                indices = canvases.own(step).tolist()
+                variations = [self._variation(step)] * len(indices)
+                varied = canvases.vary(to_device(pixels, device), indices, variations)
                 raw = raw_tokens(target, varied).clone()
                 yield target.standardise(canvases.cut(raw, step, target.grid, self._window))
 
@@ -190,11 +190,11 @@ class FreshTokens:
         """Return the files behind a step's batch."""
         return self._canvases.names(step)
 
-    def _wanted(self, first: int) -> Iterator[list[ImageRequest]]:
+    def _requests(self, first: int) -> Iterator[list[ImageRequest]]:
         canvases = self._canvases
         for step in range(first, canvases.config.optimiser.steps):
-            own = canvases.own(step).tolist()
-            yield [ImageRequest(i, canvases.seed(i, self._variation(step))) for i in own]
+            indices = canvases.own(step).tolist()
+            yield [ImageRequest(i, canvases.seed(i, self._variation(step))) for i in indices]
 
     def _variation(self, step: int) -> int:
         augment = self._canvases.config.augment
@@ -289,12 +289,12 @@ def random_cut(
     seed: tuple[int, ...],
     *,
     batch: int,
-    own: slice,
+    share: slice,
 ) -> torch.Tensor:
-    """Cut one random window of each image out of (b, L, C) tokens, the `own` part of a batch: (b, l, C)."""
+    """Cut one random window of each image out of (b, L, C) tokens, the `share` part of a batch: (b, l, C)."""
     drawn = int(np.random.default_rng(seed).integers(2**31))
     places = random_places(batch, grid, window, torch.Generator().manual_seed(drawn))
-    return raw if places is None else take(raw, to_device(places[own], raw.device))
+    return raw if places is None else take(raw, to_device(places[share], raw.device))
 
 
 def _fit_statistics(canvases: Canvases, target: Target) -> None:
@@ -302,16 +302,16 @@ def _fit_statistics(canvases: Canvases, target: Target) -> None:
     rows = np.random.default_rng(canvases.config.run.seed).permutation(len(canvases))[:count]
     world, device = canvases.world, target.mean.device
     chunks = np.array_split(rows, max(1, count // 32))[world.rank :: world.size]
-    wanted = [[ImageRequest(index, None) for index in chunk.tolist()] for chunk in chunks]
+    requests = [[ImageRequest(index, None) for index in chunk.tolist()] for chunk in chunks]
     damage = Damage(canvases.config.run.unreadable)
     raw = []
     for pixels, unreadable in reading(
-        canvases.samples, canvases.config, wanted, pin=False, world=world
+        canvases.samples, canvases.config, requests, pin=False, world=world
     ):
         damage.note(len(pixels), unreadable)
         raw.append(raw_tokens(target, to_device(pixels, device)).cpu())
-    found = torch.cat(raw) if raw else torch.empty(0, target.grid.length, target.token_dim)
-    fit_tokens(target, found, world)
+    tokens_read = torch.cat(raw) if raw else torch.empty(0, target.grid.length, target.token_dim)
+    fit_tokens(target, tokens_read, world)
 
 
 def fit_tokens(target: Target, raw: torch.Tensor, world: World = ALONE) -> None:

@@ -18,7 +18,7 @@ from anomaly.image import EXTENSIONS, decode_mask
 from training.errors import DataError
 from training.files import Folder
 from training.labels import is_normal_name
-from training.samples import Sample, shown, some
+from training.samples import Sample, few_of, printable
 
 _ENDINGS = ("_mask", "_gt", "_label", "_ground_truth", "-mask", "-gt", "-label", "")
 _LOSSY = (".jpg", ".jpeg")
@@ -51,14 +51,15 @@ def check_masks(samples: Sequence[Sample], truth: Folder) -> None:
         if sample.mask is not None and owners.setdefault(sample.mask, sample) is not sample:
             other = owners[sample.mask]
             raise DataError(
-                f"the mask {shown(sample.mask)} fits both {shown(other.name)} and "
-                f"{shown(sample.name)}; put masks into a folder for each kind of defect"
+                f"the mask {printable(sample.mask)} fits both {printable(other.name)} and "
+                f"{printable(sample.name)}; put masks into a folder for each kind of defect"
             )
     for path in (p for folder in _of_defects(truth) for p in folder):
         if path not in owners and path.parent not in owners:
-            kind = "" if path.parent == truth.path else f"{shown(path.parent.name)}/"
+            kind = "" if path.parent == truth.path else f"{printable(path.parent.name)}/"
             raise DataError(
-                f"the mask {shown(path)} has no image; expected test/{kind}{shown(_bare(path.stem))}.*, "
+                f"the mask {printable(path)} has no image; expected "
+                f"test/{kind}{printable(_bare(path.stem))}.*, "
                 "and one mask for each image"
             )
 
@@ -76,11 +77,11 @@ def said_of_masks(samples: Sequence[Sample]) -> Iterator[str]:
     if any(sample.mask for sample in bad):
         for label in sorted({sample.label for sample in bad}):
             of_kind = [sample for sample in bad if sample.label == label]
-            without = [shown(sample.name) for sample in of_kind if sample.mask is None]
+            without = [printable(sample.name) for sample in of_kind if sample.mask is None]
             if without:
                 yield (
-                    f"{len(without)} of {len(of_kind)} images of {shown(label)} have no mask "
-                    f"({some(without)}): figures of pixels leave them out"
+                    f"{len(without)} of {len(of_kind)} images of {printable(label)} have no mask "
+                    f"({few_of(without)}): figures of pixels leave them out"
                 )
     lossy = sum(s.mask is not None and s.mask.suffix.lower() in _LOSSY for s in samples)
     if lossy:
@@ -125,7 +126,8 @@ def check_mask_sizes(samples: Sequence[Sample]) -> None:
 
 def _size_error(path: Path, mask: tuple[int, ...], image: tuple[int, int]) -> DataError:
     return DataError(
-        f"the mask {shown(path)} is {mask[1]}×{mask[0]} px, its image {image[1]}×{image[0]} px; they "
+        f"the mask {printable(path)} is {mask[1]}×{mask[0]} px, its image "
+        f"{image[1]}×{image[0]} px; they "
         "must be of one size"
     )
 
@@ -149,12 +151,12 @@ def read_pixels(path: Path) -> NDArray[np.bool_]:
         return decode_mask(path.read_bytes())
     except (OSError, ImageError) as error:
         raise DataError(
-            f"the mask {shown(path)} cannot be read: {error}. Replace it, or remove it"
+            f"the mask {printable(path)} cannot be read: {error}. Replace it, or remove it"
         ) from error
 
 
 def _unreadable(path: Path) -> DataError:
-    return DataError(f"the mask {shown(path)} cannot be read; replace it, or remove it")
+    return DataError(f"the mask {printable(path)} cannot be read; replace it, or remove it")
 
 
 def _of_kind(truth: Folder, kind: str) -> Folder | None:
@@ -175,9 +177,9 @@ def _masks(folder: Folder, root: Path) -> Iterator[Mask]:
 
 
 def _keys(path: Path, root: Path, *, is_folder: bool = False) -> tuple[str, ...]:
-    whole = (path if is_folder else path.with_suffix("")).relative_to(root).as_posix().casefold()
-    endings = (ending for ending in _ENDINGS if whole.endswith(ending))
-    return tuple(whole.removesuffix(ending) for ending in endings)
+    key = (path if is_folder else path.with_suffix("")).relative_to(root).as_posix().casefold()
+    endings = (ending for ending in _ENDINGS if key.endswith(ending))
+    return tuple(key.removesuffix(ending) for ending in endings)
 
 
 def _key(image: Path, root: Path) -> str:

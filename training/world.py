@@ -42,8 +42,8 @@ class World:
                 f"a batch of {batch_size} cannot be shared evenly by {self.size} processes; set "
                 f"optimiser.batch_size to a multiple of {self.size}"
             )
-        own = batch_size // self.size
-        return slice(self.rank * own, (self.rank + 1) * own)
+        share_size = batch_size // self.size
+        return slice(self.rank * share_size, (self.rank + 1) * share_size)
 
     def total(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum a tensor over all processes, in place."""

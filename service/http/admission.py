@@ -51,7 +51,7 @@ class Door:
         self._shared = min(limit, shared)
         self._rivals = rivals
         self._held: Counter[str] = Counter()  # places by key
-        self._asked: dict[str, float] = {}  # when each key asked last
+        self._last_asked: dict[str, float] = {}  # when each key asked last
         self._full = full
         self._seconds_for = seconds_for
         self._metrics = metrics
@@ -107,9 +107,11 @@ class Door:
         if rivals <= 1:
             return self._limit
         now = time.monotonic()
-        self._asked[key] = now
-        self._asked = {one: at for one, at in self._asked.items() if now - at < _LATELY_S}
-        return max(1, self._shared // min(rivals, len(self._asked) + 1))
+        self._last_asked[key] = now
+        self._last_asked = {
+            asking_key: at for asking_key, at in self._last_asked.items() if now - at < _LATELY_S
+        }
+        return max(1, self._shared // min(rivals, len(self._last_asked) + 1))
 
     def _refused(self, code: str, detail: str, headers: dict[str, str]) -> ASGIApp:
         self._metrics.rejected.labels(code).inc()
@@ -130,5 +132,5 @@ def _key_of(scope: Scope) -> str:
 
 
 def _goes_aside(scope: Scope) -> bool:
-    given = (scope["query_string"], *(name for name, _ in scope["headers"]))
-    return any(word in text for word in _ASIDE for text in given)
+    names = (scope["query_string"], *(name for name, _ in scope["headers"]))
+    return any(word in text for word in _ASIDE for text in names)

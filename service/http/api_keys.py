@@ -74,11 +74,11 @@ class KeyRing:
         """Return the key that this secret is; takes as long whether or which it is."""
         self._refresh()
         digest = key_digest(secret)
-        found = None
+        match = None
         for key in self._keys:
             if hmac.compare_digest(key.sha256, digest):
-                found = key
-        return found
+                match = key
+        return match
 
     def _refresh(self) -> None:
         stamp = _stamp(self._path)
@@ -127,10 +127,10 @@ def add_key(path: Path, name: str, role: Role) -> str:
 def revoke_key(path: Path, name: str) -> None:
     """Remove a key; a running service takes notice by its next request. Raises `KeysError`."""
     keys = read_keys(path)
-    kept = tuple(key for key in keys if key.name != name)
-    if len(kept) == len(keys):
+    remaining = tuple(key for key in keys if key.name != name)
+    if len(remaining) == len(keys):
         raise KeysError("key_not_found", f"there is no key called {name!r} in {path}")
-    _write(path, kept)
+    _write(path, remaining)
 
 
 def key_digest(secret: str) -> str:

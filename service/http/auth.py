@@ -69,10 +69,10 @@ def check(request: Request, role: Role) -> None:
         authenticate(request.scope, request.app.state.keys, role)
 
 
-def _require(name: str, given: Role, role: Role) -> None:
-    if given < role:
+def _require(name: str, held: Role, role: Role) -> None:
+    if held < role:
         raise RoleInsufficient(
-            f"key {name!r} has the role {given.name.lower()}; this needs {role.name.lower()}"
+            f"key {name!r} has the role {held.name.lower()}; this needs {role.name.lower()}"
         )
 
 

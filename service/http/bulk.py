@@ -31,7 +31,7 @@ async def inspect_all(inspector: Inspector, request: Request, query: ScoreQuery)
         images = await in_time(inspector, reading)
         # Each image has the deadline by itself; the whole only ends early when the client leaves.
         async with while_wanted(request, deadline + _GRACE_S, ("read",)):
-            found = await in_turns(
+            outcomes = await in_turns(
                 [
                     partial(
                         inspector.inspect_once,
@@ -46,17 +46,20 @@ async def inspect_all(inspector: Inspector, request: Request, query: ScoreQuery)
                 ]
             )
     return BatchOut(
-        items=[_item(inspector, name, one) for (_, name, _), one in zip(images, found, strict=True)]
+        items=[
+            _item(inspector, name, outcome)
+            for (_, name, _), outcome in zip(images, outcomes, strict=True)
+        ]
     )
 
 
-def _item(inspector: Inspector, name: str, found: ScoreOut | BaseException) -> BatchItemOut:
+def _item(inspector: Inspector, name: str, outcome: ScoreOut | BaseException) -> BatchItemOut:
     """Tell a result or an error that has a rule; any other is the request's."""
-    if isinstance(found, ScoreOut):
-        return BatchItemOut(image=name, status="ok", result=found)
-    rule = rule_of(found)
+    if isinstance(outcome, ScoreOut):
+        return BatchItemOut(image=name, status="ok", result=outcome)
+    rule = rule_of(outcome)
     if rule is None:
-        raise found
+        raise outcome
     inspector.metrics.rejected.labels(rule.reason).inc()
-    problem = Problem(**document(rule.status, code_of(found, rule), str(found)))
+    problem = Problem(**document(rule.status, code_of(outcome, rule), str(outcome)))
     return BatchItemOut(image=name, status="error", error=problem)

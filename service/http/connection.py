@@ -41,8 +41,8 @@ class BoundedConnection(HttpToolsProtocol):
     that the answer is read: closed at once, it would be reset, and the answer lost.
     """
 
-    def __init__(self, *, head_s: float, room: int, **given: Any) -> None:
-        super().__init__(**given)
+    def __init__(self, *, head_s: float, room: int, **protocol_options: Any) -> None:
+        super().__init__(**protocol_options)
         self._head_s = head_s
         self._room = room
         self._head_bytes = 0
@@ -59,7 +59,9 @@ class BoundedConnection(HttpToolsProtocol):
         super().connection_made(transport)
         self.transport = LingeringTransport(transport, self)  # type: ignore[assignment]
         self._wait()
-        open_now = sum(not one.transport.is_closing() for one in _bounded(self.connections))
+        open_now = sum(
+            not connection.transport.is_closing() for connection in _bounded(self.connections)
+        )
         if open_now > self._room and not end_least_needed(self.connections, spare=self):
             self._abort()
 
@@ -184,9 +186,11 @@ def end_least_needed(
 ) -> bool:
     """End the connection that is needed least; False where all have a request in work."""
     ranked = [
-        (one.worth, one)
-        for one in _bounded(connections)
-        if one is not spare and one.worth is not None and not one.transport.is_closing()
+        (connection.worth, connection)
+        for connection in _bounded(connections)
+        if connection is not spare
+        and connection.worth is not None
+        and not connection.transport.is_closing()
     ]
     if not ranked:
         return False
@@ -199,7 +203,7 @@ def end_least_needed(
 
 
 def _bounded(connections: Iterable[object]) -> list[BoundedConnection]:
-    return [one for one in connections if isinstance(one, BoundedConnection)]
+    return [connection for connection in connections if isinstance(connection, BoundedConnection)]
 
 
 class LingeringTransport:

@@ -60,11 +60,22 @@ def rules_of(routes: Iterable[Any], *, bulk_bytes: int, open_paths: Collection[s
 
 
 def _declared(route: APIRoute) -> Role | None:
-    given = [
+    dependencies = [
         route.endpoint,
-        *(one.dependency for one in route.dependencies if isinstance(one, Depends)),
+        *(
+            dependency.dependency
+            for dependency in route.dependencies
+            if isinstance(dependency, Depends)
+        ),
     ]
-    return next((role for one in given if (role := getattr(one, "role", None)) is not None), None)
+    return next(
+        (
+            role
+            for dependency in dependencies
+            if (role := getattr(dependency, "role", None)) is not None
+        ),
+        None,
+    )
 
 
 def _reads(route: APIRoute) -> set[str]:
@@ -138,7 +149,8 @@ class Guard:
         name = _name_of(host)
         if name and name not in self._hosts and not _is_address(name):
             raise ForeignHost(
-                f"this service does not go by the name {name[:80]!r}; ask it by its address, add the name to "
+                f"this service does not go by the name {name[:80]!r}; ask it by its address, "
+                "add the name to "
                 "MASKLINE_ALLOWED_HOSTS, or serve with API keys"
             )
         origin = headers.get(b"origin")
@@ -156,8 +168,8 @@ class Body:
 
     def __init__(self, receive: Receive, max_bytes: int, timeout_s: float) -> None:
         self._receive = receive
-        self._left = max_bytes
-        self._most = max_bytes
+        self._bytes_left = max_bytes
+        self._max_bytes = max_bytes
         self._until = time.monotonic() + timeout_s
         self._timeout_s = timeout_s
         self._is_whole = False
@@ -172,9 +184,9 @@ class Body:
         except TimeoutError:
             text = f"the body did not arrive within {self._timeout_s:g} s"
             raise HTTPException(408, text, {"Connection": "close"}) from None
-        self._left -= len(message.get("body", b""))
-        if self._left < 0:
-            text = f"the body is larger than {self._most} bytes, the most for this request"
+        self._bytes_left -= len(message.get("body", b""))
+        if self._bytes_left < 0:
+            text = f"the body is larger than {self._max_bytes} bytes, the most for this request"
             raise HTTPException(413, text, {"Connection": "close"})
         self._is_whole = message["type"] != "http.request" or not message.get("more_body", False)
         return message

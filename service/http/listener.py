@@ -111,8 +111,8 @@ class Listener:
         return len(self._connections) + len(self._opening) >= self._room
 
     def _make_room(self) -> bool:
-        waiting = [one for one in self._opening if one.since is not None]
+        waiting = [opening for opening in self._opening if opening.since is not None]
         if waiting:
-            min(waiting, key=lambda one: one.since or 0.0).end()
+            min(waiting, key=lambda opening: opening.since or 0.0).end()
             return True
         return end_least_needed(self._connections)

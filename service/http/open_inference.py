@@ -86,8 +86,8 @@ def read_request(
             f"the JSON has more than {_MOST_JSON_BYTES} bytes beside images in base64; pixels as "
             f"numbers are too much that way: {_BINARY}"
         )
-    wanted = _validated(json)
-    [tensor] = wanted.inputs
+    infer_in = _validated(json)
+    [tensor] = infer_in.inputs
     if tensor.name != "image":
         raise TensorInvalid(f"there is no input {tensor.name[:100]!r}; the only one is 'image'")
     if tensor.datatype == "BYTES":
@@ -96,7 +96,7 @@ def read_request(
         raise TensorInvalid("UINT8 pixels are numbers, not texts")
     else:
         images = list(_pixels(tensor, raw, limits))
-    return wanted, images
+    return infer_in, images
 
 
 def _header_end(body: bytes, header_length: str | None) -> int:
@@ -112,32 +112,32 @@ def _header_end(body: bytes, header_length: str | None) -> int:
 
 def _validated(json: bytes) -> InferIn:
     try:
-        wanted = InferIn.model_validate_json(json)
+        infer_in = InferIn.model_validate_json(json)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise TensorInvalid(f"the request's JSON: {where}: {first['msg']}") from error
-    names = [output.name for output in wanted.outputs or ()]
+    names = [output.name for output in infer_in.outputs or ()]
     if len(set(names)) < len(names):
         raise TensorInvalid("an output is asked for more than once")
-    return wanted
+    return infer_in
 
 
 def _lift(json: bytes) -> tuple[bytes, list[bytes]]:
     """Take long texts out of JSON: what is left, with marks in their places, and the texts."""
     if len(json) <= _LONG_TEXT_BYTES:
         return json, []
-    left: list[bytes] = []
+    remaining: list[bytes] = []
     lifted: list[bytes] = []
     done = 0
     for start, end in _texts(json):
         if end - start > _LONG_TEXT_BYTES:
             mark = f"\\u0000{len(lifted)}".encode()
-            left += [json[done:start], mark]
+            remaining += [json[done:start], mark]
             lifted.append(json[start:end])
             done = end
-    left.append(json[done:])
-    return b"".join(left), lifted
+    remaining.append(json[done:])
+    return b"".join(remaining), lifted
 
 
 def _texts(json: bytes) -> Iterator[tuple[int, int]]:
@@ -177,20 +177,26 @@ def _encoded(
         return
     if len(tensor.data) != count:
         raise TensorInvalid(f"{len(tensor.data)} elements do not fill the shape {tensor.shape}")
-    marks = [one for one in tensor.data if isinstance(one, str) and one.startswith(_LIFTED)]
+    marks = [
+        element
+        for element in tensor.data
+        if isinstance(element, str) and element.startswith(_LIFTED)
+    ]
     if marks != [f"{_LIFTED}{number}" for number in range(len(lifted))]:
         raise TensorInvalid("a text outside of 'data' is longer than any that is read here")
     texts = iter(lifted)
-    for one in tensor.data:
-        yield _from_base64(next(texts) if isinstance(one, str) and one[:1] == _LIFTED else one)
+    for element in tensor.data:
+        yield _from_base64(
+            next(texts) if isinstance(element, str) and element[:1] == _LIFTED else element
+        )
 
 
 def _count(shape: list[int], limits: Limits) -> int:
     """Images of a shape, none of which has been looked at yet."""
     count = math.prod(shape)
     if not 1 <= count <= limits.images:
-        said = count if count < 1e15 else "far too many"
-        raise TensorInvalid(f"{said} images; a request has 1 to {limits.images}")
+        shown_count = count if count < 1e15 else "far too many"
+        raise TensorInvalid(f"{shown_count} images; a request has 1 to {limits.images}")
     return count
 
 
@@ -217,8 +223,8 @@ def _from_base64(text: Any) -> bytes:
         decoded = [base64.b64decode(piece, validate=True) for piece in pieces]
     except (binascii.Error, ValueError, TypeError) as error:
         raise TensorInvalid("BYTES in JSON are base64 of an encoded image each") from error
-    whole = _PIECE_BYTES // 4 * 3
-    if any(len(piece) < whole for piece in decoded[:-1]):  # padding before the end
+    group = _PIECE_BYTES // 4 * 3
+    if any(len(piece) < group for piece in decoded[:-1]):  # padding before the end
         raise TensorInvalid("BYTES in JSON are base64 of an encoded image each")
     return b"".join(decoded)
 
@@ -247,7 +253,7 @@ def _pixels(tensor: TensorIn, raw: memoryview, limits: Limits) -> Iterator[RgbIm
     pixels = np.frombuffer(raw, np.uint8) if tensor.data is None else _numbers(tensor.data)
     if pixels.size != math.prod(shape):
         raise TensorInvalid(f"{pixels.size} pixel values do not fill the shape {tensor.shape}")
-    return (RgbImage(one) for one in pixels.reshape(shape))
+    return (RgbImage(image) for image in pixels.reshape(shape))
 
 
 def _numbers(data: list[Any]) -> np.ndarray:
@@ -261,9 +267,9 @@ def _numbers(data: list[Any]) -> np.ndarray:
     return values.astype(np.uint8)
 
 
-def deadline_ms(wanted: InferIn) -> float | None:
+def deadline_ms(infer_in: InferIn) -> float | None:
     """Return the request's `timeout`, which comes in microseconds."""
-    timeout_us = wanted.parameters.get("timeout")
+    timeout_us = infer_in.parameters.get("timeout")
     if type(timeout_us) is not int or timeout_us <= 0:
         return None
     return min(timeout_us, 600_000_000) / 1000

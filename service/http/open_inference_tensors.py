@@ -14,14 +14,14 @@ _AT_ONCE = 4096  # numbers; longer lists would hold up every other thread of the
 
 
 def write_response(
-    name: str, wanted: InferIn, found: Sequence[Inspection]
+    name: str, infer_in: InferIn, inspections: Sequence[Inspection]
 ) -> tuple[bytes, dict[str, str]]:
     """Return the body and its headers: JSON, followed by the tensors that are wanted in binary."""
-    everything = wanted.parameters.get("binary_data_output") is True
-    asked = wanted.outputs or [OutputWanted(name=one) for one in OUTPUTS]
+    everything = infer_in.parameters.get("binary_data_output") is True
+    requested = infer_in.outputs or [OutputWanted(name=output_name) for output_name in OUTPUTS]
     outputs, binary = [], []
-    for output in asked:
-        tensor = _tensor(output.name, found)
+    for output in requested:
+        tensor = _tensor(output.name, inspections)
         described: dict[str, Any] = {
             "name": output.name,
             "datatype": OUTPUTS[output.name],
@@ -35,10 +35,10 @@ def write_response(
             outputs.append(_with_data(described, tensor))
     answer: dict[str, Any] = {
         "model_name": name,
-        "model_version": found[0].model.bundle.version,
+        "model_version": inspections[0].model.bundle.version,
     }
-    if wanted.id is not None:
-        answer["id"] = wanted.id
+    if infer_in.id is not None:
+        answer["id"] = infer_in.id
     head = _appended(answer, "outputs", f"[{', '.join(outputs)}]").encode()
     if not binary:
         return head, {"Content-Type": "application/json"}
@@ -60,12 +60,12 @@ def _numbers(values: np.ndarray) -> Iterator[str]:
         yield json.dumps(values[start : start + _AT_ONCE].tolist())[1:-1]
 
 
-def _tensor(name: str, found: Sequence[Inspection]) -> np.ndarray:
-    detections = [one.detection for one in found]
+def _tensor(name: str, inspections: Sequence[Inspection]) -> np.ndarray:
+    detections = [item.detection for item in inspections]
     values: list[Any]
     match name:
         case "anomaly_map":
-            values = [one.patch_scores for one in detections]
+            values = [item.patch_scores for item in detections]
         case _:
-            values = [getattr(one, name) for one in detections]
+            values = [getattr(item, name) for item in detections]
     return np.ascontiguousarray(np.stack(values), dtype=_NUMPY[OUTPUTS[name]])

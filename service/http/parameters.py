@@ -14,8 +14,8 @@ _PREFIX = "x-maskline-"
 
 async def inspector(request: Request) -> Inspector:
     """Return the app's inspector."""
-    found: Inspector = request.app.state.inspector
-    return found
+    app_inspector: Inspector = request.app.state.inspector
+    return app_inspector
 
 
 def score_query(request: Request) -> ScoreQuery:
@@ -34,20 +34,20 @@ def score_query(request: Request) -> ScoreQuery:
     except ValidationError as error:
         raise RequestValidationError(
             [
-                {**one, "loc": ("query" if one["loc"][0] in query else "header", *one["loc"])}
-                for one in error.errors()
+                {**entry, "loc": ("query" if entry["loc"][0] in query else "header", *entry["loc"])}
+                for entry in error.errors()
             ]
         ) from error
 
 
 def _described() -> list[dict[str, Any]]:
-    found = []
+    parameters = []
     for name, schema in ScoreQuery.model_json_schema()["properties"].items():
         if schema["default"] is None:
             del schema["default"]
-        told = {"name": name, "in": "query", "required": False, "schema": schema}
-        found.append(told | {"description": schema["description"]})
-    return found
+        parameter = {"name": name, "in": "query", "required": False, "schema": schema}
+        parameters.append(parameter | {"description": schema["description"]})
+    return parameters
 
 
 # The same for the OpenAPI document.
@@ -56,4 +56,6 @@ SCORE_PARAMETERS = _described()
 
 def invalid(place: str, error: ValidationError) -> RequestValidationError:
     """Say where in a request something is wrong."""
-    return RequestValidationError([{**one, "loc": (place, *one["loc"])} for one in error.errors()])
+    return RequestValidationError(
+        [{**entry, "loc": (place, *entry["loc"])} for entry in error.errors()]
+    )

@@ -74,16 +74,16 @@ class Frame:
             REQUEST_ID.reset(token)
 
     def _headers(self, request_id: str) -> list[tuple[bytes, bytes]]:
-        own = [*_HEADERS, (b"x-request-id", request_id.encode())]
-        return [*own, (b"connection", b"close")] if self._is_draining() else own
+        headers = [*_HEADERS, (b"x-request-id", request_id.encode())]
+        return [*headers, (b"connection", b"close")] if self._is_draining() else headers
 
 
 def _request_id(scope: Scope) -> str:
     """Take the caller's id if it is one, otherwise make one."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _ID.fullmatch(value):
-            found: bytes = value
-            return found.decode()
+            request_id: bytes = value
+            return request_id.decode()
     return uuid.uuid4().hex
 
 
@@ -91,9 +91,9 @@ def _write(scope: Scope, status: int, seconds: float) -> None:
     path = scope["path"]
     level = logging.DEBUG if path.startswith(_QUIET) and status < 500 else logging.INFO
     if _log.isEnabledFor(level):
-        said = {"method": scope["method"], "path": path[:200], "status": status}
+        fields = {"method": scope["method"], "path": path[:200], "status": status}
         if key := scope.get("state", {}).get("key"):
-            said["key"] = key
+            fields["key"] = key
         if status in _REFUSED and scope.get("client"):
-            said["client"] = scope["client"][0]  # whose it is that tries keys
-        _log.log(level, "request", extra={**said, "seconds": round(seconds, 5)})
+            fields["client"] = scope["client"][0]  # whose it is that tries keys
+        _log.log(level, "request", extra={**fields, "seconds": round(seconds, 5)})

@@ -53,7 +53,7 @@ def _provide() -> None:
 
     if isinstance(api.get_tracer_provider(), TracerProvider):
         return
-    own = {} if "OTEL_SERVICE_NAME" in os.environ else {"service.name": "maskline"}
-    provider = TracerProvider(resource=Resource.create(own))
+    attributes = {} if "OTEL_SERVICE_NAME" in os.environ else {"service.name": "maskline"}
+    provider = TracerProvider(resource=Resource.create(attributes))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     api.set_tracer_provider(provider)

@@ -146,8 +146,8 @@ class Engine:
     def _prepare(self, bundle: Bundle) -> Detector:
         """Put a model on the device; run the smallest and the largest batch, as often as at once."""
         started = time.monotonic()
-        most = max(1, self._most_items // cost_of(bundle))
-        detector = bundle.detector(self.device, staged=most, cores=self._cores)
+        limit = max(1, self._most_items // cost_of(bundle))
+        detector = bundle.detector(self.device, staged=limit, cores=self._cores)
         side = bundle.model.config.preprocess.canvas
         place = Placement((side, side), (side, side), (0, 0, side, side))
 
@@ -157,7 +157,7 @@ class Engine:
 
         warm(1)
         with ThreadPoolExecutor(self._cores.lanes) as pool:
-            list(pool.map(warm, [most] * self._cores.lanes))
+            list(pool.map(warm, [limit] * self._cores.lanes))
         self._metrics.model_load.labels(bundle.name).set(time.monotonic() - started)
         return detector
 
@@ -195,13 +195,13 @@ class Engine:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device or its allocator had no memory left; frees what torch caches on a GPU."""
-    said = str(error).lower()
-    found = isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "alloc" in said and "memory" in said
+    message = str(error).lower()
+    is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "alloc" in message and "memory" in message
     )
-    if found and torch.cuda.is_available():
+    if is_memory and torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return found
+    return is_memory
 
 
 def _events(metrics: Metrics) -> Events:

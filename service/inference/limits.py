@@ -16,15 +16,15 @@ class Room:
     seconds.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._least = max(min(most, _LEAST_ROOM), most // 4)
+    def __init__(self, limit: int) -> None:
+        self._most_waiting = limit
+        self._low_mark = max(min(limit, _LEAST_ROOM), limit // 4)
         self._short_until = 0.0
 
-    def has_room(self, taken: int) -> bool:
+    def has_room(self, waiting: int) -> bool:
         """Whether one more may wait beside so many; False counts as a refusal."""
         now = time.monotonic()
-        if taken < (self._least if now < self._short_until else self._most):
+        if waiting < (self._low_mark if now < self._short_until else self._most_waiting):
             return True
         self._short_until = now + _CALM_S
         return False
@@ -33,10 +33,10 @@ class Room:
 class CostLimit:
     """How many work items a batch may hold: halved when one did not fit, recovering slowly."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._highest = limit
         self._good = 0
-        self.value = most
+        self.value = limit
 
     def shrink(self, cost: int) -> bool:
         """Halve the limit after a batch of this cost did not fit; False where it stays at 1."""
@@ -50,13 +50,13 @@ class CostLimit:
 
         Only batches of at least half the limit count: small ones prove nothing.
         """
-        if self.value == self._most or 2 * cost < self.value:
+        if self.value == self._highest or 2 * cost < self.value:
             return False
         self._good += 1
         if self._good < _RECOVER_AFTER:
             return False
         self._good = 0
-        self.value = min(self._most, self.value + max(1, self.value // 8))
+        self.value = min(self._highest, self.value + max(1, self.value // 8))
         return True
 
 

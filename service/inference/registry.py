@@ -28,7 +28,7 @@ from service.errors import (
     VersionChanged,
     VersionWaits,
 )
-from service.inference.version_archive import Archive, Chosen
+from service.inference.version_archive import Archive, ChosenVersion
 
 _log = logging.getLogger(__name__)
 _AGAIN_S = 10.0  # after a model could not be read, requests for it try as often
@@ -95,7 +95,7 @@ class Slot:
     def megabytes(self) -> float:
         """Memory of all its versions."""
         versions = (self.active, self.previous, self.staged)
-        return sum(one.megabytes for one in versions if one is not None)
+        return sum(version.megabytes for version in versions if version is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,8 @@ class Registry:
             self._default = next(iter(self.slots))
         if self._default is None:
             _log.warning(
-                "there are several models (%s) and no MASKLINE_DEFAULT_MODEL: requests that name no model "
+                "there are several models (%s) and no MASKLINE_DEFAULT_MODEL: requests that "
+                "name no model "
                 "are answered 404",
                 ", ".join(sorted(self.slots)),
             )
@@ -198,13 +199,13 @@ class Registry:
 
     def find(self, name: str | None) -> Slot:
         """Find the model that a request means; raises `ModelUnknown`."""
-        wanted = name or self.default_name
-        known = ", ".join(sorted(self.slots))
-        if wanted in self.slots:
-            return self.slots[wanted]
-        if wanted is None:
-            raise ModelUnknown(f"there are several models, name one of them with 'model': {known}")
-        raise ModelUnknown(f"no model is called {wanted!r}; there are: {known}")
+        model_name = name or self.default_name
+        names = ", ".join(sorted(self.slots))
+        if model_name in self.slots:
+            return self.slots[model_name]
+        if model_name is None:
+            raise ModelUnknown(f"there are several models, name one of them with 'model': {names}")
+        raise ModelUnknown(f"no model is called {model_name!r}; there are: {names}")
 
     async def acquire(self, name: str | None) -> ServedModel:
         """Return the version that serves now, loading it if it was evicted.
@@ -229,12 +230,12 @@ class Registry:
         slot.tried = time.monotonic()
         self._make_room(slot, self._needs(slot.folder))
         try:
-            found = await asyncio.to_thread(self._read_chosen, slot)
+            served = await asyncio.to_thread(self._read_chosen, slot)
         except ModelError as error:
             slot.failure = error
             raise
         slot.failure = None
-        return found
+        return served
 
     async def load(self, name: str) -> Slot:
         """Read the version that lies in the model's folder and stage it; what serves goes on serving."""
@@ -257,19 +258,20 @@ class Registry:
         slot = self.find(name)
         async with slot.loading:
             lying, version = stored_version(slot.folder), bundle.version
-            chosen = self._archive.chosen(name)
-            deliberate = chosen is not None and chosen.instead_of == lying
+            choice = self._archive.chosen(name)
+            deliberate = choice is not None and choice.instead_of == lying
             if slot.active is not base or (lying != base.bundle.version and not deliberate):
                 raise VersionWaits(
-                    f"version {lying} of {name!r} lies in the models' folder and does not serve; load and "
+                    f"version {lying} of {name!r} lies in the models' folder and does not "
+                    "serve; load and "
                     "activate it first, or take it away"
                 )
             await asyncio.to_thread(self._note, "calibrate", name, bundle, **details)
-            self._archive.choose(name, Chosen(base.bundle.version, version))
+            self._archive.choose(name, ChosenVersion(base.bundle.version, version))
             try:
                 await asyncio.to_thread(save_bundle, bundle, slot.folder, version)
             except ModelError:
-                self._archive.choose(name, chosen)
+                self._archive.choose(name, choice)
                 raise
             slot.staged = await asyncio.to_thread(self._read, slot, slot.folder)
         return slot
@@ -321,8 +323,11 @@ class Registry:
         if slot.previous is not previous:
             raise NothingPrevious(f"another version of {name!r} was activated meanwhile")
         slot.active, slot.previous = previous, slot.active
-        own = previous.bundle.version
-        self._archive.choose(name, None if own == instead_of else Chosen(own, instead_of))
+        previous_version = previous.bundle.version
+        self._archive.choose(
+            name,
+            None if previous_version == instead_of else ChosenVersion(previous_version, instead_of),
+        )
         self._switched(slot)
         return slot
 
@@ -352,8 +357,8 @@ class Registry:
     def _is_news(self, slot: Slot, version: str) -> bool:
         if (slot.name, _stamp(slot.folder)) in self._given_up:
             return False
-        chosen = self._archive.chosen(slot.name)
-        if chosen is not None and chosen.instead_of == version:
+        choice = self._archive.chosen(slot.name)
+        if choice is not None and choice.instead_of == version:
             return False
         if slot.active is None:
             return slot.failure is not None
@@ -374,12 +379,12 @@ class Registry:
 
     def _read_chosen(self, slot: Slot) -> ServedModel:
         """Read the folder's version, or the one that a rollback chose instead of it."""
-        chosen = self._archive.chosen(slot.name)
-        if chosen is not None and chosen.instead_of == stored_version(slot.folder):
-            kept = self._archive.folder(slot.name, chosen.version)
-            if kept is not None:
-                return self._read(slot, kept)
-            _log.warning("version %s of %s is not kept any more", chosen.version, slot.name)
+        choice = self._archive.chosen(slot.name)
+        if choice is not None and choice.instead_of == stored_version(slot.folder):
+            archived = self._archive.folder(slot.name, choice.version)
+            if archived is not None:
+                return self._read(slot, archived)
+            _log.warning("version %s of %s is not kept any more", choice.version, slot.name)
         return self._read(slot, slot.folder)
 
     def _read(self, slot: Slot, folder: Path) -> ServedModel:
@@ -387,7 +392,10 @@ class Registry:
         bundle = replace(load_bundle(folder), name=slot.name)  # a folder may have been renamed
         detector = self._prepare(bundle)
         digests: dict[str | None, str] = {None: calibration_digest(detector.calibration)}
-        digests |= {camera: calibration_digest(one) for camera, one in bundle.cameras.items()}
+        digests |= {
+            camera: calibration_digest(camera_calibration)
+            for camera, camera_calibration in bundle.cameras.items()
+        }
         model = ServedModel(slot.name, bundle, detector, self._needs(folder), digests)
         self._archive.keep(folder, slot.name, bundle.version)
         give_back_memory()  # reading and warming up leave more than twice what a model holds
@@ -407,23 +415,26 @@ class Registry:
         weights, graph = (_size(folder / name) for name in ("model.safetensors", "model.onnx"))
         return (weights + (1 + 2 * self._config.sessions) * graph) / 1e6
 
-    def _make_room(self, wanted: Slot, megabytes: float) -> None:
+    def _make_room(self, spared_slot: Slot, megabytes: float) -> None:
         """Evict the models used longest ago until there is room; never the wanted or default one."""
-        spared = {wanted.name, self.default_name}
-        others = [s for s in self.slots.values() if s.name not in spared and s.active is not None]
-        for slot in sorted(others, key=lambda slot: slot.used):
+        spared = {spared_slot.name, self.default_name}
+        evictable = [
+            s for s in self.slots.values() if s.name not in spared and s.active is not None
+        ]
+        for slot in sorted(evictable, key=lambda slot: slot.used):
             if self._megabytes() + megabytes <= self._config.max_models_mb:
                 return
             _log.info("model %s is evicted: memory is full", slot.name)
             slot.active = slot.previous = slot.staged = None
 
 
-def _check_meant(there: ServedModel | None, version: str | None) -> None:
+def _check_meant(present: ServedModel | None, version: str | None) -> None:
     """Raise `VersionChanged` where another version is there than the one that is meant."""
-    if there is not None and version is not None and there.bundle.version != version:
+    if present is not None and version is not None and present.bundle.version != version:
         raise VersionChanged(
-            f"version {there.bundle.version} of {there.name!r} is there, not {version}; somebody replaced "
-            "it: look at what it would change"
+            f"version {present.bundle.version} of {present.name!r} is there, not {version}; "
+            "somebody "
+            "replaced it: look at what it would change"
         )
 
 

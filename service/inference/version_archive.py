@@ -20,11 +20,11 @@ from anomaly.folders import is_plain_name
 from anomaly.manifest import MANIFEST
 
 _log = logging.getLogger(__name__)
-_KEPT = 3  # versions of a model: the active, the one before, the one staged
+_VERSIONS_ARCHIVED = 3  # versions of a model: the active, the one before, the one staged
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ChosenVersion:
     """`version` serves although the model's folder holds `instead_of`."""
 
     version: str
@@ -55,7 +55,8 @@ class Archive:
             self._forget_old(name)
         except OSError as error:
             _log.warning(
-                "cannot keep version %s of model %s (%s); it cannot be rolled back to after a restart",
+                "cannot keep version %s of model %s (%s); it cannot be rolled back to after a "
+                "restart",
                 version,
                 name,
                 error,
@@ -66,7 +67,7 @@ class Archive:
         place = self._root / name / version
         return place if (place / MANIFEST).is_file() else None
 
-    def chosen(self, name: str) -> Chosen | None:
+    def chosen(self, name: str) -> ChosenVersion | None:
         """Return what a rollback chose for a model."""
         choice = self._read().get(name)
         if choice is None:
@@ -75,14 +76,14 @@ class Archive:
         if not (is_plain_name(version) and is_plain_name(instead_of)):
             _log.warning("%s names no version of %s; its own folder serves", self._root, name)
             return None
-        return Chosen(version, instead_of)
+        return ChosenVersion(version, instead_of)
 
-    def choose(self, name: str, chosen: Chosen | None) -> None:
+    def choose(self, name: str, choice: ChosenVersion | None) -> None:
         """Remember a rollback; None: the folder's own version serves again."""
         choices = self._read()
         choices.pop(name, None)
-        if chosen is not None:
-            choices[name] = {"version": chosen.version, "instead_of": chosen.instead_of}
+        if choice is not None:
+            choices[name] = {"version": choice.version, "instead_of": choice.instead_of}
         try:
             self._root.mkdir(exist_ok=True)
             staging = self._root / ".chosen.json"
@@ -102,11 +103,11 @@ class Archive:
         if not isinstance(choices, dict):
             _log.warning("%s/chosen.json is no list of choices", self._root)
             return {}
-        return {name: one for name, one in choices.items() if isinstance(one, dict)}
+        return {name: entry for name, entry in choices.items() if isinstance(entry, dict)}
 
     def _forget_old(self, name: str) -> None:
-        kept = sorted((self._root / name).iterdir(), key=lambda path: path.stat().st_mtime_ns)
-        for path in kept[:-_KEPT]:
+        archived = sorted((self._root / name).iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        for path in archived[:-_VERSIONS_ARCHIVED]:
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -25,9 +25,10 @@ from service.results.evidence import StoredEvidence, placement_of
 from service.results.recording import Recording
 from service.schemas import ReviewOut
 
-_LEAST = 20
+_MIN_NORMALS = 20
 _WIDER = (
-    "The region of interest reaches further than before: parts that passed were not judged by what lies in "
+    "The region of interest reaches further than before: parts that passed were not judged by "
+    "what lies in "
     "the rest, nobody looked there. Make sure that they are good there, too."
 )
 
@@ -83,11 +84,11 @@ class Calibrator:
         self, recording: Recording, model: ServedModel, which: Filter, *, limit: int, group_by: str
     ) -> Normals:
         """Gather the newest stored results that count as normal (`Store.kept_normals`)."""
-        chosen = replace(which, model=model.name)
-        rows = await recording.kept_normals(chosen, limit, _thresholds(model))
+        of_model = replace(which, model=model.name)
+        rows = await recording.kept_normals(of_model, limit, _thresholds(model))
         stored = await gather(self.inspector, recording, model, rows, most_inspected=limit)
-        groups = [str(one.row[group_by] or one.row["result_id"]) for one in stored]
-        return Normals(tuple(one.evidence for one in stored), tuple(groups))
+        groups = [str(item.row[group_by] or item.row["result_id"]) for item in stored]
+        return Normals(tuple(item.evidence for item in stored), tuple(groups))
 
     async def from_images(
         self, model: ServedModel, images: Sequence[tuple[str, bytes]], camera: str | None
@@ -105,24 +106,25 @@ class Calibrator:
         return Normals(tuple(evidence), tuple(groups))
 
     async def calibrate(
-        self, model: ServedModel, normals: Normals, wanted: CalibrationRequest
+        self, model: ServedModel, normals: Normals, request: CalibrationRequest
     ) -> Calibrated:
         """Fit, save and stage a calibration, and say what it would change.
 
         Raises `NormalsMissing`, `CalibrationError`, or what `Registry.recalibrate` raises.
         """
-        if len(normals.groups) < _LEAST:
+        if len(normals.groups) < _MIN_NORMALS:
             raise NormalsMissing(
-                f"{len(normals.groups)} normal parts to calibrate on; {_LEAST} are the least that make "
+                f"{len(normals.groups)} normal parts to calibrate on; {_MIN_NORMALS} are the "
+                "least that make "
                 "sense. Keep more images (MASKLINE_KEEP), name other results, or send images"
             )
-        before = model.detector.calibration_of(wanted.camera)
-        choices = wanted.choices(before)
+        before = model.detector.calibration_of(request.camera)
+        choices = request.choices(before)
         calibration, statement = await asyncio.to_thread(_fit, model, before, normals, choices)
         version = new_version()
-        bundle = replace(model.bundle.calibrated(calibration, wanted.camera), version=version)
+        bundle = replace(model.bundle.calibrated(calibration, request.camera), version=version)
         slot = await self.inspector.engine.registry.recalibrate(
-            model.name, model, bundle, **_details(calibration, wanted.camera, len(normals.groups))
+            model.name, model, bundle, **_details(calibration, request.camera, len(normals.groups))
         )
         review = None
         if self.reviewer is not None and slot.staged is not None:
@@ -155,18 +157,18 @@ def _fit(
     def roi_mask(roi: Roi | None) -> torch.Tensor | None:
         if roi is None:
             return None
-        return torch.stack([roi.mask(placement_of(one), grid) for one in normals.evidence])
+        return torch.stack([roi.mask(placement_of(item), grid) for item in normals.evidence])
 
-    found = NormalSet(
+    normal_set = NormalSet(
         errors_of(normals.evidence, model.bundle.model.names),
         normals.groups,
         grid,
         roi_mask=roi_mask(choices.roi),
-        inputs=np.stack([one["inputs"] for one in normals.evidence]),
+        inputs=np.stack([item["inputs"] for item in normals.evidence]),
         encodings=_encodings(normals.evidence),
     )
-    calibration = recalibrate(before, found, choices)
-    compared = compare(before, replace(found, roi_mask=roi_mask(before.roi)))
+    calibration = recalibrate(before, normal_set, choices)
+    compared = compare(before, replace(normal_set, roi_mask=roi_mask(before.roi)))
     statement = state(calibration, compared)
     if before.roi is not None and (choices.roi is None or choices.roi.reaches_beyond(before.roi)):
         statement = replace(statement, messages=(*statement.messages, _WIDER))
@@ -175,7 +177,7 @@ def _fit(
 
 def _encodings(evidence: Sequence[StoredEvidence]) -> tuple[Encoding, ...]:
     """How the images came; nothing where one was stored by a version that did not keep it."""
-    rows = [one["encoding"] for one in evidence if "encoding" in one]
+    rows = [item["encoding"] for item in evidence if "encoding" in item]
     return tuple(map(Encoding.of_row, rows)) if len(rows) == len(evidence) else ()
 
 

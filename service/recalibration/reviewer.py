@@ -52,7 +52,7 @@ class Cases:
     def where(self, fits: Callable[[Row], bool]) -> "Cases":
         """Return those that fit."""
         return Cases(
-            [one for one in self.judged if fits(one.row)],
+            [item for item in self.judged if fits(item.row)],
             [row for row in self.missing if fits(row)],
             [row for row in self.not_kept if fits(row)],
         )
@@ -60,7 +60,7 @@ class Cases:
     @property
     def passing(self) -> list[str]:
         """Ids of those that would be OK."""
-        return [one.row["result_id"] for one in self.judged if one.verdict == "OK"]
+        return [item.row["result_id"] for item in self.judged if item.verdict == "OK"]
 
     @property
     def missing_ids(self) -> list[str]:
@@ -106,7 +106,7 @@ class Reviewer:
         stored = await self._judge(candidate, latest, most_inspected=_MOST_INSPECTED)
         defects = cases.where(_must_be_rejected)
         missed = cases.where(lambda row: not _must_be_rejected(row))
-        moved = Counter((_own_verdict(one.row), one.verdict) for one in stored)
+        moved = Counter((_own_verdict(item.row), item.verdict) for item in stored)
         to_reject = sum(n for (old, new), n in moved.items() if old != "NG" and new == "NG")
         to_pass = sum(n for (old, new), n in moved.items() if old == "NG" and new != "NG")
         changed = f"{to_reject + to_pass} of {len(stored):,} stored results would change."
@@ -126,12 +126,12 @@ class Reviewer:
 
     async def _judge_cases(self, candidate: ServedModel, rows: Sequence[Row]) -> Cases:
         """Judge all of these, however many: one that is left out might be the one that passes."""
-        kept = [row for row in rows if row["kept"]]
-        judged = await self._judge(candidate, kept, most_inspected=len(kept))
-        done = {one.row["result_id"] for one in judged}
+        kept_rows = [row for row in rows if row["kept"]]
+        judged = await self._judge(candidate, kept_rows, most_inspected=len(kept_rows))
+        done = {item.row["result_id"] for item in judged}
         return Cases(
             judged,
-            [row for row in kept if row["result_id"] not in done],
+            [row for row in kept_rows if row["result_id"] not in done],
             [row for row in rows if not row["kept"]],
         )
 
@@ -140,14 +140,14 @@ class Reviewer:
     ) -> list[Judged]:
         """Judge rows as far as something is kept of them."""
         judged: list[Judged] = []
-        left = most_inspected
+        inspections_left = most_inspected
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
-            found = await gather(
-                self.inspector, self.recording, candidate, chunk, most_inspected=left
+            gathered = await gather(
+                self.inspector, self.recording, candidate, chunk, most_inspected=inspections_left
             )
-            left -= sum(one.inspected for one in found)
-            judged += judge_again(candidate, found)
+            inspections_left -= sum(item.inspected for item in gathered)
+            judged += judge_again(candidate, gathered)
         return judged
 
 
@@ -162,7 +162,8 @@ def _refuse(candidate: ServedModel, defects: Cases) -> None:
     if missing := defects.missing_ids:
         raise CasesMissing(
             f"{version} cannot be held against {len(missing)} of {defects.kept} confirmed defects "
-            f"({', '.join(missing[:5])}): their images are gone, or cannot be read; bring them back from a "
+            f"({', '.join(missing[:5])}): their images are gone, or cannot be read; bring them "
+            "back from a "
             "backup, or let an admin force it with a reason"
         )
 
@@ -173,26 +174,29 @@ def _must_be_rejected(row: Row) -> bool:
 
 def _own_verdict(row: Row) -> str:
     """The calibration's own verdict: what a request asked for is no change."""
-    own: str = row["calibrated_verdict"] or row["verdict"]
-    return own
+    verdict: str = row["calibrated_verdict"] or row["verdict"]
+    return verdict
 
 
 def _sentences(defects: Cases, missed: Cases) -> list[str]:
     messages = []
     if defects.judged or missed.judged:
-        found = len(missed.judged) - len(missed.passing)
+        rejected = len(missed.judged) - len(missed.passing)
         messages.append(
-            f"{len(defects.passing)} of {len(defects.judged)} confirmed defects would pass; {found} of "
+            f"{len(defects.passing)} of {len(defects.judged)} confirmed defects would pass; "
+            f"{rejected} of "
             f"{len(missed.judged)} missed ones would be found."
         )
     if defects.missing:
         messages.append(
-            f"WARNING: {len(defects.missing)} confirmed defects cannot be judged, their images are gone; "
+            f"WARNING: {len(defects.missing)} confirmed defects cannot be judged, their images "
+            "are gone; "
             "this version will not be activated unless an admin forces it."
         )
     if defects.not_kept:
         messages.append(
-            f"{len(defects.not_kept)} confirmed defects were never kept: nothing can be said of them."
+            f"{len(defects.not_kept)} confirmed defects were never kept: nothing can be said "
+            "of them."
         )
     return messages
 
@@ -219,17 +223,20 @@ async def gather(
     Where it is another model's, or gone, the first images are inspected anew. Left out are rows of
     which neither evidence nor a readable image is there.
     """
-    own: list[Stored] = []
-    others: list[Row] = []
+    with_evidence: list[Stored] = []
+    without_evidence: list[Row] = []
     for row, evidence in zip(rows, await recording.evidence(rows), strict=True):
         if evidence is not None and weights_of(evidence) == model.bundle.weights:
-            own.append(Stored(row, evidence, inspected=False))
+            with_evidence.append(Stored(row, evidence, inspected=False))
         else:
-            others.append(row)
-    found = await all_in_turns(
-        [partial(_inspected, inspector, recording, model, row) for row in others[:most_inspected]]
+            without_evidence.append(row)
+    inspected = await all_in_turns(
+        [
+            partial(_inspected, inspector, recording, model, row)
+            for row in without_evidence[:most_inspected]
+        ]
     )
-    return own + [one for one in found if one is not None]
+    return with_evidence + [item for item in inspected if item is not None]
 
 
 async def _inspected(
@@ -239,34 +246,36 @@ async def _inspected(
     if image is None:
         return None
     try:
-        found = await inspector.inspect_unrecorded(image, model, row["camera"])
+        inspection = await inspector.inspect_unrecorded(image, model, row["camera"])
     except ImageError as error:
         _log.warning("the image of result %s cannot be read: %s", row["result_id"], error)
         return None
-    return Stored(row, found.evidence(), inspected=True)
+    return Stored(row, inspection.evidence(), inspected=True)
 
 
 def judge_again(model: ServedModel, stored: Sequence[Stored]) -> list[Judged]:
     """Judge evidence by a version's calibrations, each camera's by its own."""
     by_camera: dict[str | None, list[Stored]] = {}
-    for one in stored:
-        by_camera.setdefault(one.row["camera"], []).append(one)
+    for item in stored:
+        by_camera.setdefault(item.row["camera"], []).append(item)
     judged = []
     grid, names = model.bundle.model.target.map_grid, model.bundle.model.names
-    for camera, own in by_camera.items():
+    for camera, camera_items in by_camera.items():
         calibration = model.detector.calibration_of(camera)
-        errors = errors_of([one.evidence for one in own], names)
-        roi_masks = [calibration.roi_mask(placement_of(one.evidence), grid) for one in own]
-        told = [one for one in roi_masks if one is not None]
-        scores = calibration.image_scores(errors, grid, torch.stack(told) if told else None)
+        errors = errors_of([item.evidence for item in camera_items], names)
+        roi_masks = [
+            calibration.roi_mask(placement_of(item.evidence), grid) for item in camera_items
+        ]
+        masks = [item for item in roi_masks if item is not None]
+        scores = calibration.image_scores(errors, grid, torch.stack(masks) if masks else None)
         judged += [
-            Judged(one.row, calibration.verdict(float(score)))
-            for one, score in zip(own, scores, strict=True)
+            Judged(item.row, calibration.verdict(float(score)))
+            for item, score in zip(camera_items, scores, strict=True)
         ]
     return judged
 
 
 def errors_of(evidence: Sequence[StoredEvidence], names: tuple[str, ...]) -> Evidence:
     """Stack stored evidence, (N, 1, E, L)."""
-    stacked = np.stack([one["errors"] for one in evidence]).astype(np.float32)
+    stacked = np.stack([item["errors"] for item in evidence]).astype(np.float32)
     return Evidence(torch.from_numpy(stacked).unsqueeze(1), names)

@@ -53,8 +53,8 @@ class DriftMonitor:
         metrics, none = self.metrics, float("nan")
 
         def psi(name: str) -> float:
-            found = watch.psi(name)
-            return none if found is None else found
+            psi_value = watch.psi(name)
+            return none if psi_value is None else psi_value
 
         metrics.score_drift.labels(model, camera).set_function(lambda: psi("score"))
         for name in watch.names[1:]:

@@ -17,13 +17,14 @@ T = TypeVar("T")
 StoredEvidence = Mapping[str, np.ndarray]
 
 
-def needed(found: T | None, result_id: str) -> T:
+def needed(content: T | None, result_id: str) -> T:
     """Return what is kept of a result; raises `NothingKept` where nothing is."""
-    if found is None:
+    if content is None:
         raise NothingKept(
-            f"nothing is kept of result {result_id!r}: not by the policy (MASKLINE_KEEP), or no longer"
+            f"nothing is kept of result {result_id!r}: not by the policy (MASKLINE_KEEP), or "
+            "no longer"
         )
-    return found
+    return content
 
 
 def media_type(image: bytes) -> str:
@@ -36,13 +37,13 @@ def heatmap_of(image: bytes, evidence: StoredEvidence, row: dict[str, Any]) -> b
     """Draw a stored map and its regions over the stored image, as JPEG."""
     small, placement = evidence["map"].astype(np.float32), placement_of(evidence)
     height, width = placement.canvas
-    whole = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+    enlarged = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     detection = Detection(
         pred_score=row["score"],
         score_std=row["score_std"],
         p_value=row["p_value"],
         patch_scores=small,
-        anomaly_map=np.asarray(whole, np.float32),
+        anomaly_map=np.asarray(enlarged, np.float32),
         placement=placement,
         map_threshold=float(evidence["map_threshold"][0]),
         regions=tuple(Region(**region) for region in row["regions"]),

@@ -40,8 +40,8 @@ class RepeatKey:
         """
         suffix = "" if item is None else f"#{item}"  # no key of a request has a '#'
         scope = [caller, query.camera, f"{query.idempotency_key}{suffix}"]
-        asked = query.model_dump(mode="json", exclude=_NOT_COMPARED)
-        request = json.dumps([image_sha256, asked], sort_keys=True)
+        parameters = query.model_dump(mode="json", exclude=_NOT_COMPARED)
+        request = json.dumps([image_sha256, parameters], sort_keys=True)
         return cls(
             json.dumps(scope, ensure_ascii=False), hashlib.sha256(request.encode()).hexdigest()
         )
@@ -93,7 +93,7 @@ class Repeats:
 
         A repeat has no heatmap. Raises `IdempotencyMismatch`, or what `inspect` raises.
         """
-        while (known := self._answers.get(key.scoped)) is None:
+        while (answer := self._answers.get(key.scoped)) is None:
             first = self._underway.get(key.scoped)
             if first is None:
                 return await self._first(key, inspect, stored)
@@ -101,7 +101,7 @@ class Repeats:
             await first.ended.wait()
             if first.answered is not None:
                 return first.answered.to(key)
-        return known.to(key)
+        return answer.to(key)
 
     async def _first(
         self, key: RepeatKey, inspect: Callable[[], Awaitable[ScoreOut]], stored: Lookup
@@ -109,8 +109,8 @@ class Repeats:
         """Hold the key while it is looked up and inspected; let go of it however that ends."""
         mine = self._underway[key.scoped] = _Underway(key.fingerprint)
         try:
-            if (known := await stored(key.scoped)) is not None:
-                return known.to(key)
+            if (stored_answer := await stored(key.scoped)) is not None:
+                return stored_answer.to(key)
             answer = await inspect()
             mine.answered = Answered(key.fingerprint, answer.model_copy(update={"heatmap": None}))
             self._remember(key.scoped, mine.answered)
@@ -128,6 +128,7 @@ class Repeats:
 def _compare(fingerprint: str, key: RepeatKey) -> None:
     if fingerprint != key.fingerprint:
         raise IdempotencyMismatch(
-            "this idempotency_key was used for another image or other parameters; give each part a key of "
+            "this idempotency_key was used for another image or other parameters; give each "
+            "part a key of "
             "its own, and repeat a request as it was"
         )

@@ -14,10 +14,10 @@ import numpy as np
 
 from record.audit import Audit
 from record.journal import Journal
-from record.keep import KeepConfig, Keeper, Kept, KeptStore
+from record.keep import KeepConfig, Keeper, KeptImage, KeptStore
 from record.lock import FileLock, LockHeld
 from record.store import Filter, Page, Store, StoreError, unusable
-from record.urls import shown
+from record.urls import without_password
 from record.writer import Writer
 from service.errors import AuditUnwritable, FeedbackContradicts, ResultUnknown, StartError
 from service.feedback import Change, FeedbackIn, change_of
@@ -55,7 +55,8 @@ class Recording:
         except OSError as error:
             raise StartError(
                 "record_unusable",
-                f"results cannot be kept in {folder.absolute()} ({error.strerror or error}); make it "
+                f"results cannot be kept in {folder.absolute()} ({error.strerror or error}); "
+                "make it "
                 "writable, choose another place with MASKLINE_RECORD_DIR, or keep none with "
                 "MASKLINE_RECORD=off",
             ) from error
@@ -72,7 +73,7 @@ class Recording:
 
     def keep(
         self,
-        found: Inspection,
+        inspection: Inspection,
         query: ScoreQuery,
         *,
         timings: dict[str, float],
@@ -83,10 +84,10 @@ class Recording:
 
         A full disk is counted, never an error.
         """
-        model, detection, now = found.model, found.detection, datetime.now(UTC)
-        kept = self._keep_image(found, now)
+        model, detection, now = inspection.model, inspection.detection, datetime.now(UTC)
+        is_kept = self._keep_image(inspection, now)
         row = {
-            "result_id": found.result_id,
+            "result_id": inspection.result_id,
             "idempotency_key": None if repeat is None else repeat.scoped,
             "fingerprint": None if repeat is None else repeat.fingerprint,
             "inspected_at": now,
@@ -95,13 +96,13 @@ class Recording:
             "version": model.bundle.version,
             "digest": model.bundle.digest,
             "calibration": model.judged_by(query.camera),
-            "kept": kept,
+            "kept": is_kept,
             "part_id": query.part_id,
             "camera": query.camera,
             "lot": query.lot,
             "recipe": query.recipe,
             "verdict": detection.verdict,
-            "calibrated_verdict": found.calibrated_verdict,
+            "calibrated_verdict": inspection.calibrated_verdict,
             "is_anomalous": detection.is_anomalous,
             "score": detection.pred_score,
             "threshold": detection.threshold,
@@ -114,20 +115,20 @@ class Recording:
         if not self._writer.keep(row):
             self._metrics.record_lost.inc()
 
-    def _keep_image(self, found: Inspection, now: datetime) -> bool:
+    def _keep_image(self, inspection: Inspection, now: datetime) -> bool:
         keeper = self._keeper
         # What a request's own threshold lets pass is kept all the same where the calibration
         # rejects it.
-        asked, own = found.detection.verdict, found.calibrated_verdict
+        verdict, calibrated_verdict = inspection.detection.verdict, inspection.calibrated_verdict
         if keeper is None or not keeper.store.config.wants(
-            found.result_id, own if asked == "OK" else asked
+            inspection.result_id, calibrated_verdict if verdict == "OK" else verdict
         ):
             return False
 
-        def make() -> Kept:
-            return Kept(found.result_id, now, found.encoded, found.evidence())
+        def make() -> KeptImage:
+            return KeptImage(inspection.result_id, now, inspection.encoded, inspection.evidence())
 
-        return keeper.keep(found.result_id, make, found.size)
+        return keeper.keep(inspection.result_id, make, inspection.size)
 
     async def repeated(self, scoped: str) -> Answered | None:
         """Look up what was answered under an idempotency key, in its scope.
@@ -144,9 +145,9 @@ class Recording:
             return None
         return None if row is None else Answered(row["fingerprint"] or "", ScoreOut.of_row(row))
 
-    async def page(self, wanted: Filter, *, cursor: str | None, limit: int) -> Page:
+    async def page(self, filter_: Filter, *, cursor: str | None, limit: int) -> Page:
         """Read a page of results. Raises `StoreError`."""
-        return await self._read(lambda store: store.page(wanted, cursor=cursor, limit=limit))
+        return await self._read(lambda store: store.page(filter_, cursor=cursor, limit=limit))
 
     async def find(self, result_id: str) -> dict[str, Any]:
         """Read one result with its feedback. Raises `ResultUnknown` or `StoreError`."""
@@ -156,15 +157,15 @@ class Recording:
             return None if row is None else row | {"feedback": store.feedback_on(result_id)}
 
         # An id is letters and digits: anything else is no text that every database takes.
-        known = result_id.isascii() and result_id.isalnum()
-        found = await self._read(ask) if known else None
-        if found is None:
+        is_id = result_id.isascii() and result_id.isalnum()
+        row_found = await self._read(ask) if is_id else None
+        if row_found is None:
             raise ResultUnknown(f"there is no result {result_id!r}; it may not be stored yet")
-        return found
+        return row_found
 
     async def image(self, row: dict[str, Any]) -> bytes | None:
         """Read the image of a row of the store, if it is there."""
-        if (store := self._kept(row)) is None:
+        if (store := self._folder_of(row)) is None:
             return None
         return await asyncio.to_thread(store.image, row["result_id"], row["inspected_at"])
 
@@ -172,7 +173,7 @@ class Recording:
         """Read the evidence of rows of the store, as far as it is there."""
 
         def read() -> list[dict[str, np.ndarray] | None]:
-            stores = [self._kept(row) for row in rows]
+            stores = [self._folder_of(row) for row in rows]
             return [
                 None if store is None else store.evidence(row["result_id"], row["inspected_at"])
                 for row, store in zip(rows, stores, strict=True)
@@ -181,10 +182,10 @@ class Recording:
         return await asyncio.to_thread(read)
 
     async def kept_normals(
-        self, wanted: Filter, limit: int, thresholds: Mapping[str, float]
+        self, filter_: Filter, limit: int, thresholds: Mapping[str, float]
     ) -> list[dict[str, Any]]:
         """Read kept results that count as normal (`Store.kept_normals`). Raises `StoreError`."""
-        return await self._read(lambda store: store.kept_normals(wanted, limit, thresholds))
+        return await self._read(lambda store: store.kept_normals(filter_, limit, thresholds))
 
     async def defects(self, model: str) -> list[dict[str, Any]]:
         """Read all results that somebody called a defect, kept or not. Raises `StoreError`."""
@@ -198,7 +199,7 @@ class Recording:
         """Read the newest kept results. Raises `StoreError`."""
         return await self._read(lambda store: store.kept_latest(model, limit))
 
-    def _kept(self, row: dict[str, Any]) -> KeptStore | None:
+    def _folder_of(self, row: dict[str, Any]) -> KeptStore | None:
         return self._keeper.store if self._keeper is not None and row["kept"] else None
 
     async def say(
@@ -277,7 +278,8 @@ def _hold(folder: Path) -> FileLock:
     except LockHeld as error:
         raise StartError(
             "record_in_use",
-            f"another service writes results there ({error}); stop it, or give this one a folder of its own "
+            f"another service writes results there ({error}); stop it, or give this one a "
+            "folder of its own "
             "with MASKLINE_RECORD_DIR (services may share a database by MASKLINE_DATABASE_URL)",
         ) from error
     return lock
@@ -289,9 +291,9 @@ def _keeper(place: str, config: KeepConfig, metrics: Metrics) -> Keeper | None:
     try:
         store = KeptStore(place, config)
     except (ValueError, ImportError) as error:
-        reason = str(error).replace(place, shown(place))
+        reason = str(error).replace(place, without_password(place))
         raise StartError(
-            "settings_invalid", f"MASKLINE_KEEP_URL {shown(place)!r}: {reason}"
+            "settings_invalid", f"MASKLINE_KEEP_URL {without_password(place)!r}: {reason}"
         ) from error
     metrics.kept_bytes.set_function(lambda: store.bytes)
     return Keeper(store, metrics.kept_lost.inc)

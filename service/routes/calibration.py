@@ -52,8 +52,8 @@ _BODY: dict[str, Any] = {
 
 async def calibrator(request: Request) -> Calibrator:
     """Return the app's calibrator."""
-    found: Calibrator = request.app.state.calibrator
-    return found
+    app_calibrator: Calibrator = request.app.state.calibrator
+    return app_calibrator
 
 
 @router.post(
@@ -82,8 +82,8 @@ async def calibrate(
         raise BodyUnusable("send JSON that names stored results, or multipart/form-data of images")
     with inspector.budget.open(bulk=True) as charge:
         counted = CountedRequest(request, charge)
-        normals, wanted = await read(counted, model, query, calibrator)
-    done = await calibrator.calibrate(model, normals, wanted)
+        normals, settings = await read(counted, model, query, calibrator)
+    done = await calibrator.calibrate(model, normals, settings)
     if query.activate:
         await registry.activate(model.name, version=done.version)
     return CalibrationOut(
@@ -103,39 +103,39 @@ async def _from_json(
     if recording is None:
         raise NothingRecorded("this service keeps no results (MASKLINE_RECORD=off); send images")
     body = await in_time(calibrator.inspector, read_body(request, _MOST_JSON_BYTES))
-    asked, roi = await in_thread(calibrator.inspector.parsers, lambda: _asked(body))
-    which = asked.results
-    chosen = Filter(
+    calibrate_in, roi = await in_thread(calibrator.inspector.parsers, lambda: _parsed(body))
+    which = calibrate_in.results
+    filter_ = Filter(
         camera=which.camera or query.camera, lot=which.lot, since=which.since, until=which.until
     )
     normals = await calibrator.from_results(
-        recording, model, chosen, limit=which.limit, group_by=which.group_by
+        recording, model, filter_, limit=which.limit, group_by=which.group_by
     )
-    return normals, _wanted(query, roi=roi, changes_roi=asked.roi is not None)
+    return normals, _request_of(query, roi=roi, changes_roi=calibrate_in.roi is not None)
 
 
-def _asked(body: bytes) -> tuple[CalibrateIn, Roi | None]:
+def _parsed(body: bytes) -> tuple[CalibrateIn, Roi | None]:
     try:
-        asked = CalibrateIn.model_validate_json(body or b"{}")
+        calibrate_in = CalibrateIn.model_validate_json(body or b"{}")
     except ValidationError as error:
         raise invalid("body", error) from error
-    if not isinstance(asked.roi, dict):
-        return asked, None
-    return asked, read_roi(json.dumps(asked.roi).encode())
+    if not isinstance(calibrate_in.roi, dict):
+        return calibrate_in, None
+    return calibrate_in, read_roi(json.dumps(calibrate_in.roi).encode())
 
 
 async def _from_multipart(
     request: Request, model: ServedModel, query: CalibrateQuery, calibrator: Calibrator
 ) -> tuple[Normals, CalibrationRequest]:
-    most = calibrator.inspector.settings.max_bulk_bytes
-    reading = read_images(request, max_bytes=most, max_images=_MOST_IMAGES)
+    max_bytes = calibrator.inspector.settings.max_bulk_bytes
+    reading = read_images(request, max_bytes=max_bytes, max_images=_MOST_IMAGES)
     parts = await in_time(calibrator.inspector, reading)
     regions = [data for part, _, data in parts if part == _ROI]
     images = [(name, data) for part, name, data in parts if part != _ROI]
     roi = await calibrator.inspector.in_pool(lambda: read_roi(regions[0])) if regions else None
     normals = await calibrator.from_images(model, images, query.camera)
-    return normals, _wanted(query, roi=roi, changes_roi=bool(regions))
+    return normals, _request_of(query, roi=roi, changes_roi=bool(regions))
 
 
-def _wanted(query: CalibrateQuery, **roi: Any) -> CalibrationRequest:
+def _request_of(query: CalibrateQuery, **roi: Any) -> CalibrationRequest:
     return CalibrationRequest(query.false_alarm_rate, query.warn_rate, query.camera, **roi)

@@ -77,8 +77,8 @@ async def detect_anomalies(
     inspector: Annotated[Inspector, Depends(inspector)],
 ) -> DetectAnomaliesResponse:
     """Inspect one JPEG or PNG."""
-    found = await detect_request(inspector, request, ScoreQuery(model=project, heatmap="none"))
-    detection = found.detection
+    inspection = await detect_request(inspector, request, ScoreQuery(model=project, heatmap="none"))
+    detection = inspection.detection
     result = await inspector.heatmaps.draw(lambda: _result(detection), detection.placement.source)
     return DetectAnomaliesResponse(DetectAnomalyResult=result)
 

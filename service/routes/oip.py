@@ -114,16 +114,16 @@ async def _infer(
 ) -> Response:
     inspector.engine.registry.find(name)
     with inspector.budget.open(bulk=True) as charge:
-        wanted, images = await _read(CountedRequest(request, charge), inspector)
-        query = ScoreQuery(model=name, deadline_ms=deadline_ms(wanted))
+        infer_in, images = await _read(CountedRequest(request, charge), inspector)
+        query = ScoreQuery(model=name, deadline_ms=deadline_ms(infer_in))
         deadline = inspector.deadline_of(query)
         async with while_wanted(request, deadline, ("read",)):
             _check_version(await inspector.engine.registry.acquire(name), version_name)
             inspections = await all_in_turns(
-                [partial(inspector.detect, one, query, deadline, {}) for one in images]
+                [partial(inspector.detect, image, query, deadline, {}) for image in images]
             )
         content, headers = await in_thread(
-            inspector.parsers, lambda: write_response(name, wanted, inspections)
+            inspector.parsers, lambda: write_response(name, infer_in, inspections)
         )
     return CountedResponse(inspector.budget, content, headers=headers)
 
@@ -139,6 +139,6 @@ async def _read(request: CountedRequest, inspector: Inspector) -> tuple[InferIn,
     )
 
 
-def _check_version(model: ServedModel, wanted: str | None) -> None:
-    if wanted is not None and wanted != model.bundle.version:
-        raise ModelUnknown(f"{model.name!r} serves version {model.bundle.version}, not {wanted}")
+def _check_version(model: ServedModel, version: str | None) -> None:
+    if version is not None and version != model.bundle.version:
+        raise ModelUnknown(f"{model.name!r} serves version {model.bundle.version}, not {version}")

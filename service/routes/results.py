@@ -165,15 +165,15 @@ async def read_image(result_id: str, record: _Recording) -> Response:
     response_class=Response,
 )
 async def read_heatmap(
-    result_id: str, record: _Recording, asked: Annotated[Inspector, Depends(inspector)]
+    result_id: str, record: _Recording, inspector_: Annotated[Inspector, Depends(inspector)]
 ) -> Response:
     """Return the heatmap over the image, if both are kept."""
     row = await record.find(result_id)
     image = needed(await record.image(row), result_id)
     [evidence] = await record.evidence([row])
-    kept = needed(evidence, result_id)
-    picture = await asked.heatmaps.draw(
-        lambda: heatmap_of(image, kept, row), placement_of(kept).source
+    content = needed(evidence, result_id)
+    picture = await inspector_.heatmaps.draw(
+        lambda: heatmap_of(image, content, row), placement_of(content).source
     )
     return Response(picture, media_type="image/jpeg")
 

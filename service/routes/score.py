@@ -89,9 +89,9 @@ async def score(request: Request) -> Response:
     Every parameter may also come as a header, `X-Maskline-<Name>`; the query wins.
     """
     query = score_query(request)
-    asked = await inspector(request)
-    found = await inspect_request(asked, request, query)
-    return CountedResponse(asked.budget, await written(asked, found))
+    inspector_ = await inspector(request)
+    answer = await inspect_request(inspector_, request, query)
+    return CountedResponse(inspector_.budget, await written(inspector_, answer))
 
 
 _PARTS: dict[str, Any] = {
@@ -126,6 +126,6 @@ async def score_batch(request: Request) -> Response:
     `deadline_ms` holds for each image. Use `priority=low` for archives, so that the line goes
     first.
     """
-    asked = await inspector(request)
-    found = await inspect_all(asked, request, score_query(request))
-    return CountedResponse(asked.budget, await written(asked, found))
+    inspector_ = await inspector(request)
+    answer = await inspect_all(inspector_, request, score_query(request))
+    return CountedResponse(inspector_.budget, await written(inspector_, answer))

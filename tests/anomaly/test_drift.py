@@ -107,12 +107,12 @@ def run(watch: Watch, calibration: Calibration, count: int, **moved: float) -> N
 
 def test_nothing_changed_is_nothing_found() -> None:
     calibration, _ = watched()
-    assert calibration.usual is not None
-    assert calibration.usual.names == (*STATISTICS, "embedding")
+    assert calibration.reference is not None
+    assert calibration.reference.names == (*STATISTICS, "embedding")
     watch = Watch(calibration)
     assert watch.drift.finding == "none"
     assert watch.ratio("brightness") is None
-    usual = calibration.usual
+    usual = calibration.reference
     generator = np.random.default_rng(6)
     for row in generator.integers(0, 120, 400):
         score = float(generator.choice(calibration.images.scores))
@@ -146,7 +146,7 @@ def test_a_calibration_without_statistics_is_watched_by_its_scores() -> None:
     run(bare, calibration, 80, score=5.0)
     assert bare.names == ("score",)
     assert bare.drift.finding == "parts"
-    assert isinstance(calibration.usual, ReferenceStatistics)
+    assert isinstance(calibration.reference, ReferenceStatistics)
 
 
 def test_some_images_that_differ_are_parts_and_not_the_camera() -> None:

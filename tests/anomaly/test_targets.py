@@ -26,7 +26,7 @@ def test_pixel_tokens_are_patches() -> None:
 def test_norm_patches_gives_each_patch_mean_zero_and_deviation_one() -> None:
     target = build_target(TargetConfig(kind="pixels", norm_patches=True), 64)
     assert torch.equal(target(PIXELS), patchify(PIXELS, target.grid))  # what is seen stays as it is
-    tokens = target.wanted(target(PIXELS))
+    tokens = target.to_predict(target(PIXELS))
     torch.testing.assert_close(tokens.mean(dim=-1), torch.zeros(2, 16), atol=1e-5, rtol=0)
     torch.testing.assert_close(tokens.std(dim=-1), torch.ones(2, 16), atol=1e-3, rtol=0)
 

@@ -7,15 +7,15 @@ from random import Random
 import numpy as np
 import pytest
 
-from record.keep import KeepConfig, Keeper, Kept, KeptStore
+from record.keep import KeepConfig, Keeper, KeptImage, KeptStore
 from tests.conftest import is_freed
 
 NOW = datetime(2026, 3, 1, 12, 7, tzinfo=UTC)
 
 
-def kept(number: int, at: datetime = NOW, size: int = 1000) -> Kept:
+def kept(number: int, at: datetime = NOW, size: int = 1000) -> KeptImage:
     errors = np.full((2, 3), number, np.float16)
-    return Kept(f"{number:032x}", at, bytes(size), {"errors": errors})
+    return KeptImage(f"{number:032x}", at, bytes(size), {"errors": errors})
 
 
 def store(folder: Path, **limits: float) -> KeptStore:
@@ -98,7 +98,7 @@ def test_a_keeper_never_waits_and_counts_what_it_cannot_take(tmp_path: Path) -> 
     keeper = Keeper(store(tmp_path), lambda: lost.append(1))
     gate = threading.Event()
 
-    def slow() -> Kept:
+    def slow() -> KeptImage:
         gate.wait(10)
         return kept(1)
 
@@ -119,7 +119,7 @@ def test_a_keeper_that_waits_holds_nothing_of_what_it_wrote(tmp_path: Path) -> N
     large = threading.Event()  # what `make` holds, as an inspection does its model
     gone = weakref.ref(large)
 
-    def make(held: threading.Event = large) -> Kept:
+    def make(held: threading.Event = large) -> KeptImage:
         return kept(int(held.is_set()))
 
     keeper.keep("0", make, 1000)
@@ -136,7 +136,7 @@ def test_a_place_that_fails_costs_pictures_only(
     one = store(tmp_path)
     keeper = Keeper(one, lambda: lost.append(1))
 
-    def full(kept: Kept) -> bool:
+    def full(kept: KeptImage) -> bool:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:

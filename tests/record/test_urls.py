@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from record.urls import shown, without_secrets
+from record.urls import without_password, without_secrets
 
 SECRET = st.text(min_size=6).filter(lambda text: "@" not in text)
 
@@ -10,8 +10,8 @@ SECRET = st.text(min_size=6).filter(lambda text: "@" not in text)
 @given(SECRET)
 def test_a_password_is_never_shown_whatever_it_is_made_of(secret: str) -> None:
     url = f"postgresql+psycopg://maskline:{secret}@db.plant:5432/results"
-    assert shown(url) == "postgresql+psycopg://***@db.plant:5432/results"
-    assert secret not in shown(f"simplecache::s3://id:{secret}@bucket/x")
+    assert without_password(url) == "postgresql+psycopg://***@db.plant:5432/results"
+    assert secret not in without_password(f"simplecache::s3://id:{secret}@bucket/x")
 
 
 @given(st.from_regex(r"[A-Za-z0-9%+/_-]{6,40}", fullmatch=True))
@@ -23,4 +23,4 @@ def test_a_secret_parameter_is_never_shown(secret: str) -> None:
 
 @pytest.mark.parametrize("url", ["sqlite:///results.db", "results/kept", "s3://bucket/a?b=c", ""])
 def test_what_is_no_secret_stays(url: str) -> None:
-    assert shown(url) == url
+    assert without_password(url) == url

@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from record.keep import Kept, KeptStore
+from record.keep import KeptImage, KeptStore
 from service.errors import StartError
 from service.results.recording import Recording
 from tests.conftest import jpeg, normal_pixels, planted, png
@@ -101,7 +101,7 @@ def test_feedback_waits_for_an_image_that_is_not_written_yet(
 ) -> None:
     put = KeptStore.put
 
-    def slow(self: KeptStore, kept: Kept) -> bool:
+    def slow(self: KeptStore, kept: KeptImage) -> bool:
         time.sleep(0.5)
         return put(self, kept)
 

@@ -88,7 +88,7 @@ def test_evidence_stored_before_says_nothing_of_encodings() -> None:
 
 
 def test_a_model_of_before_serves_without_warnings(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    calibration = replace(tiny_bundle.calibration, encodings=None, usual=None)
+    calibration = replace(tiny_bundle.calibration, encodings=None, reference=None)
     save_bundle(replace(tiny_bundle, calibration=calibration), tmp_path / "tiny", "v1")
     with TestClient(create_app(settings(tmp_path / "tiny"))) as client:
         assert warnings(client, cv2.imencode(".jpg", PART, [1, 30])[1].tobytes()) == {}

@@ -16,7 +16,7 @@ from record.audit import Audit
 from service.app import create_app
 from service.errors import AuditUnwritable
 from service.inference import registry
-from service.inference.version_archive import Archive, Chosen
+from service.inference.version_archive import Archive, ChosenVersion
 from tests.conftest import is_freed, normal_pixels, png
 from tests.service.conftest import settings
 
@@ -384,8 +384,8 @@ def test_the_watch_outlives_every_error_and_tries_again(
 )
 def test_a_choice_that_makes_no_sense_is_none(tmp_path: Path, text: str) -> None:
     archive = Archive(tmp_path)
-    archive.choose("left", Chosen("v1", "v2"))
-    assert archive.chosen("left") == Chosen("v1", "v2")
+    archive.choose("left", ChosenVersion("v1", "v2"))
+    assert archive.chosen("left") == ChosenVersion("v1", "v2")
     (tmp_path / ".maskline/chosen.json").write_text(text)
     assert archive.chosen("left") is None
 

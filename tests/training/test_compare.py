@@ -23,7 +23,7 @@ def runs(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path
             "run.log_every=5",
         )
         config = load_recipe("default", changes)
-        how = Training() if name == "slow" else Training(wanted=None)
+        how = Training() if name == "slow" else Training(calibration=None)
         train_model(open_dataset(tiny_data), folder / name, config, how, quiet=True)
     return [folder / "slow", folder / "quick"]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from training.data import calibration_images, open_dataset, training_paths
 from training.errors import DataError
-from training.samples import Dataset, taken
+from training.samples import Dataset, count_by_split
 from training.scoring import _expand
 
 SIZE = (20, 24)
@@ -39,7 +39,7 @@ def draw_all(folder: Path, count: int, ending: str = ".png") -> None:
 
 
 def counts(dataset: Dataset) -> dict[str, int]:
-    return taken(dataset.samples)
+    return count_by_split(dataset.samples)
 
 
 def masks_of(dataset: Dataset) -> list[Path | None]:

@@ -12,7 +12,7 @@ from tests.conftest import normal_pixels, png
 from training.data import calibration_images, open_dataset
 from training.errors import DataError
 from training.manifest import read_manifest
-from training.samples import Sample, taken
+from training.samples import Sample, count_by_split
 
 
 @pytest.fixture
@@ -132,13 +132,16 @@ def test_names_that_repeat_in_folders_are_other_parts(folder: Path) -> None:
 
 def test_a_manifest_without_splits_calibrates_on_all(folder: Path) -> None:
     assert len(calibration_images(every(folder)).samples) == 12
-    assert taken(open_dataset(every(folder)).samples) == {"train/good": 10, "validation/good": 2}
+    assert count_by_split(open_dataset(every(folder)).samples) == {
+        "train/good": 10,
+        "validation/good": 2,
+    }
     dataset = calibration_images(every(folder, split="train"))
     assert len(dataset.samples) == 2
     assert dataset.listing.left_out == {"images of train/good": 10}
     rows = [{"image": f"day{d}/{n}.png", "label": int(d == 3)} for d in range(4) for n in range(3)]
     dataset = open_dataset(write(folder, *rows))
-    assert taken(dataset.samples) == {
+    assert count_by_split(dataset.samples) == {
         "train/good": 6,
         "validation/good": 1,
         "test/good": 2,

@@ -37,7 +37,7 @@ def test_train_calibrate_and_evaluate_from_paths(
 ) -> None:
     dataset = open_dataset(tiny_data)
     out = tmp_path / "models" / "part"
-    raw = train_model(dataset, out, tiny_config, Training(wanted=None), quiet=True)
+    raw = train_model(dataset, out, tiny_config, Training(calibration=None), quiet=True)
     assert raw.calibration is None
     with pytest.raises(ModelUncalibrated):
         evaluate_model(out, dataset, quiet=True)

@@ -59,7 +59,7 @@ def both(
         tokens = ours.target(pixels)
         visible, hidden = split_indices(masks)
         predicted = ours.mae(tokens, visible, hidden)
-        true = ours.target.wanted(tokens)
+        true = ours.target.to_predict(tokens)
     index = hidden.unsqueeze(-1).expand(-1, -1, predicted.shape[2])
     loss = (predicted - true.gather(1, index)).square().mean()
     return wanted.logits.gather(1, index), predicted, float(wanted.loss), float(loss)

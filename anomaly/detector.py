@@ -1,4 +1,4 @@
-"""Images in, detections out: the whole flow in one function. Read `Detector.detect` first."""
+"""Images in, detections out, in three steps. Read `Detector.detect_canvases` first."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

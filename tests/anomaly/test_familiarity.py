@@ -37,7 +37,7 @@ def knowing(usual: ReferenceStatistics | None, encodings: Encodings | None) -> C
     scores = Conformal.fit(np.arange(40, dtype=np.float32), tuple(map(str, range(40))))
     reduction, weights = None, torch.ones(1)
     return Calibration(
-        (), weights, reduction, scores, scores, 0.05, usual=usual, encodings=encodings
+        (), weights, reduction, scores, scores, 0.05, reference=usual, encodings=encodings
     )  # type: ignore[arg-type]
 
 

@@ -199,7 +199,7 @@ def test_old_results_are_forgotten_but_those_that_were_spoken_of(store: Store) -
     said = {"result_id": f"{2:032x}", "created_at": NOON, "author": None, "kind": "missed_defect"}
     store.add_feedback(said | {"defect": None, "comment": None})
     before = NOON + timedelta(seconds=7)
-    assert store.forget(before, most=3) == 3
+    assert store.forget(before, limit=3) == 3
     assert store.forget(before) == 2
     assert store.forget(before) == 0
     assert numbers(store.page(Filter()).rows) == [10, 9, 8, 7, 2]

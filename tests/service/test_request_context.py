@@ -73,7 +73,7 @@ def test_a_line_is_json_with_request_id_extras_and_exception() -> None:
 
 def test_a_log_that_nobody_reads_blocks_nothing_and_says_what_it_lost() -> None:
     reading, writing = os.pipe()
-    writer = LineWriter(writing, most=10, last_s=0.1)
+    writer = LineWriter(writing, limit=10, last_s=0.1)
 
     def log(text: str) -> None:
         writer.handle(logging.makeLogRecord({"msg": text}))

@@ -23,8 +23,8 @@ from service.http.guard import Guard, rules_of
 from service.http.problems import install
 from service.http.request_context import Frame
 from service.http.tracing import trace
-from service.inference.batching import QueueFull
 from service.inference.engine import Engine
+from service.inference.queue import QueueFull
 from service.inspector import Inspector
 from service.logs import hide
 from service.metrics import Metrics

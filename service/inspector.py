@@ -23,9 +23,9 @@ from service.budget import Budget
 from service.concurrency import in_thread
 from service.errors import InferenceFailed
 from service.heatmaps import Heatmaps, decoded
-from service.inference.batching import Priority
 from service.inference.engine import Engine, Work
 from service.inference.inspection import Inspection, Source
+from service.inference.queue import Priority
 from service.inference.registry import ServedModel
 from service.metrics import Metrics
 from service.results.drift import DriftMonitor
@@ -121,7 +121,7 @@ class Inspector:
         """Decode, queue and infer one image, and judge it as this request wants."""
         model = await self.engine.registry.acquire(query.model)
         priority = Priority[query.priority.upper()]
-        with self.engine.place(model, priority, deadline) as reservation:
+        with self.engine.reserve(model, priority, deadline) as reservation:
             with self.metrics.timed("decode", timings):
                 prepared = await self.in_pool(lambda: self._prepare(source, model, query.camera))
             outcome = await self.engine.detect(model, prepared.work, reservation)
@@ -167,7 +167,7 @@ class Inspector:
     ) -> Inspection:
         """Inspect one image for our own purposes: at low priority, neither recorded nor counted."""
         deadline = time.monotonic() + _OWN_DEADLINE_S
-        with self.engine.place(model, Priority.LOW, deadline) as reservation:
+        with self.engine.reserve(model, Priority.LOW, deadline) as reservation:
             prepared = await self.in_pool(lambda: self._prepare(source, model, camera))
             outcome = await self.engine.detect(model, prepared.work, reservation)
         detection = outcome.result

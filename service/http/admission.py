@@ -17,7 +17,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.http.problems import RULES, problem, retry_after
-from service.inference.batching import QueueFull
+from service.inference.queue import QueueFull
 from service.metrics import Metrics
 
 _SCORING = ("/score", "/v1/score")

@@ -13,8 +13,8 @@ from service.http.answer_json import is_short, write
 from service.http.body import read_image
 from service.http.counted import CountedRequest
 from service.http.disconnect import while_wanted
-from service.inference.batching import Priority
 from service.inference.inspection import Inspection
+from service.inference.queue import Priority
 from service.inspector import Inspector
 from service.schemas import BatchOut, ScoreOut, ScoreQuery
 

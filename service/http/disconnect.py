@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from starlette.requests import Request
 
 from service.errors import ClientGone
-from service.inference.batching import DeadlineMissed
+from service.inference.queue import DeadlineMissed
 
 STAGES = ("read", "decode", "queue", "inference", "encode")
 

@@ -55,13 +55,8 @@ from service.errors import (
     VersionChanged,
     VersionWaits,
 )
-from service.inference.batching import (
-    BatcherClosed,
-    DeadlineMissed,
-    InferenceCrashed,
-    QueueFull,
-    TooMuchAtOnce,
-)
+from service.inference.batching import InferenceCrashed, TooMuchAtOnce
+from service.inference.queue import BatcherClosed, DeadlineMissed, QueueFull
 from service.metrics import Metrics
 from service.workers import WorkTooSlow
 

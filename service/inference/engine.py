@@ -18,15 +18,14 @@ from anomaly.errors import ScoreNotFinite
 from anomaly.types import Detection, FloatArray, Placement
 from record.audit import Audit, AuditBroken
 from service.errors import AuditUnwritable, InferenceFailed
-from service.inference.batching import (
-    Batcher,
+from service.inference.batching import Batcher, TooMuchAtOnce
+from service.inference.queue import (
     BatchingConfig,
     Events,
     Outcome,
-    Place,
     Priority,
     QueueFull,
-    TooMuchAtOnce,
+    Reservation,
 )
 from service.inference.registry import Registry, RegistryConfig, ServedModel, cost_of
 from service.logs import ACTOR
@@ -85,7 +84,7 @@ class Engine:
         metrics.batch_limit.set(self._most_items)
         for kind, read in memory_of(self.device).items():
             metrics.device_memory.labels(kind).set_function(read)
-        metrics.watch_queue(lambda: self.batcher.depth, settings.max_queue_size)
+        metrics.watch_queue(lambda: self.batcher.queue.depth, settings.max_queue_size)
 
     @property
     def is_ready(self) -> bool:
@@ -95,25 +94,29 @@ class Engine:
     def seconds_for(self, requests: int) -> float:
         """How long this many images of the dearest model take."""
         dearest = max((model.cost for model in self.registry.active), default=1)
-        return self.batcher.seconds_for(requests * dearest)
+        return self.batcher.queue.seconds_for(requests * dearest)
 
     def admit(self, priority: Priority, deadline: float) -> None:
         """Raise `QueueFull` where one more image would be refused now."""
-        self.batcher.admit(priority, deadline, caller=ACTOR.get())
+        self.batcher.queue.admit(priority, deadline, caller=ACTOR.get())
 
     def full(self) -> QueueFull | None:
         """What an image of whoever asks would be refused with now; None where it would not be."""
-        return self.batcher.full(ACTOR.get())
+        return self.batcher.queue.full(ACTOR.get())
 
-    def place(
+    def reserve(
         self, model: ServedModel, priority: Priority, deadline: float
-    ) -> AbstractContextManager[Place]:
+    ) -> AbstractContextManager[Reservation]:
         """Keep room in the queue for an image while it is decoded; raises `QueueFull`."""
-        return self.batcher.place(priority, cost=model.cost, deadline=deadline, caller=ACTOR.get())
+        return self.batcher.queue.reserve(
+            priority, cost=model.cost, deadline=deadline, caller=ACTOR.get()
+        )
 
-    async def detect(self, model: ServedModel, work: Work, place: Place) -> Outcome[Detection]:
+    async def detect(
+        self, model: ServedModel, work: Work, reservation: Reservation
+    ) -> Outcome[Detection]:
         """Queue one image and wait for its detection; leaving the wait cancels queued work."""
-        return await asyncio.wrap_future(self.batcher.submit(model, work, place))
+        return await asyncio.wrap_future(self.batcher.queue.put(model, work, reservation))
 
     async def watch(self, every_s: float) -> None:
         """Take over what is new in the models' folder, for as long as the service runs."""

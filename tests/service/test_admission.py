@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from service.app import create_app
 from service.http.admission import Door
-from service.inference.batching import QueueFull
+from service.inference.queue import QueueFull
 from service.metrics import Metrics
 from tests.conftest import normal_pixels, png
 from tests.service.conftest import settings
@@ -95,7 +95,7 @@ def test_a_refused_image_costs_no_decoding(tiny_folder: Path) -> None:
             threading.Thread(target=client.post, args=("/score",), kwargs={"content": GOOD})
         )
         askers[1].start()
-        while not app.state.inspector.engine.batcher.depth:
+        while not app.state.inspector.engine.batcher.queue.depth:
             time.sleep(0.005)
         before = decoded._sum.get()
         low = threading.Thread(
@@ -104,7 +104,7 @@ def test_a_refused_image_costs_no_decoding(tiny_folder: Path) -> None:
         refused = [client.post("/score", content=GOOD) for _ in range(5)]
         assert decoded._sum.get() == before
         low.start()  # has room of its own
-        while app.state.inspector.engine.batcher.depth < 2:
+        while app.state.inspector.engine.batcher.queue.depth < 2:
             time.sleep(0.005)
         held.gate.set()
         for asker in (*askers, low):

@@ -8,19 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.inference.batching import (
-    Batcher,
+from service.inference.batching import Batcher, InferenceCrashed, TooMuchAtOnce
+from service.inference.limits import Room
+from service.inference.queue import (
     BatcherClosed,
     BatchingConfig,
     DeadlineMissed,
     Events,
-    InferenceCrashed,
     Outcome,
     Priority,
     QueueFull,
-    TooMuchAtOnce,
 )
-from service.inference.limits import Room
 from tests.conftest import is_freed
 
 
@@ -55,8 +53,8 @@ def ask(
     caller: str = "",
 ) -> "Future[Outcome[int]]":
     """Queue a request at once."""
-    with batcher.place(priority, cost=cost, deadline=deadline, caller=caller) as place:
-        return batcher.submit(key, request, place)
+    with batcher.queue.reserve(priority, cost=cost, deadline=deadline, caller=caller) as place:
+        return batcher.queue.put(key, request, place)
 
 
 def busy(batcher: "Batcher[int, int]", run: Recorder) -> "Future[Outcome[int]]":
@@ -144,7 +142,7 @@ def test_a_full_queue_says_so_at_once_and_when_to_come_back() -> None:
     batcher = Batcher(run, BatchingConfig(max_queue_size=2))
     first = busy(batcher, run)
     waiting = [ask(batcher, "a", 1), ask(batcher, "a", 2)]
-    assert batcher.depth == 2
+    assert batcher.queue.depth == 2
     with pytest.raises(QueueFull) as caught:
         ask(batcher, "a", 3)
     assert caught.value.retry_after_s > 0
@@ -157,7 +155,7 @@ def test_what_would_come_too_late_is_refused_at_once() -> None:
     run = Recorder()
     batcher = Batcher(run, BatchingConfig(max_queue_size=50, max_queue_wait_s=0.3))
     first = busy(batcher, run)
-    each = batcher.seconds_for(10)
+    each = batcher.queue.seconds_for(10)
     assert each == pytest.approx(0.1)  # not measured yet
     waiting = [ask(batcher, "a", i, cost=10) for i in (1, 2)]
     with pytest.raises(QueueFull, match=r"0\.2 s"):
@@ -312,8 +310,8 @@ def test_only_the_normal_queue_gets_short() -> None:
             ask(batcher, "a", 0, priority=priority)
     for one in (*waiting[16:], *low[16:]):
         one.cancel()
-    batcher._drop_lost(batcher._queues[Priority.NORMAL])
-    batcher._drop_lost(batcher._queues[Priority.LOW])
+    batcher.queue._drop_lost(batcher.queue._queues[Priority.NORMAL])
+    batcher.queue._drop_lost(batcher.queue._queues[Priority.LOW])
     with pytest.raises(QueueFull):
         ask(batcher, "a", 0)
     low.append(ask(batcher, "a", 0, priority=Priority.LOW))
@@ -326,25 +324,25 @@ def test_a_place_is_room_in_the_queue_until_it_is_used_or_given_up() -> None:
     run = Recorder()
     batcher = Batcher(run, BatchingConfig(max_queue_size=1))
     first = busy(batcher, run)
-    with batcher.place(Priority.NORMAL) as place:
-        with pytest.raises(QueueFull), batcher.place(Priority.NORMAL):
+    with batcher.queue.reserve(Priority.NORMAL) as place:
+        with pytest.raises(QueueFull), batcher.queue.reserve(Priority.NORMAL):
             pass
-        assert batcher.full() is not None
-        with batcher.place(Priority.LOW):  # has room of its own
+        assert batcher.queue.full() is not None
+        with batcher.queue.reserve(Priority.LOW):  # has room of its own
             pass
-        kept = batcher.submit("a", 1, place)
-        assert batcher.full() is not None  # it waits
+        kept = batcher.queue.put("a", 1, place)
+        assert batcher.queue.full() is not None  # it waits
     kept.cancel()
     run.gate.set()
     assert first.result(10).result == 0
-    with pytest.raises(ZeroDivisionError), batcher.place(Priority.NORMAL):
+    with pytest.raises(ZeroDivisionError), batcher.queue.reserve(Priority.NORMAL):
         raise ZeroDivisionError
-    assert batcher.full() is None
+    assert batcher.queue.full() is None
     assert ask(batcher, "a", 4).result(10).result == 8
     batcher.close()
-    with pytest.raises(BatcherClosed), batcher.place(Priority.NORMAL):
+    with pytest.raises(BatcherClosed), batcher.queue.reserve(Priority.NORMAL):
         pass
-    assert batcher.full() is None
+    assert batcher.queue.full() is None
 
 
 def test_work_past_its_deadline_is_dropped_before_it_is_run() -> None:
@@ -586,11 +584,11 @@ def test_who_asks_seldom_is_neither_refused_nor_late_because_of_a_flood() -> Non
     flood = [ask(batcher, "k", number, caller="flood") for number in range(1, 21)]
     with pytest.raises(QueueFull):
         ask(batcher, "k", 99, caller="flood")
-    batcher._cost_seconds = 1.0
+    batcher.queue._cost_seconds = 1.0
     now = time.monotonic()
     line = ask(batcher, "k", 100, caller="line", deadline=now + 5)  # behind one, not behind twenty
-    assert batcher.full("flood") is not None
-    assert batcher.full("another line") is None
+    assert batcher.queue.full("flood") is not None
+    assert batcher.queue.full("another line") is None
     run.gate.set()
     results([first, *flood, line])
     batcher.close()

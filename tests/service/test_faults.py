@@ -168,7 +168,7 @@ def test_a_device_out_of_memory_takes_smaller_batches(
     held.wait_until_busy()
     for thread in threads[1:]:
         thread.start()
-    while engine.batcher.depth < 4:
+    while engine.batcher.queue.depth < 4:
         time.sleep(0.005)
     held.gate.set()
     for thread in threads:
@@ -242,7 +242,7 @@ def test_a_refusal_at_the_door_says_when_to_come_back(tiny_folder: Path) -> None
         )
         background.start()
         held.wait_until_busy()
-        app.state.inspector.engine.batcher._cost_seconds = 1.0
+        app.state.inspector.engine.batcher.queue._cost_seconds = 1.0
         answer = client.post("/score", content=GOOD)
         held.gate.set()
         background.join()

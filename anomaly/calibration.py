@@ -1,54 +1,26 @@
-"""What is normal, measured on normal images, and the threshold for a stated false-alarm rate.
+"""What is normal, and the threshold for a stated false-alarm rate: a calibration, as a value.
 
-Scores of the calibration images are taken out of fold: an image never helps to normalise itself.
-Choices that differ from product to product - what each kind of
-evidence weighs, the normalisers, the smoothing, the image score - are made here from normals and
-synthetic defects, never from real ones.
+How it is fitted on normal images stands in `anomaly.calibrate`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 
 from anomaly.conformal import (
     Conformal,
     check_rate,
-    group_weights,
-    left_out_rate,
-    share_above,
 )
-from anomaly.encoding import Encoding, Encodings
+from anomaly.encoding import Encodings
 from anomaly.errors import CalibrationError
 from anomaly.image_score import Reduction
-from anomaly.input_statistics import STATISTICS
-from anomaly.normalise import NORMALISERS, Normaliser, UniformNormaliser
+from anomaly.normalise import Normaliser
 from anomaly.roi import Roi
 from anomaly.scoring import Evidence
 from anomaly.types import FloatArray, Grid, Placement, Verdict, verdict_of
 
-_FOLDS = 5
-
-
-# The first of each is the default; another one must beat it by a margin to be chosen, because
-# synthetic defects do not tell real ones well enough to follow them blindly (docs/LOG.md).
-NORMALISER_SETS: tuple[tuple[str, ...], ...] = (
-    ("uniform",),
-    ("uniform", "position"),
-    ("position",),
-)
-REDUCTIONS = (
-    Reduction(0.5, 0.01),
-    Reduction(0.5, 0.0),
-    Reduction(0.0, 0.002),
-    Reduction(0.8, 0.02),
-    Reduction(0.8, 0.1),
-)
 MAP_SMOOTHINGS = (1.0, 0.5, 0.0)  # in patches; the first where there is nothing to choose by
-_MARGIN = 0.03
-_LEAST_POWER = 0.01  # evidence that tells nothing keeps this much
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +142,7 @@ class Calibration:
 
     def patch_scores(self, evidence: Evidence) -> torch.Tensor:
         """Return comparable scores of every repeat, (B, R, L), not smoothed."""
-        return _fuse(self.normalisers, self.weights, evidence)
+        return fuse(self.normalisers, self.weights, evidence)
 
     def image_scores(
         self, evidence: Evidence, grid: Grid, roi_mask: torch.Tensor | None = None
@@ -184,7 +156,7 @@ class Calibration:
 
     def embedding(self, evidence: Evidence) -> torch.Tensor | None:
         """How far images lie from the remembered ones, (B,), 0 being usual; None without a memory."""
-        return _embedding(self.normalisers[0], evidence)
+        return embedding_of(self.normalisers[0], evidence)
 
     def map_scores(
         self, scores: torch.Tensor, grid: Grid, roi_mask: torch.Tensor | None = None
@@ -197,286 +169,17 @@ class Calibration:
         return None if self.roi is None else self.roi.mask(placement, grid)
 
 
-@dataclass(frozen=True, slots=True)
-class NormalSet:
-    """Evidence on N normal images, the group each belongs to, and corrupted copies of them.
-
-    `grid` is the map's; `corrupted` holds the evidence on M copies with synthetic defects; copy j
-    was made of image `origin[j]`, so that both fall into the same fold; `altered` (M, L) bool are
-    the cells that its defect covers. `roi_mask` (N, L) bool are the cells inside the region of
-    interest; None: all. `inputs` (N, 5) are what `anomaly.input_statistics` says of each image,
-    `encodings` what its header does.
-    """
-
-    evidence: Evidence
-    groups: tuple[str, ...]
-    grid: Grid
-    corrupted: Evidence | None = None
-    origin: tuple[int, ...] = ()
-    altered: torch.Tensor | None = None
-    roi_mask: torch.Tensor | None = None
-    inputs: FloatArray | None = None
-    encodings: tuple[Encoding, ...] = ()
-
-    def __post_init__(self) -> None:
-        corrupted = None if self.corrupted is None else self.corrupted.values
-        inputs = None if self.inputs is None else torch.from_numpy(self.inputs)
-        gathered = (self.evidence.values, corrupted, inputs)
-        if not all(array is None or bool(torch.isfinite(array).all()) for array in gathered):
-            raise CalibrationError(
-                "the model's evidence on the normal images is not finite (NaN or infinite), so "
-                "no threshold "
-                "follows from it; check the model with 'maskline doctor --models MODEL', or "
-                "train it again"
-            )
-
-    def roi_masks(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor | None:
-        """Cells of some images that count, (n, L)."""
-        return None if self.roi_mask is None else self.roi_mask[rows]
-
-    @property
-    def copies_roi_mask(self) -> torch.Tensor | None:
-        """Cells of the corrupted copies that count, (M, L)."""
-        return self.roi_masks(torch.tensor(self.origin, dtype=torch.int64))
-
-
-def calibrate(normals: NormalSet, settings: CalibrationSettings = DEFAULT_SETTINGS) -> Calibration:
-    """Fit a calibration on normal images, choosing how to score by synthetic defects if there are.
-
-    `normals.roi_mask` must be the cells that `wanted.roi` leaves. Raises `CalibrationError` with
-    fewer than two independent groups.
-    """
-    folds = _folds(normals.groups)
-    weights = weigh(normals)
-    held_out = [_out_of_fold(normals, kinds, weights, folds) for kinds in NORMALISER_SETS]
-    tried = [
-        (_try(kinds, reduction, held_scores, normals), held_scores)
-        for kinds, held_scores in zip(NORMALISER_SETS, held_out, strict=True)
-        for reduction in REDUCTIONS
-    ]
-    best, scores = _choose(tried)
-    rule = _ScoringRule(best.normalisers, weights, best.reduction, _map_smoothing(normals, scores))
-    calibration = _fitted(normals, scores.normal, rule, settings)
-    return replace(calibration, candidates=tuple(candidate for candidate, _ in tried))
-
-
-def recalibrate(
-    previous: Calibration, normals: NormalSet, settings: CalibrationSettings
-) -> Calibration:
-    """Fit normalisers and thresholds anew on other normal images, scoring in the way chosen before.
-
-    No synthetic defects are needed: what they choose depends on the product, not on last week's
-    light. Raises `CalibrationError` with fewer than two independent groups.
-    """
-    kinds = tuple(normaliser.kind for normaliser in previous.normalisers)
-    rule = _ScoringRule(kinds, previous.weights, previous.reduction, previous.map_smoothing)
-    scores = _out_of_fold(normals, kinds, rule.weights, _folds(normals.groups))
-    calibration = _fitted(normals, scores.normal, rule, settings)
-    return replace(calibration, candidates=previous.candidates)
-
-
-@dataclass(frozen=True, slots=True)
-class _ScoringRule:
-    """How evidence becomes scores."""
-
-    kinds: tuple[str, ...]
-    weights: torch.Tensor
-    reduction: Reduction
-    map_smoothing: float
-
-
-def _fitted(
-    normals: NormalSet, held_out: torch.Tensor, rule: _ScoringRule, settings: CalibrationSettings
-) -> Calibration:
-    """Fit on all images; thresholds follow from scores (N, R, L) taken out of fold."""
-    grid, groups, roi_mask = normals.grid, normals.groups, normals.roi_mask
-    normal = held_out.mean(dim=1)  # (N, L)
-    maps = Reduction(rule.map_smoothing, 0.0)
-    images = rule.reduction(normal, grid, roi_mask).numpy()
-    normalisers = _fit(rule.kinds, normals.evidence, roi_mask)
-    conformal = Conformal.fit(images, groups)
-    own_scores = _fuse(normalisers, rule.weights, normals.evidence).mean(dim=1)
-    seen = rule.reduction(own_scores, grid, roi_mask).numpy()
-    rate = settings.false_alarm_rate
-    return Calibration(
-        normalisers=normalisers,
-        weights=rule.weights,
-        reduction=rule.reduction,
-        images=conformal,
-        peaks=Conformal.fit(maps(normal, grid, roi_mask).numpy(), groups),
-        false_alarm_rate=rate,
-        map_smoothing=rule.map_smoothing,
-        warn_rate=settings.warn_rate,
-        roi=settings.roi,
-        rates=Rates(
-            share_above(seen, groups, conformal.threshold(rate)),
-            left_out_rate(images, groups, rate),
-        ),
-        reference=_reference(normals, normalisers[0]),
-        encodings=Encodings.of(normals.encodings) if normals.encodings else None,
-    )
-
-
-def _reference(normals: NormalSet, normaliser: Normaliser) -> ReferenceStatistics | None:
-    if normals.inputs is None:
-        return None
-    names, columns = STATISTICS, [normals.inputs]
-    embedding = _embedding(normaliser, normals.evidence)
-    if embedding is not None:
-        names, columns = (*names, "embedding"), [*columns, embedding.numpy()[:, None]]
-    values = np.concatenate(columns, axis=1).astype(np.float32)
-    return ReferenceStatistics(names, values, group_weights(normals.groups))
-
-
-def _embedding(normaliser: Normaliser, evidence: Evidence) -> torch.Tensor | None:
+def embedding_of(normaliser: Normaliser, evidence: Evidence) -> torch.Tensor | None:
+    """How far images lie from the remembered ones, (B,), 0 being usual; None without a memory."""
     rows = [i for i, name in enumerate(evidence.names) if name.startswith("memory.")]
     if not rows:
         return None
     return normaliser(evidence.values)[:, :, rows].mean(dim=(1, 2, 3))
 
 
-def weigh(normals: NormalSet) -> torch.Tensor:
-    """Return what each kind of evidence counts, (E,).
-
-    Each family has an equal say: its map is brought to unit spread on the normals. Within a family,
-    a kind counts by how well it alone tells corrupted copies from normals (its AUROC above chance);
-    without copies, all count the same. So a fine stage leads where defects are small, a coarse one
-    where they are large.
-    """
-    normaliser = UniformNormaliser.fit(normals.evidence.mean, normals.roi_mask)
-    scores = normaliser(normals.evidence.values).mean(dim=1)  # (N, E, L)
-    copies = None if normals.corrupted is None else normaliser(normals.corrupted.values).mean(dim=1)
-    families = [name.partition(".")[0] for name in normals.evidence.names]
-    power = torch.tensor([_power(i, scores, copies, normals) for i in range(len(families))])
-    weights = torch.zeros(len(families))
-    for family in set(families):
-        members = torch.tensor([name == family for name in families])
-        share = power[members] / power[members].sum()
-        fused = torch.einsum("nel,e->nl", scores[:, members], share)
-        spread = (fused if normals.roi_mask is None else fused[normals.roi_mask]).std()
-        weights[members] = share / spread.clamp(min=1e-6) / len(set(families))
-    return weights
-
-
-def _map_smoothing(normals: NormalSet, scores: "_HeldOut") -> float:
-    """Choose the smoothing whose maps tell altered cells best: fine defects want little of it."""
-    altered, roi_mask = normals.altered, normals.copies_roi_mask
-    if scores.corrupted is None or altered is None:
-        return MAP_SMOOTHINGS[0]
-    cells = torch.ones_like(altered) if roi_mask is None else roi_mask
-    label = altered[cells].numpy()
-    if label.all() or not label.any():
-        return MAP_SMOOTHINGS[0]
-    copies = scores.corrupted.mean(dim=1)
-
-    def overlap(smoothing: float) -> float:
-        maps = Reduction(smoothing).smooth(copies, normals.grid, roi_mask)
-        return float(roc_auc_score(label, maps[cells].numpy()))
-
-    return max(MAP_SMOOTHINGS, key=overlap)
-
-
-def _power(kind: int, scores: torch.Tensor, copies: torch.Tensor | None, of: NormalSet) -> float:
-    if copies is None:
-        return 1.0
-    scored = _scores_and_labels(scores[:, kind], copies[:, kind], of)
-    image = REDUCTIONS[0](scored, of.grid, _both_counted(of)).numpy()
-    return max(_synthetic_auroc(image, of) - 0.5, _LEAST_POWER)
-
-
-def _scores_and_labels(normal: torch.Tensor, copies: torch.Tensor, of: NormalSet) -> torch.Tensor:
-    """Normals, and those copies whose defect is not wholly outside the region of interest."""
-    return torch.cat([normal, copies[_seen_copies(of)]])
-
-
-def _both_counted(of: NormalSet) -> torch.Tensor | None:
-    copies = of.copies_roi_mask
-    return (
-        None
-        if of.roi_mask is None or copies is None
-        else _scores_and_labels(of.roi_mask, copies, of)
-    )
-
-
-def _seen_copies(of: NormalSet) -> torch.Tensor:
-    roi_mask = of.copies_roi_mask
-    if roi_mask is None or of.altered is None:
-        return torch.ones(len(of.origin), dtype=torch.bool)
-    return (of.altered & roi_mask).any(dim=1)
-
-
-def _synthetic_auroc(image: np.ndarray, of: NormalSet) -> float:
-    """AUROC of image scores of `_scores_and_labels`: how well copies are told from normals."""
-    label = np.arange(len(image)) >= len(of.groups)
-    return float(roc_auc_score(label, image)) if label.any() else 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class _HeldOut:
-    """Out-of-fold scores: normals (N, R, L) and corrupted copies (M, R, L), not yet smoothed."""
-
-    normal: torch.Tensor
-    corrupted: torch.Tensor | None
-
-
-def _fuse(
+def fuse(
     normalisers: Sequence[Normaliser], weights: torch.Tensor, evidence: Evidence
 ) -> torch.Tensor:
     """Average over normalisers, then weigh the kinds of evidence: (B, R, L)."""
     fused = [torch.einsum("brel,e->brl", n(evidence.values), weights) for n in normalisers]
     return torch.stack(fused).mean(dim=0)
-
-
-def _fit(
-    kinds: Sequence[str], evidence: Evidence, roi_mask: torch.Tensor | None
-) -> tuple[Normaliser, ...]:
-    return tuple(NORMALISERS[kind].fit(evidence.mean, roi_mask) for kind in kinds)
-
-
-def _folds(groups: Sequence[str]) -> torch.Tensor:
-    """Assign every image a fold, whole groups together: (N,) int64."""
-    names, member = np.unique(np.asarray(groups), return_inverse=True)
-    if len(names) < 2:
-        raise CalibrationError(
-            f"calibration needs normal images of at least 2 independent parts or sessions, found "
-            f"{len(names)}; collect more, a few dozen at the least"
-        )
-    order = np.random.default_rng(0).permutation(len(names))
-    return torch.from_numpy((order % min(_FOLDS, len(names)))[member])
-
-
-def _out_of_fold(
-    normals: NormalSet, kinds: Sequence[str], weights: torch.Tensor, folds: torch.Tensor
-) -> _HeldOut:
-    """Score every image with normalisers that were fitted without its fold."""
-    batch, repeats, _, length = normals.evidence.values.shape
-    normal = torch.zeros(batch, repeats, length)
-    corrupted, copy_folds = None, folds[list(normals.origin)]
-    if normals.corrupted is not None:
-        corrupted = torch.zeros(len(normals.origin), repeats, length)
-    for fold in range(int(folds.max()) + 1):
-        outside = folds != fold
-        fitted = _fit(kinds, normals.evidence[outside], normals.roi_masks(outside))
-        normal[folds == fold] = _fuse(fitted, weights, normals.evidence[folds == fold])
-        if normals.corrupted is not None and corrupted is not None:
-            rows = copy_folds == fold
-            corrupted[rows] = _fuse(fitted, weights, normals.corrupted[rows])
-    return _HeldOut(normal, corrupted)
-
-
-def _try(
-    kinds: tuple[str, ...], reduction: Reduction, scores: _HeldOut, of: NormalSet
-) -> Candidate:
-    if scores.corrupted is None:
-        return Candidate(kinds, reduction, None)
-    scored = _scores_and_labels(scores.normal.mean(dim=1), scores.corrupted.mean(dim=1), of)
-    image = reduction(scored, of.grid, _both_counted(of)).numpy()
-    return Candidate(kinds, reduction, _synthetic_auroc(image, of))
-
-
-def _choose(tried: Sequence[tuple[Candidate, _HeldOut]]) -> tuple[Candidate, _HeldOut]:
-    """Take the default unless another candidate beats it by the margin."""
-    default = tried[0]
-    best = max(tried, key=lambda pair: pair[0].synthetic_auroc or 0.0)
-    gain = (best[0].synthetic_auroc or 0.0) - (default[0].synthetic_auroc or 0.0)
-    return best if gain > _MARGIN else default

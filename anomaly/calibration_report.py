@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import kstwobign
 
-from anomaly.calibration import Calibration, NormalSet
+from anomaly.calibrate import NormalSet
+from anomaly.calibration import Calibration
 from anomaly.conformal import Conformal, Expected
 
 _UNLIKE_P = 0.001

@@ -21,7 +21,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from anomaly.bundle import load_bundle
-from anomaly.calibration import Calibration, NormalSet, calibrate
+from anomaly.calibrate import NormalSet, calibrate
+from anomaly.calibration import Calibration
 from anomaly.corruption import corrupt
 from anomaly.image_score import Reduction
 from anomaly.masking import MaskingConfig

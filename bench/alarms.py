@@ -16,7 +16,8 @@ import torch
 from tqdm import tqdm
 
 from anomaly.bundle import load_bundle
-from anomaly.calibration import Calibration, NormalSet, calibrate
+from anomaly.calibrate import NormalSet, calibrate
+from anomaly.calibration import Calibration
 from bench.sessions import with_tiles
 from training.calibrate import measure
 from training.data import open_dataset

@@ -6,13 +6,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from anomaly.calibration import (
-    DEFAULT_SETTINGS,
-    Calibration,
-    CalibrationSettings,
-    NormalSet,
-    calibrate,
-)
+from anomaly.calibrate import NormalSet, calibrate
+from anomaly.calibration import DEFAULT_SETTINGS, Calibration, CalibrationSettings
 from anomaly.corruption import corrupt
 from anomaly.encoding import Encoding, Header, encoding_of, read_header
 from anomaly.input_statistics import input_statistics

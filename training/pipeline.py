@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from anomaly.bundle import Bundle, load_bundle, new_version, save_bundle
-from anomaly.calibration import DEFAULT_SETTINGS, Calibration, CalibrationSettings, calibrate
+from anomaly.calibrate import calibrate
+from anomaly.calibration import DEFAULT_SETTINGS, Calibration, CalibrationSettings
 from anomaly.calibration_report import Comparison, compare
 from anomaly.device import choose_device
 from anomaly.errors import ModelUncalibrated

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from anomaly.bundle import new_version
-from anomaly.calibration import Calibration, CalibrationSettings, NormalSet, recalibrate
+from anomaly.calibrate import NormalSet, recalibrate
+from anomaly.calibration import Calibration, CalibrationSettings
 from anomaly.calibration_report import CalibrationReport, compare, state
 from anomaly.encoding import Encoding
 from anomaly.errors import ImageError

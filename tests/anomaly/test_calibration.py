@@ -4,16 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from anomaly.calibration import (
-    NORMALISER_SETS,
-    REDUCTIONS,
-    Calibration,
-    CalibrationSettings,
-    NormalSet,
-    calibrate,
-    recalibrate,
-    weigh,
-)
+from anomaly.calibrate import NORMALISER_SETS, REDUCTIONS, NormalSet, calibrate, recalibrate, weigh
+from anomaly.calibration import Calibration, CalibrationSettings
 from anomaly.errors import CalibrationError
 from anomaly.roi import Roi
 from anomaly.scoring import Evidence

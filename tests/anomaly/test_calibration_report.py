@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from anomaly.calibration import CalibrationSettings, NormalSet, calibrate
+from anomaly.calibrate import NormalSet, calibrate
+from anomaly.calibration import CalibrationSettings
 from anomaly.calibration_report import compare, state, uncertified_rate
 from anomaly.scoring import Evidence
 from tests.anomaly.test_calibration import GRID, NAMES, draw, normals

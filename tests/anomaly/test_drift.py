@@ -3,13 +3,8 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from anomaly.calibration import (
-    Calibration,
-    CalibrationSettings,
-    NormalSet,
-    ReferenceStatistics,
-    calibrate,
-)
+from anomaly.calibrate import NormalSet, calibrate
+from anomaly.calibration import Calibration, CalibrationSettings, ReferenceStatistics
 from anomaly.drift import ChangeTest, Stability, Watch
 from anomaly.input_statistics import STATISTICS
 from tests.anomaly.test_calibration import GRID, draw

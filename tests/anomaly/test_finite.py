@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anomaly.bundle import Bundle
-from anomaly.calibration import NormalSet
+from anomaly.calibrate import NormalSet
 from anomaly.detector import Detector, judge
 from anomaly.drift import Watch
 from anomaly.errors import CalibrationError, ScoreNotFinite

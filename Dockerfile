@@ -17,6 +17,7 @@ RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['p
 FROM libraries AS build
 COPY maskline.py README.md LICENSE NOTICE ./
 COPY anomaly anomaly
+COPY cli cli
 COPY record record
 COPY service service
 COPY training training

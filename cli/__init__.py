@@ -1,0 +1,1 @@
+"""The console command: thin, and lazy about what it imports."""

@@ -1,0 +1,49 @@
+"""Options and arguments that several commands share."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+KeyName = Annotated[str, typer.Argument(help="Whose key it is: a camera PC, a person.")]
+KeyRole = Annotated[
+    Literal["score", "operate", "admin"],
+    typer.Option(help="score: inspect. operate: switch models as well. admin: everything."),
+]
+KeysFile = Annotated[
+    Path | None, typer.Option(help="Default: MASKLINE_KEYS_FILE, or keys.json here.")
+]
+RecordDir = Annotated[
+    Path | None, typer.Option(help="Default: MASKLINE_RECORD_DIR, or results here.")
+]
+Data = Annotated[
+    Path,
+    typer.Argument(
+        help="Set in one of the usual layouts, folder of normal images, or .jsonl manifest."
+    ),
+]
+Model = Annotated[Path, typer.Argument(help="Model folder.")]
+Rate = Annotated[
+    float, typer.Option(help="Share of normal parts that may be rejected.", min=0.0, max=1.0)
+]
+WarnRate = Annotated[
+    float | None,
+    typer.Option(
+        help="Answer WARN between the thresholds for this rate and for the false-alarm rate.",
+        min=0.0,
+        max=1.0,
+    ),
+]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(
+        help="What counts as one independent part: image, session, folder, or a regular expression "
+        "on the path whose first group is the session."
+    ),
+]
+Skip = Annotated[bool, typer.Option("--skip-unreadable", help="Skip files that cannot be read.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override of the recipe, key.sub=value.")
+]

@@ -1,0 +1,201 @@
+"""Commands that make models."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import Data, GroupBy, Model, Overrides, Rate, Skip, WarnRate
+from cli.output import say_calibration
+
+
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
+    recipe: Annotated[str, typer.Option(help="Recipe name or TOML file.")] = "default",
+    set_: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option(help="Calibrate on the validation split when trained.")
+    ] = True,
+    false_alarm_rate: Rate = 0.01,
+    warn_rate: WarnRate = None,
+    group_by: GroupBy = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Model to start from, as maskline pretrain makes it: fewer images do."),
+    ] = None,
+    skip_unreadable: Skip = False,
+) -> None:
+    """Train a model on defect-free images and calibrate it on held-out ones."""
+    from anomaly.calibration import CalibrationSettings
+    from training.config import load_recipe
+    from training.data import open_dataset
+    from training.outputs import check_model, check_run
+    from training.pipeline import Training, run_folder, train_model
+    from training.world import joined
+
+    config = load_recipe(recipe, set_ or ())
+    settings = CalibrationSettings(false_alarm_rate, warn_rate) if calibrate else None
+    how = Training(resume, settings, group_by, init, skip_unreadable)
+    with joined(config.run.device) as world:
+        dataset = open_dataset(data, group_by)
+        if world.is_first:
+            folders = {sample.path.parent: sample.path for sample in dataset.samples}
+            check_model(out, [data, *folders.values(), *([init] if init else [])])
+            check_run(run_folder(out))
+        bundle = train_model(dataset, out, config, how, world=world)
+    if not world.is_first:
+        return
+    typer.echo(f"saved {out}, version {bundle.version}")
+    if bundle.calibration is None:
+        typer.echo(f"not calibrated yet: maskline calibrate {out} NORMALS")
+    else:
+        say_calibration(bundle.calibration)
+
+
+def pretrain(
+    data: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of normal images of any depth, sets, manifests; or WebDataset shards (.tar)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
+    recipe: Annotated[str, typer.Option(help="Recipe name or TOML file.")] = "pretrain",
+    set_: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    relist: Annotated[
+        bool, typer.Option("--relist", help="List the folders anew: images came or went.")
+    ] = False,
+) -> None:
+    """Train an autoencoder on normal images of many products, to start others from (train --init)."""
+    from training.config import load_recipe
+    from training.outputs import check_model, check_run
+    from training.pipeline import run_folder
+    from training.pretrain import pretrain as run
+    from training.world import joined
+
+    config = load_recipe(recipe, set_ or ())
+    with joined(config.run.device) as world:
+        if world.is_first:
+            check_model(out, data)
+            check_run(run_folder(out))
+        bundle = run(data, out, run_folder(out), config, world=world, resume=resume, relist=relist)
+    if world.is_first:
+        typer.echo(
+            f"saved {out}, version {bundle.version}; next: maskline train DATA --init {out} "
+            "--out MODEL"
+        )
+
+
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Trained model folders, or their .run folders.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Draw the losses to this picture (.png, .svg, .pdf).")
+    ] = None,
+) -> None:
+    """Put trainings side by side: figures, settings that differ, losses."""
+    from training.compare import check_picture, draw, read_run, table
+
+    if out is not None:
+        check_picture(out)
+    figures = [read_run(run) for run in runs]
+    typer.echo(table(figures))
+    if out is not None:
+        draw(figures, out)
+        typer.echo(f"losses: {out}")
+
+
+def sweep(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the trials and the study.")],
+    recipe: Annotated[
+        str, typer.Option(help="Recipe name or TOML file with a [sweep] table of ranges.")
+    ] = "sweep",
+    trials: Annotated[int, typer.Option(help="How many to add.", min=1)] = 20,
+    set_: Overrides = None,
+) -> None:
+    """Try a recipe's declared ranges, choosing on normal images and synthetic defects only."""
+    from training.data import open_dataset
+    from training.outputs import SWEEP, check_own_folder
+    from training.sweep import sweep as run
+
+    check_own_folder(out, SWEEP, [data])
+    best = run(open_dataset(data), out, recipe, tuple(set_ or ()), trials=trials)
+    typer.echo(
+        f"best: trial {best.number}, synthetic AUROC {best.value:.3f}, {out}/trial-{best.number}"
+    )
+    settings = [*(set_ or ()), *best.overrides]
+    flags = " ".join(f"--set '{setting}'" for setting in settings)
+    typer.echo(f"again with: maskline train {data} --out MODEL --recipe {recipe} {flags}")
+
+
+def pack(
+    data: Annotated[list[Path], typer.Argument(help="Folders of images of any depth, sets.")],
+    out: Annotated[Path, typer.Option(help="New folder for the shards.")],
+    per_shard: Annotated[int, typer.Option(help="Images in a shard.", min=1)] = 10_000,
+) -> None:
+    """Write images into WebDataset shards: millions of files read fastest from few."""
+    from tempfile import TemporaryDirectory
+
+    from tqdm import tqdm
+
+    from training.index import indexed
+    from training.outputs import check_new_folder
+    from training.shards import pack as write
+
+    check_new_folder(out, data)
+    with TemporaryDirectory() as folder:
+        samples = indexed(data, Path(folder))
+        paths = (sample.path for sample in samples)
+        shards = write(tqdm(paths, total=len(samples), unit="image"), out, per_shard)
+        typer.echo(f"{len(samples)} images in {shards} shards in {out}")
+
+
+def import_mae(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="Official .pth with its decoder, .safetensors, or a folder saved by transformers "
+            "(ViTMAEForPreTraining)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
+    norm_pixels: Annotated[
+        bool,
+        typer.Option(
+            "--norm-pixels",
+            help="The weights predict patches standardised by themselves (norm_pix_loss); a "
+            "transformers folder says so itself.",
+        ),
+    ] = False,
+) -> None:
+    """Make a model of public masked-autoencoder weights; calibrate it on your normal images next."""
+    from training.outputs import check_model
+    from training.pipeline import import_model
+    from training.pretrained import MaeChoices
+
+    check_model(out, [checkpoint])
+    bundle = import_model(checkpoint, out, MaeChoices(norm_patches=norm_pixels))
+    typer.echo(f"saved {out}, version {bundle.version}")
+    typer.echo(f"not calibrated yet: maskline calibrate {out} NORMALS")
+
+
+def export(model: Model) -> None:
+    """Add an ONNX graph to a model; the service then uses it on a CPU."""
+    from training.outputs import check_changed_model
+    from training.pipeline import export_folder
+
+    check_changed_model(model)
+    bundle, exported = export_folder(model)
+    typer.echo(f"exported {model}, version {bundle.version}")
+    typer.echo(
+        f"one image: {exported.model_ms:.1f} ms by torch, {exported.graph_ms:.1f} ms by ONNX "
+        "Runtime"
+    )
+
+
+COMMANDS = (train, pretrain, compare, sweep, pack, export)

@@ -2,7 +2,7 @@
 
 import bentoml
 
-from bench.servers import BATCH, LANES, Scorer, from_base64
+from bench.scorer import BATCH, LANES, Scorer, from_base64
 
 
 @bentoml.service(workers=LANES, traffic={"timeout": 120, "max_concurrency": 256})

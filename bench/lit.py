@@ -5,7 +5,7 @@ from typing import Any
 import litserve
 from fastapi import Request
 
-from bench.servers import Scorer
+from bench.scorer import Scorer
 
 
 class Api(litserve.LitAPI):

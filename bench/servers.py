@@ -7,73 +7,16 @@ costs nothing: what is left is the server. The peers are an optional extra, `pip
 """
 
 import argparse
-import base64
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from anomaly.bundle import Bundle, load_bundle
+from anomaly.bundle import Bundle
 from anomaly.detector import Detector
-from anomaly.device import share_cores, usable_cores
-from anomaly.image import decode_image
-from anomaly.preprocess import place
-from anomaly.types import Detection, FloatArray, Placement
+from bench.scorer import BATCH, FREE, LANES, MODEL, Scorer, make_free
 
 NAMES = ("maskline", "litserve", "ray", "bentoml")
-BATCH = 16
-_CORES = share_cores(
-    "cpu", usable_cores(), batches=int(os.environ.get("MASKLINE_PARALLEL_BATCHES", 0)) or None
-)
-LANES, THREADS = _CORES.lanes, _CORES.threads  # numbers, as Ray pickles what its classes use
-_MODEL, _FREE = "MASKLINE_BENCH_MODEL", "MASKLINE_BENCH_FREE"
-
-
-class Scorer:
-    """Decodes and scores, as a peer's worker does."""
-
-    def __init__(self, bundle: Bundle | None = None) -> None:
-        torch.set_num_threads(THREADS)
-        self._bundle = bundle or load_bundle(Path(os.environ[_MODEL]), check_golden=False)
-        self._detector = self._bundle.detector()
-        if os.environ.get(_FREE) == "1":
-            make_free(self._detector)
-
-    def decode(self, data: bytes) -> tuple[FloatArray, Placement]:
-        """Decode and place an image."""
-        config = self._bundle.model.config.preprocess
-        return place(decode_image(data, canvas=config.canvas), config)
-
-    def run(self, works: Sequence[tuple[FloatArray, Placement]]) -> list[float]:
-        """Score decoded images."""
-        pixels = torch.from_numpy(np.stack([canvas for canvas, _ in works])).permute(0, 3, 1, 2)
-        detections = self._detector.detect_canvases(pixels.contiguous(), [p for _, p in works])
-        return [detection.pred_score for detection in detections]
-
-
-def make_free(detector: Detector) -> None:
-    """Let a detector answer at once, always the same."""
-    grid = detector.model.target.map_grid
-    patches = np.zeros((grid.rows, grid.cols), np.float32)
-    errors = np.zeros((len(detector.model.names), grid.length), np.float16)
-
-    def nothing(
-        pixels: torch.Tensor,
-        placements: Sequence[Placement],
-        cameras: Sequence[str | None] | None = None,
-    ) -> list[Detection]:
-        side = pixels.shape[-1]
-        canvas = np.zeros((side, side), np.float32)
-        return [
-            Detection(0.0, 0.0, 1.0, patches, canvas, placement, 1.0, 1.0, errors=errors)
-            for placement in placements
-        ]
-
-    detector.detect_canvases = nothing  # type: ignore[method-assign]
 
 
 def main() -> None:
@@ -84,8 +27,8 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("--free", action="store_true")
     options = parser.parse_args()
-    os.environ[_MODEL] = str(options.model.absolute())
-    os.environ[_FREE] = "1" if options.free else "0"
+    os.environ[MODEL] = str(options.model.absolute())
+    os.environ[FREE] = "1" if options.free else "0"
     start = {"maskline": _maskline, "litserve": _litserve, "ray": _ray, "bentoml": _bentoml}
     start[options.name](options.model, options.port, options.free)
 
@@ -155,12 +98,7 @@ def _bentoml(model: Path, port: int, free: bool) -> None:
 
 
 def _environment() -> dict[str, str]:
-    return {_MODEL: os.environ[_MODEL], _FREE: os.environ[_FREE], "PYTHONPATH": str(Path.cwd())}
-
-
-def from_base64(text: str) -> bytes:
-    """Decode an image that came in JSON."""
-    return base64.b64decode(text)
+    return {MODEL: os.environ[MODEL], FREE: os.environ[FREE], "PYTHONPATH": str(Path.cwd())}
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ from anomaly.bundle import load_bundle
 from anomaly.device import usable_cores
 from bench.load import Load, Target, closed, leave, metric, opened
 from bench.local import free_port
-from bench.servers import BATCH, LANES, NAMES, THREADS, Scorer, make_free
+from bench.scorer import BATCH, LANES, THREADS, Scorer, make_free
+from bench.servers import NAMES
 
 _PATHS = {
     "maskline": ("/score?heatmap=none", "multipart"),

@@ -433,8 +433,7 @@ def _check_meant(present: ServedModel | None, version: str | None) -> None:
     if present is not None and version is not None and present.bundle.version != version:
         raise VersionChanged(
             f"version {present.bundle.version} of {present.name!r} is there, not {version}; "
-            "somebody "
-            "replaced it: look at what it would change"
+            "somebody replaced it: look at what it would change"
         )
 
 

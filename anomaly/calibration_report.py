@@ -154,8 +154,7 @@ def _sentences(calibration: Calibration, before: Comparison | None) -> list[str]
 def _beside(before: Comparison, threshold: float) -> list[str]:
     messages = [
         f"The threshold before was {before.threshold:.4f} (now {threshold:.4f}); it would have "
-        "rejected "
-        f"{before.rejected_before:.2%} of these images."
+        f"rejected {before.rejected_before:.2%} of these images."
     ]
     if before.are_unlike:
         messages.append(

@@ -61,8 +61,7 @@ def read_tensors(path: Path, data: bytes) -> dict[str, torch.Tensor]:
         if not _is_finite(tensor):
             raise ModelCorrupt(
                 f"{name} in {path} has values that are not finite (NaN or infinite); train or "
-                "calibrate "
-                "the model again"
+                "calibrate the model again"
             )
     return tensors
 

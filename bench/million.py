@@ -170,8 +170,7 @@ def listed(shards: Path, folder: Path) -> list[str]:
     start_s = time.monotonic() - started
     print(
         f"{len(first):,} files: listed in {listing_s:.1f} s once; {start_s:.2f} s at the next "
-        "start, "
-        f"with the paths of a random batch of {len(drawn_paths)}"
+        f"start, with the paths of a random batch of {len(drawn_paths)}"
     )
     return [] if start_s < _START_S else [f"the second start took {start_s:.1f} s"]
 

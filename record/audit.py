@@ -137,8 +137,7 @@ class Audit:
         if last.number < witness.number:
             raise AuditBroken(
                 f"{self._rows} ends with row {last.number}, though row {witness.number} was "
-                "written: "
-                f"{witness.number - last.number} or more are gone"
+                f"written: {witness.number - last.number} or more are gone"
             )
         if not last.number and any(path.exists() for path in self._results):
             raise AuditBroken(f"there are results, but no row in {self._rows}: the trail is gone")

@@ -63,8 +63,7 @@ class ScoreQuery(BaseModel):
                 "float16: the patch grid, little-endian; png: grey in the image's size, 128 is the "
                 "threshold; overlay: JPEG over the image; overlay_png: the same as PNG. Images of "
                 "more than 32 million pixels are drawn at a half or a quarter of their size; "
-                "height "
-                "and width say how large."
+                "height and width say how large."
             )
         ),
     ] = "float16"

@@ -74,8 +74,7 @@ def _opened(path: Path, fingerprint: str) -> Iterator[Any]:
             if (file.metadata() or {}).get("fingerprint") != fingerprint:
                 raise ResumeError(
                     f"the checkpoint {path} belongs to another recipe or other images; train "
-                    "without "
-                    "--resume to start anew, or give the same recipe and data"
+                    "without --resume to start anew, or give the same recipe and data"
                 )
             yield file
     except (SafetensorError, OSError) as error:

@@ -1,11 +1,10 @@
 """One model on disk: a folder of safetensors and a manifest. No pickle anywhere.
 
-    manifest.json            schema, name, version, configuration, calibration, card, SHA-256 of
-    each file model.safetensors        target (the frozen backbone included), masked autoencoder,
-    memory, repair head calibration.safetensors  normalisers, scores of the calibration images,
-    region; cameras' own ones as well golden.safetensors       a few generated canvases and the
-    scores they must give model.onnx               the scoring path for ONNX Runtime, where that was
-    faster on a CPU
+    manifest.json            schema, name, version, configuration, calibration, card, SHA-256 of each file
+    model.safetensors        target (the frozen backbone included), masked autoencoder, memory, repair head
+    calibration.safetensors  normalisers, scores of the calibration images, region; cameras' own ones as well
+    golden.safetensors       a few generated canvases and the scores they must give
+    model.onnx               the scoring path for ONNX Runtime, where that was faster on a CPU
 
 A folder is written beside its final place and exchanged with what is there, so that it is there
 whole or not at all; files that are not the model's own stay (`anomaly.folders`). The golden

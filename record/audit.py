@@ -7,9 +7,9 @@ so that rows cut off the end are missed too, and the whole trail where it is gon
 all of it can still write all anew: a copy of the last hash kept elsewhere seals the past against
 that.
 
-    audit.jsonl              one JSON object a line: number, at, by, action, subject, details,
-    before, hash audit.head               number and hash of the last row journal/audit.witness
-    the same, never set back
+    audit.jsonl              one JSON object a line: number, at, by, action, subject, details, before, hash
+    audit.head               number and hash of the last row
+    journal/audit.witness    the same, never set back
 """
 
 import contextlib

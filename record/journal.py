@@ -5,8 +5,8 @@ survives the process, though not a power cut within the last seconds. A thread o
 rows into the store (`record.writer`); whatever keeps it from doing so - a database that is down, a
 crash, a restart - only lets the journal grow.
 
-    journal/00000001.jsonl    rows, one JSON object a line; a file is left alone once the next has
-    begun journal/position.json     how far the store has them
+    journal/00000001.jsonl    rows, one JSON object a line; a file is left alone once the next has begun
+    journal/position.json     how far the store has them
 """
 
 import contextlib

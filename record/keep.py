@@ -1,9 +1,8 @@
 """Images and evidence of results, kept for a while: in a folder, or wherever fsspec reaches.
 
-    <place>/<yyyymmdd-hhm>/<result_id>.image       the bytes as they were sent; a folder is ten
-    minutes <place>/<yyyymmdd-hhm>/<result_id>.evidence    what was found, as safetensors
-    <place>/cases/<result_id>.*                    what somebody said something of: never tidied
-    away
+    <place>/<yyyymmdd-hhm>/<result_id>.image       the bytes as they were sent; a folder is ten minutes
+    <place>/<yyyymmdd-hhm>/<result_id>.evidence    what was found, as safetensors
+    <place>/cases/<result_id>.*                    what somebody said something of: never tidied away
 
 Writing is a thread of its own behind a bounded queue: a slow disk costs pictures, never an
 inspection.

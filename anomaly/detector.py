@@ -83,15 +83,13 @@ class Detector:
         #    The masks follow from the image's content, so that a part always has the same score.
         seeds = [content_seed(canvas) for canvas in pixels]
         evidence = self.network(pixels, seeds)  # values are (B, R, E, L)
-        detections = []
-        for row, placement in enumerate(placements):
-            # 2. Calibrate: comparable scores, one for the image, judged by the camera's threshold.
-            # 3. Draw: the map on the canvas, and regions in the caller's pixels.
-            calibration = self.calibration_of(None if cameras is None else cameras[row])
-            grid = self.model.target.map_grid
-            image_evidence = evidence[row : row + 1]
-            detections.append(detection_of(image_evidence, calibration, placement, grid))
-        return detections
+        # 2. Calibrate: comparable scores, one for the image, judged by its camera's threshold.
+        # 3. Draw: the map on the canvas, and regions in the caller's pixels.
+        calibrations = [self.calibration_of(camera) for camera in cameras or [None] * len(seeds)]
+        return [
+            detection_of(evidence[i : i + 1], calibration, placement, self.model.target.map_grid)
+            for i, (calibration, placement) in enumerate(zip(calibrations, placements, strict=True))
+        ]
 
 
 def _by_model(
@@ -111,9 +109,8 @@ def detection_of(
     scores = calibration.patch_scores(errors)[0]  # (R, L)
     if not bool(torch.isfinite(scores).all()):  # a mean of the highest cells would hide -inf
         raise ScoreNotFinite(
-            "the model's evidence on the image is not finite, so nothing can be said of the "
-            "part; look "
-            "at it by hand, and check the model with 'maskline doctor --models MODEL'"
+            "the model's evidence on the image is not finite, so nothing can be said of the part; "
+            "look at it by hand, and check the model with 'maskline doctor --models MODEL'"
         )
     roi_mask = calibration.roi_mask(placement, grid)  # (L,) or None
     mean = scores.mean(dim=0)  # (L,)

@@ -5,7 +5,7 @@ Every patch is hidden under several seeded masks and predicted from the rest. Er
 target: restoring a hidden patch's own mean and variance would leak the answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -130,14 +130,13 @@ def reconstruct(
     Returns:
         Predictions (B, R, L, C): the mean where masks or windows predict a patch several times.
     """
-    batch, windows, repeats, parts, length = masks.shape
+    batch, windows, repeats, _, length = masks.shape
     ok = tokens.ndim == 3 and tokens.shape[0] == batch and window_indices.shape == (windows, length)
     require_shape("tokens", tuple(tokens.shape), f"({batch}, L, C)", ok=ok)
-    images = max(1, max_rows // parts)  # in one forward pass
     by_repeat = [
         torch.stack(
             [
-                _in_chunks(model, take(tokens, indices.expand(batch, -1)), masks[:, w, r], images)
+                _in_chunks(model, take(tokens, indices.expand(batch, -1)), masks[:, w, r], max_rows)
                 for w, indices in enumerate(window_indices.to(tokens.device))
             ],
             dim=1,
@@ -149,19 +148,33 @@ def reconstruct(
 
 
 def _in_chunks(
-    model: MaskedAutoencoder, tokens: torch.Tensor, masks: torch.Tensor, images: int
+    model: MaskedAutoencoder, tokens: torch.Tensor, masks: torch.Tensor, max_rows: int
 ) -> torch.Tensor:
-    """Predict one window's tokens (B, l, C) under masks (B, G, l), so many images at once."""
+    """Predict one window's tokens (B, l, C) under masks (B, G, l), so many rows at once at most."""
+
+    def by_rows(rows: torch.Tensor, *indices: torch.Tensor) -> torch.Tensor:
+        return torch.cat(
+            [model(rows[i], *(j[i] for j in indices)) for i in _slices(rows, max_rows)]
+        )
+
     visible, hidden = (
         index.view(*masks.shape[:2], -1).to(tokens.device)
         for index in split_indices(masks.flatten(0, 1))
     )
-    chunks = [slice(start, start + images) for start in range(0, len(tokens), images)]
-    return torch.cat([predict_hidden(model, tokens[i], visible[i], hidden[i]) for i in chunks])
+    images = max(1, max_rows // masks.shape[1])
+    chunks = _slices(tokens, images)
+    return torch.cat([predict_hidden(by_rows, tokens[i], visible[i], hidden[i]) for i in chunks])
+
+
+def _slices(tensor: torch.Tensor, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, len(tensor), size)]
 
 
 def predict_hidden(
-    model: MaskedAutoencoder, tokens: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor
+    model: Callable[..., torch.Tensor],
+    tokens: torch.Tensor,
+    visible: torch.Tensor,
+    hidden: torch.Tensor,
 ) -> torch.Tensor:
     """Predict tokens (N, l, C) while hidden: the mean over G masks of each, (N, l, C) float32.
 

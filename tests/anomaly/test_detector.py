@@ -139,6 +139,15 @@ def test_a_defect_outside_the_region_is_not_seen(tiny_bundle: Bundle, tiny_data:
     assert not hidden.anomaly_map[:, 40:].any()
 
 
+@pytest.mark.parametrize(("placements", "cameras"), [(1, None), (3, None), (2, ["a"])])
+def test_each_canvas_has_its_placement_and_its_camera(
+    detector: Detector, image: RgbImage, placements: int, cameras: list[str | None] | None
+) -> None:
+    pixels, lies = preprocess([image] * 2, detector.model.config.preprocess)
+    with pytest.raises(ValueError, match="zip"):
+        detector.detect_canvases(pixels, (lies * 2)[:placements], cameras)
+
+
 def test_each_camera_is_judged_by_its_own_calibration(tiny_bundle: Bundle, image: RgbImage) -> None:
     assert tiny_bundle.calibration is not None
     strict = tiny_bundle.calibration.at_rate(0.5)

@@ -29,6 +29,18 @@ class Echo(torch.nn.Module):
         return queries.unsqueeze(-1).float().expand(-1, -1, tokens.shape[2])
 
 
+class Counting(Echo):
+    """Remembers how many rows came at once."""
+
+    rows: list[int]
+
+    def forward(
+        self, tokens: torch.Tensor, visible: torch.Tensor, queries: torch.Tensor
+    ) -> torch.Tensor:
+        self.rows.append(len(tokens))
+        return super().forward(tokens, visible, queries)
+
+
 class EchoTokens(torch.nn.Module):
     """Predicts the true token, so that windows can be followed."""
 
@@ -50,6 +62,16 @@ def test_every_patch_gets_its_own_prediction(show: str, parts: int, max_rows: in
     assert found.shape == (3, 2, 16, 4)
     wanted = torch.arange(16.0).view(1, 1, 16, 1).expand(3, 2, -1, 4)
     torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("max_rows", [1, 2, 4, 7])
+def test_no_more_rows_go_through_the_autoencoder_at_once_than_may(max_rows: int) -> None:
+    masks = image_masks([1, 2, 3], 1, 16, MaskingConfig(5, 2, "rest"))
+    model = Counting()
+    model.rows = []
+    reconstruct(model, torch.zeros(3, 16, 4), masks, WHOLE, max_rows=max_rows)
+    assert max(model.rows) <= max_rows
+    assert sum(model.rows) == 3 * 2 * 5
 
 
 def test_windows_of_a_larger_grid_are_put_together_where_they_belong() -> None:

@@ -356,7 +356,7 @@ def _evidence(detector: Detector, canvases: torch.Tensor) -> tuple[Evidence, Pla
     """Evidence on uint8 canvases as an inspection gathers it, and how each lies: whole."""
     side, pixels = canvases.shape[-1], canvases.float() / 255
     errors = detector.network(pixels, [content_seed(canvas) for canvas in pixels])
-    return errors, Placement((side, side), (side, side), (0, 0, side, side))
+    return errors, Placement.filling(side)
 
 
 def _scores(

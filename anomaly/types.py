@@ -29,9 +29,8 @@ def check_finite(**values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not math.isfinite(value):
             raise ScoreNotFinite(
-                f"the {name} is {value}, not a finite number, so nothing can be said of the "
-                "part; look at "
-                "it by hand, and check the model with 'maskline doctor --models MODEL'"
+                f"the {name} is {value}, not a finite number, so nothing can be said of the part; "
+                "look at it by hand, and check the model with 'maskline doctor --models MODEL'"
             )
 
 
@@ -106,6 +105,11 @@ class Placement:
     source: tuple[int, int]
     canvas: tuple[int, int]
     box: tuple[int, int, int, int]
+
+    @classmethod
+    def filling(cls, side: int) -> "Placement":
+        """Return how an image lies that is a canvas itself."""
+        return cls((side, side), (side, side), (0, 0, side, side))
 
     @property
     def scale(self) -> tuple[float, float]:

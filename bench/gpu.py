@@ -173,10 +173,8 @@ def limits(check: Check) -> Rows:
 def gpu_tests(check: Check) -> Rows:
     """Run the tests that need a GPU."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
-    command += [
-        "-o",
-        "filterwarnings=default",
-    ]  # other versions of libraries may be installed there
+    # Other versions of libraries may be installed there.
+    command += ["-o", "filterwarnings=default"]
     done = subprocess.run(
         [*command, *_TEST_FILES],
         cwd=_ROOT,
@@ -300,6 +298,7 @@ def _timed(name: str, model: Any, check: Check, detector: Callable[..., Any] | N
     from anomaly.cuda_graphs import StagedModel
     from anomaly.model import AnomalyModel
     from anomaly.preprocess import content_seed
+    from anomaly.types import Placement
 
     assert isinstance(model, AnomalyModel)
     sizes = (1, 4) if check.small else (1, 4, 16, 64)
@@ -314,7 +313,7 @@ def _timed(name: str, model: Any, check: Check, detector: Callable[..., Any] | N
     ways: dict[str, Callable[[torch.Tensor, Sequence[int]], Any]]
     ways = {"plain": plainly, "captured": staged}
     if detector is not None:
-        whole_detector, place = detector(check.device, staged=max(sizes)), _filled(side)
+        whole_detector, place = detector(check.device, staged=max(sizes)), Placement.filling(side)
 
         def inspected(pixels: torch.Tensor, seeds: Sequence[int]) -> None:
             whole_detector.detect_canvases(pixels, [place] * len(seeds))
@@ -341,12 +340,6 @@ def _timed(name: str, model: Any, check: Check, detector: Callable[..., Any] | N
                 "p99 ms": 1000 * sorted(seconds_taken)[int(0.99 * len(seconds_taken))],
                 "of the bf16 rate": rate * flops / check.peak if check.peak else None,
             }
-
-
-def _filled(side: int) -> Any:
-    from anomaly.types import Placement
-
-    return Placement((side, side), (side, side), (0, 0, side, side))
 
 
 def operations(model: Any, device: Any) -> float:

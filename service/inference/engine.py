@@ -152,7 +152,7 @@ class Engine:
         limit = max(1, self._most_items // cost_of(bundle))
         detector = bundle.detector(self.device, staged=limit, cores=self._cores)
         side = bundle.model.config.preprocess.canvas
-        place = Placement((side, side), (side, side), (0, 0, side, side))
+        place = Placement.filling(side)
 
         def warm(size: int) -> None:
             with self._cores.batch():

@@ -49,11 +49,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for module in (train, score, serve):
-    for command in module.COMMANDS:
-        app.command()(command)
+for command in (  # in the order of the help
+    train.train,
+    train.pretrain,
+    train.compare,
+    train.sweep,
+    train.pack,
+    score.calibrate,
+    score.evaluate,
+    score.score,
+    serve.serve,
+    admin.backup,
+    serve.demo,
+    train.export,
+):
+    app.command()(command)
 app.command("import-mae")(train.import_mae)
-app.command()(admin.backup)
+app.command()(serve.doctor)
 app.add_typer(admin.keys, name="key")
 app.add_typer(admin.audit, name="audit")
 

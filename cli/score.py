@@ -152,6 +152,3 @@ def _score_line(row: dict[str, Any]) -> str:
         return f"ERROR  {image}: {printable(row['detail'])}"
     unlike = "".join(f"\n       ! {warning['text']}" for warning in row.get("warnings", ()))
     return f"{row['verdict']:<5}  {row['score']:8.3f}  p={row['p_value']:.4f}  {image}{unlike}"
-
-
-COMMANDS = (calibrate, evaluate, score)

@@ -92,6 +92,3 @@ def curl_line(image: Path, port: int) -> str:
         f"curl -sS -H 'Content-Type: image/jpeg' --data-binary @{image} "
         f"'http://127.0.0.1:{port}/score?part_id=demo-1&heatmap=none'"
     )
-
-
-COMMANDS = (serve, demo, doctor)

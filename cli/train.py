@@ -196,6 +196,3 @@ def export(model: Model) -> None:
         f"one image: {exported.model_ms:.1f} ms by torch, {exported.graph_ms:.1f} ms by ONNX "
         "Runtime"
     )
-
-
-COMMANDS = (train, pretrain, compare, sweep, pack, export)

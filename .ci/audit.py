@@ -52,8 +52,7 @@ def judge(found: list[dict[str, Any]], *, required: bool) -> tuple[int, str]:
     if len(unknown) == len(found):
         return int(required), (
             "NOT AUDITED: no database of vulnerabilities can be reached from here; run `make "
-            "audit` "
-            "on a machine with internet before a release"
+            "audit` on a machine with internet before a release"
         )
     checked = f"{len(found) - len(unknown)} packages without a known vulnerability"
     return 0, checked + (f"; not looked up: {', '.join(sorted(unknown))}" if unknown else "")

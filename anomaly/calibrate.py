@@ -85,10 +85,9 @@ class NormalSet:
         gathered = (self.evidence.values, corrupted, inputs)
         if not all(array is None or bool(torch.isfinite(array).all()) for array in gathered):
             raise CalibrationError(
-                "the model's evidence on the normal images is not finite (NaN or infinite), so "
-                "no threshold "
-                "follows from it; check the model with 'maskline doctor --models MODEL', or "
-                "train it again"
+                "the model's evidence on the normal images is not finite (NaN or infinite), so no "
+                "threshold follows from it; check the model with 'maskline doctor --models MODEL', "
+                "or train it again"
             )
 
     def roi_masks(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor | None:
@@ -104,7 +103,7 @@ class NormalSet:
 def calibrate(normals: NormalSet, settings: CalibrationSettings = DEFAULT_SETTINGS) -> Calibration:
     """Fit a calibration on normal images, choosing how to score by synthetic defects if there are.
 
-    `normals.roi_mask` must be the cells that `wanted.roi` leaves. Raises `CalibrationError` with
+    `normals.roi_mask` must be the cells that `settings.roi` leaves. Raises `CalibrationError` with
     fewer than two independent groups.
     """
     folds = _folds(normals.groups)
@@ -233,23 +232,21 @@ def _map_smoothing(normals: NormalSet, scores: "_HeldOut") -> float:
 def _power(kind: int, scores: torch.Tensor, copies: torch.Tensor | None, of: NormalSet) -> float:
     if copies is None:
         return 1.0
-    scored = _scores_and_labels(scores[:, kind], copies[:, kind], of)
-    image = REDUCTIONS[0](scored, of.grid, _both_counted(of)).numpy()
+    scored = _with_seen_copies(scores[:, kind], copies[:, kind], of)
+    image = REDUCTIONS[0](scored, of.grid, _roi_mask_with_copies(of)).numpy()
     return max(_synthetic_auroc(image, of) - 0.5, _LEAST_POWER)
 
 
-def _scores_and_labels(normal: torch.Tensor, copies: torch.Tensor, of: NormalSet) -> torch.Tensor:
+def _with_seen_copies(normal: torch.Tensor, copies: torch.Tensor, of: NormalSet) -> torch.Tensor:
     """Normals, and those copies whose defect is not wholly outside the region of interest."""
     return torch.cat([normal, copies[_seen_copies(of)]])
 
 
-def _both_counted(of: NormalSet) -> torch.Tensor | None:
+def _roi_mask_with_copies(of: NormalSet) -> torch.Tensor | None:
     copies = of.copies_roi_mask
-    return (
-        None
-        if of.roi_mask is None or copies is None
-        else _scores_and_labels(of.roi_mask, copies, of)
-    )
+    if of.roi_mask is None or copies is None:
+        return None
+    return _with_seen_copies(of.roi_mask, copies, of)
 
 
 def _seen_copies(of: NormalSet) -> torch.Tensor:
@@ -260,7 +257,7 @@ def _seen_copies(of: NormalSet) -> torch.Tensor:
 
 
 def _synthetic_auroc(image: np.ndarray, of: NormalSet) -> float:
-    """AUROC of image scores of `_scores_and_labels`: how well copies are told from normals."""
+    """AUROC of image scores of `_with_seen_copies`: how well copies are told from normals."""
     label = np.arange(len(image)) >= len(of.groups)
     return float(roc_auc_score(label, image)) if label.any() else 0.5
 
@@ -315,8 +312,8 @@ def _try(
 ) -> Candidate:
     if scores.corrupted is None:
         return Candidate(kinds, reduction, None)
-    scored = _scores_and_labels(scores.normal.mean(dim=1), scores.corrupted.mean(dim=1), of)
-    image = reduction(scored, of.grid, _both_counted(of)).numpy()
+    scored = _with_seen_copies(scores.normal.mean(dim=1), scores.corrupted.mean(dim=1), of)
+    image = reduction(scored, of.grid, _roi_mask_with_copies(of)).numpy()
     return Candidate(kinds, reduction, _synthetic_auroc(image, of))
 
 

@@ -74,8 +74,7 @@ class CalibrationSettings:
         if self.warn_rate is not None and not self.false_alarm_rate < self.warn_rate < 1:
             raise CalibrationError(
                 f"a warning rate of {self.warn_rate} makes no sense; want more than the "
-                "false-alarm rate "
-                f"({self.false_alarm_rate}) and less than 1"
+                f"false-alarm rate ({self.false_alarm_rate}) and less than 1"
             )
 
 

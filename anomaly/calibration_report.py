@@ -133,15 +133,13 @@ def _sentences(calibration: Calibration, before: Comparison | None) -> list[str]
     ]
     expected = images.expected(rate)
     messages.append(
-        f"Of {expected.parts:,} normal parts expect about {expected.mean:.1f} to be rejected; "
-        "with 95 % "
-        f"between {expected.low} and {expected.high}. More calibration parts narrow that."
+        f"Of {expected.parts:,} normal parts expect about {expected.mean:.1f} to be rejected; with "
+        f"95 % between {expected.low} and {expected.high}. More calibration parts narrow that."
     )
     if calibration.rates is not None:
         messages.append(
-            f"Of the calibration images themselves {calibration.rates.in_sample:.2%} are "
-            "rejected, and "
-            f"{calibration.rates.held_out:.2%} where each group is judged without itself: "
+            f"Of the calibration images themselves {calibration.rates.in_sample:.2%} are rejected, "
+            f"and {calibration.rates.held_out:.2%} where each group is judged without itself: "
             "believe the second."
         )
     if (uncertified := uncertified_rate(calibration, rate)) is not None:

@@ -22,7 +22,7 @@ _WARM_UP = 3  # runs before a capture: libraries choose algorithms and allocate 
 class StagedModel:
     """Stands in for `AnomalyModel` in a detector: the same call, with canvases on the CPU.
 
-    Batches up to `most` images are one graph, of the next power of two; larger ones are several.
+    Batches up to `limit` images are one graph, of the next power of two; larger ones are several.
     The autoencoder computes in bfloat16. On a CPU there is nothing to capture, and each size is a
     plain call. Sizes that do not fit the device's memory are left out.
     """

@@ -237,10 +237,8 @@ def _advice(finding: Finding, statistics: tuple[Changed, ...]) -> str:
         )
     if finding == "parts":
         return (
-            f"The parts changed and the camera did not ({changed}): look at the last rejects. "
-            "If they are "
-            "good, calibrate again with them; if not, something is wrong with the line. Do not "
-            "raise the "
-            "threshold instead."
+            f"The parts changed and the camera did not ({changed}): look at the last rejects. If "
+            "they are good, calibrate again with them; if not, something is wrong with the line. "
+            "Do not raise the threshold instead."
         )
     return "Nothing has changed that is more than chance."

@@ -65,9 +65,8 @@ def uncertified(calibration: Calibration, rate: float | None) -> tuple[InputWarn
     if rate is None or rate >= smallest:
         return ()
     text = (
-        f"a false-alarm rate of {rate:.3g} is not certified: {calibration.images.groups} "
-        "groups certify "
-        f"{smallest:.3g} at the least, and the threshold is their largest score"
+        f"a false-alarm rate of {rate:.3g} is not certified: {calibration.images.groups} groups "
+        f"certify {smallest:.3g} at the least, and the threshold is their largest score"
     )
     return (InputWarning("rate_uncertified", text),)
 

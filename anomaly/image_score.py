@@ -26,9 +26,8 @@ class Reduction:
     def __post_init__(self) -> None:
         if not (0 <= self.smoothing <= _MOST_SMOOTHING and 0 <= self.top_share <= 1):
             raise ConfigError(
-                f"a reduction has smoothing {self.smoothing} and top_share {self.top_share}; "
-                "want 0 to "
-                f"{_MOST_SMOOTHING:g} patches and 0 to 1"
+                f"a reduction has smoothing {self.smoothing} and top_share {self.top_share}; want "
+                f"0 to {_MOST_SMOOTHING:g} patches and 0 to 1"
             )
 
     def smooth(

@@ -136,9 +136,8 @@ def _check_schema(path: Path, values: dict[str, Any]) -> None:
 def _check_names(manifest: Manifest) -> None:
     if not is_plain(manifest.version):
         raise ConfigError(
-            f"version is {manifest.version!r}; want 1 to 64 letters, digits, '.', '_' or '-', "
-            "with no "
-            "'.' in front"
+            f"version is {manifest.version!r}; want 1 to 64 letters, digits, '.', '_' or '-', with "
+            "no '.' in front"
         )
     for label in (manifest.name, *manifest.cameras):
         if not 0 < len(label) <= _MOST_LABEL:

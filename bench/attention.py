@@ -43,9 +43,8 @@ def main() -> None:
     torch.set_num_threads(usable_cores())
     print(f"{usable_cores()} cores, torch {torch.__version__}, medians of {_ROUNDS}\n")
     print(
-        "| autoencoder, tokens | full, ms an image | attention's share | linear | 8 merged a "
-        "block | "
-        "windows of 14 × 14 |\n|---|---|---|---|---|---|"
+        "| autoencoder, tokens | full, ms an image | attention's share | linear | 8 merged a block "
+        "| windows of 14 × 14 |\n|---|---|---|---|---|---|"
     )
     default = MaeConfig()
     wide = MaeConfig(768, 12, 12, decoder_width=512, decoder_depth=8, decoder_heads=16)

@@ -130,9 +130,8 @@ LINE: dict[str, tuple[Plot, ...]] = {
             "percentunit",
             (
                 Query(
-                    f"sum by (model, camera) (increase(maskline_inspections_total{_NG}[8h]))"
-                    " / sum by (model, camera) "
-                    f"(increase(maskline_inspections_total{_OF}[8h]))",
+                    f"sum by (model, camera) (increase(maskline_inspections_total{_NG}[8h])) / "
+                    f"sum by (model, camera) (increase(maskline_inspections_total{_OF}[8h]))",
                     "{{model}} {{camera}}",
                 ),
             ),

@@ -47,8 +47,7 @@ class Budget:
         if held_bytes + wanted_bytes > limit:
             raise OverBudget(
                 f"{held_bytes + wanted_bytes} bytes at once are more than the {limit} that one "
-                "request may "
-                "hold; send less at once, or raise MASKLINE_MAX_IN_FLIGHT_MB"
+                "request may hold; send less at once, or raise MASKLINE_MAX_IN_FLIGHT_MB"
             )
         if self._taken_bytes + wanted_bytes > self.total_bytes or (
             bulk and self._bulk_taken + wanted_bytes > self.bulk_bytes

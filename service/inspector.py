@@ -129,9 +129,8 @@ class Inspector:
             "queue", outcome.queue_s, timings, ended_s_ago=outcome.inference_s
         )
         self.metrics.observe_stage("inference", outcome.inference_s, timings)
-        calibrated = (
-            outcome.result
-        )  # judged by the calibration: what a request asks for bends no metric
+        # Judged by the calibration: what a request asks for bends no metric.
+        calibrated = outcome.result
         _require_finite(calibrated)
         detection = await self._as_asked(calibrated, model, query)
         self.metrics.observe_detection(model.name, query.camera, calibrated)

@@ -79,7 +79,7 @@ class LineWriter(logging.Handler):
     """Writes lines to a file descriptor in a thread of its own.
 
     Whoever reads the log may stop (a pipe that nobody empties, a terminal on hold): a write blocks
-    then, but nothing that logs does. Lines beyond `most` are lost, and their number is the next
+    then, but nothing that logs does. Lines beyond `limit` are lost, and their number is the next
     line.
     """
 

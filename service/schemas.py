@@ -42,9 +42,8 @@ class ScoreQuery(BaseModel):
         Field(
             description=(
                 "The same request repeated with it gets the first one's result, not a new one; "
-                "another "
-                "image or other parameters are refused. One API key's and camera's keys are "
-                "their own."
+                "another image or other parameters are refused. One API key's and camera's keys "
+                "are their own."
             )
         ),
     ] = None

@@ -107,9 +107,8 @@ class WorkerPool(Executor):
         for task in late:
             task.future.set_exception(
                 WorkTooSlow(
-                    f"reading or drawing the image took longer than {self._limit_s:g} s; send "
-                    "it smaller, "
-                    "or as a baseline JPEG or a PNG"
+                    f"reading or drawing the image took longer than {self._limit_s:g} s; send it "
+                    "smaller, or as a baseline JPEG or a PNG"
                 )
             )
 

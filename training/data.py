@@ -76,8 +76,7 @@ def open_dataset(data: Path, group_by: str | None = None) -> Dataset:
     if len(dataset.samples) < 2 and dataset.normal("train"):
         raise DataError(
             f"{len(dataset.samples)} training image(s): too few to train and to calibrate on "
-            "others; collect "
-            "at least a few dozen normal images"
+            "others; collect at least a few dozen normal images"
         )
     return dataset
 
@@ -93,9 +92,8 @@ def calibration_images(data: Path, group_by: str | None = None) -> Dataset:
     remaining = [s for s in drawn if not (s.is_normal and _is_to_calibrate(s))]
     if not to_calibrate:
         raise DataError(
-            f"no held-out normal images in {printable(data)} ({dataset.listing.summary()}); "
-            "want a validation "
-            "split, or a folder of good parts that the model was not trained on"
+            f"no held-out normal images in {printable(data)} ({dataset.listing.summary()}); want a "
+            "validation split, or a folder of good parts that the model was not trained on"
         )
     samples = with_groups(
         [replace(s, split="validation", drawn_into=()) for s in to_calibrate], group_by
@@ -159,9 +157,8 @@ def listed(data: Path) -> Dataset:
     if not samples:
         raise DataError(
             f"no images in {printable(data)} ({listing.summary()}); want train/good/ (MVTec "
-            "layout), good/ and "
-            "bad/, images in the folder itself, or a .jsonl manifest. Files read: "
-            f"{', '.join(EXTENSIONS)}"
+            "layout), good/ and bad/, images in the folder itself, or a .jsonl manifest. Files "
+            f"read: {', '.join(EXTENSIONS)}"
         )
     return Dataset(data, tuple(samples), listing)
 
@@ -264,9 +261,8 @@ def read_images(
                     _log.warning("skipped %s: %s", printable(sample.path), result)
                 else:
                     raise DataError(
-                        f"{printable(sample.path)} cannot be read: {result}. Remove or replace "
-                        "it, or pass "
-                        "--skip-unreadable"
+                        f"{printable(sample.path)} cannot be read: {result}. Remove or replace it, "
+                        "or pass --skip-unreadable"
                     )
     if skipped:
         _log.warning("%d of %d images were skipped: they cannot be read", skipped, len(samples))

@@ -90,8 +90,7 @@ def _need_both(anomalous: np.ndarray) -> None:
         what = "anomalous" if anomalous.all() else "normal"
         raise DataError(
             "the test split needs both normal (test/good) and anomalous images (test/<kind of "
-            "defect>); all "
-            f"{len(anomalous)} are {what}"
+            f"defect>); all {len(anomalous)} are {what}"
         )
 
 

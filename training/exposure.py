@@ -27,9 +27,8 @@ def warn_of_dark(samples: Sequence[Sample], config: PreprocessConfig) -> None:
         return
     white = next(white for white in _USUAL_WHITES if white >= brightest)
     _log.warning(
-        "the 16-bit images looked at are nearly black: they stay at %d, and white is declared "
-        "as %d. "
-        "Declare the camera's white (4095 for 12 bits): --set model.preprocess.white_level=%d",
+        "the 16-bit images looked at are nearly black: they stay at %d, and white is declared as "
+        "%d. Declare the camera's white (4095 for 12 bits): --set model.preprocess.white_level=%d",
         brightest,
         config.white_level,
         white,

@@ -22,8 +22,7 @@ _SYSTEM_NAMES = (
 _SYSTEM = frozenset(_SYSTEM_NAMES.split("|"))
 _OTHER_IMAGES_NAMES = (
     ".webp .gif .heic .heif .avif .jp2 .j2k .jpx .jxl .jfif .jpe .pgm .ppm .pbm .pnm .exr .hdr "
-    ".tga "
-    ".dng .cr2 .cr3 .nef .arw .orf .rw2 .psd .svg .ico .dcm .apng"
+    ".tga .dng .cr2 .cr3 .nef .arw .orf .rw2 .psd .svg .ico .dcm .apng"
 )
 _OTHER_IMAGES = frozenset(_OTHER_IMAGES_NAMES.split())
 _DEEPEST = 100

@@ -51,8 +51,7 @@ def _regroup(sample: Sample, group_by: str | None) -> Sample:
     if matched is None or not matched.groups() or not matched.group(1):
         raise DataError(
             f"--group-by {group_by!r} finds no group in {printable(name)}; put the part of the "
-            "name that is the "
-            "session into parentheses, or choose image, session or folder"
+            "name that is the session into parentheses, or choose image, session or folder"
         )
     return replace(sample, session=matched.group(1))
 
@@ -123,11 +122,9 @@ def without_shared(samples: Sequence[Sample]) -> tuple[list[Sample], int]:
     for sample in remaining:
         if sample.split == "validation" and sample.is_normal and sample.session in sessions:
             raise DataError(
-                f"the session {printable(sample.session)!r} is in training and in validation: "
-                "what is "
-                "calibrated on must be independent of what is trained on. Move it to one of "
-                "them, or choose "
-                "another --group-by"
+                f"the session {printable(sample.session)!r} is in training and in validation: what "
+                "is calibrated on must be independent of what is trained on. Move it to one of "
+                "them, or choose another --group-by"
             )
     return remaining, len(samples) - len(remaining)
 
@@ -140,8 +137,7 @@ def check_groups(samples: Sequence[Sample], group_by: str | None) -> None:
     if len(samples) < _LEAST_GROUPS:
         raise DataError(
             f"{len(samples)} image(s) to calibrate on; a calibration needs at least "
-            f"{_LEAST_GROUPS} "
-            "independent parts, and a few dozen to be worth it"
+            f"{_LEAST_GROUPS} independent parts, and a few dozen to be worth it"
         )
     why = {
         None: f"are of one session, or copies of each other: {printable(next(iter(sessions)))}",

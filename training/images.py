@@ -68,11 +68,9 @@ class Damage:
             self.limit == 0 or self.read > 100
         ):
             raise DataError(
-                f"{len(self.files)} of the {self.read} images read so far cannot be decoded, "
-                "the last "
-                f"is {unreadable[-1] if unreadable else 'above'}. Remove or replace them, or "
-                "allow a "
-                "share of them: --set run.unreadable=0.01"
+                f"{len(self.files)} of the {self.read} images read so far cannot be decoded, the "
+                f"last is {unreadable[-1] if unreadable else 'above'}. Remove or replace them, or "
+                "allow a share of them: --set run.unreadable=0.01"
             )
 
 

@@ -69,8 +69,7 @@ def label_of(name: str, where: str) -> str:
     """
     if _folded(name) in _EITHER:
         raise DataError(
-            f"{where} is called {name!r}, which some use for good parts and others for "
-            "defects; call it "
-            "'good', or by the kind of defect"
+            f"{where} is called {name!r}, which some use for good parts and others for defects; "
+            "call it 'good', or by the kind of defect"
         )
     return NORMAL if is_normal_name(name) else name

@@ -20,9 +20,8 @@ from training.truth import check_masks, with_masks
 
 _MANIFEST_HINT = 'write a manifest: a line {"image": ..., "label": ..., "mask": ...} for each image'
 _UNSAID = (
-    ", and nothing says which of the images are good: put good parts into good/ and others "
-    "into a folder for "
-    f"their kind, or {_MANIFEST_HINT}"
+    ", and nothing says which of the images are good: put good parts into good/ and others into a "
+    f"folder for their kind, or {_MANIFEST_HINT}"
 )
 _COCO_BYTES = 65_536
 _SIDECARS = (".json", ".xml", ".txt")
@@ -242,17 +241,15 @@ def _refuse_annotated(folder: Folder, reading: Reading) -> None:
                 name.lower().endswith(".json") and _is_coco(folder.path / name)
             ):
                 raise DataError(
-                    f"{printable(below.path / name)} looks like annotations (COCO, YOLO, VOC "
-                    "or such), which are "
-                    f"not read{_UNSAID}"
+                    f"{printable(below.path / name)} looks like annotations (COCO, YOLO, VOC or "
+                    f"such), which are not read{_UNSAID}"
                 )
     stems = {Path(name).stem for name in folder.images}
     beside = [n for n in folder.others if Path(n).stem in stems and n.lower().endswith(_SIDECARS)]
     if beside:
         reading.notes.append(
-            f"{len(beside)} files called as their images ({printable(beside[0])}) were not "
-            "read: where they mark "
-            f"defects, {_MANIFEST_HINT}"
+            f"{len(beside)} files called as their images ({printable(beside[0])}) were not read: "
+            f"where they mark defects, {_MANIFEST_HINT}"
         )
 
 

@@ -174,9 +174,8 @@ def begin_with(model: AnomalyModel, start: Start) -> None:
         model.target.spread.copy_(start.spread)
     except RuntimeError as error:
         raise RecipeError(
-            f"the weights to start from are of another shape: {error}. Train with the recipe "
-            "they were "
-            "pretrained with (model.target, model.mae), or without --init"
+            f"the weights to start from are of another shape: {error}. Train with the recipe they "
+            "were pretrained with (model.target, model.mae), or without --init"
         ) from error
 
 
@@ -262,9 +261,8 @@ def _meter(trainer: Trainer) -> Meter:
 
 def _progress_text(loss: float, rates: dict[str, float]) -> str:
     return (
-        f"loss {loss:.4f}, {rates['images_per_s']:.0f} images/s, {rates['matrix_share']:.0%} "
-        "of the matrix "
-        f"rate, {rates['data_wait']:.0%} waiting for data"
+        f"loss {loss:.4f}, {rates['images_per_s']:.0f} images/s, {rates['matrix_share']:.0%} of "
+        f"the matrix rate, {rates['data_wait']:.0%} waiting for data"
     )
 
 

@@ -76,9 +76,8 @@ def check_own_file(out: Path, is_ours: Callable[[bytes], bool]) -> None:
         ends = _ends(place)
         if ends and not is_ours(ends):
             raise OutputRefused(
-                f"{out} is there and was not written by this command; it stays as it is, "
-                "choose another "
-                "name"
+                f"{out} is there and was not written by this command; it stays as it is, choose "
+                "another name"
             )
         if not os.access(place, os.W_OK):
             raise OutputRefused(f"{out} cannot be written to; make it writable or choose another")
@@ -112,8 +111,7 @@ def _check_folder(out: Path, is_ours: Callable[[Path], bool]) -> None:
         if any(place.iterdir()) and not is_ours(place):
             raise OutputRefused(
                 f"{out} holds something that this command did not write, and stays as it is; "
-                "choose a new "
-                "folder"
+                "choose a new folder"
             )
         if not os.access(place, os.W_OK | os.X_OK):
             raise OutputRefused(f"{out} cannot be written to; make it writable or choose another")
@@ -128,9 +126,8 @@ def _check_apart(out: Path, place: Path, reads: Iterable[Path]) -> None:
             raise OutputRefused(f"{out} holds what is read from {read}; choose another folder")
         if source.is_dir() and source in place.parents:
             raise OutputRefused(
-                f"{out} lies within {read}, which is read: the next run would take what is "
-                "written there "
-                "for data. Choose a folder beside it"
+                f"{out} lies within {read}, which is read: the next run would take what is written "
+                "there for data. Choose a folder beside it"
             )
 
 

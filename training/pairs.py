@@ -39,9 +39,8 @@ def read_pairs(
     if alone:
         raise DataError(
             f"{printable(folder.path)} has masks beside its images, but none for "
-            f"{few_of([*map(printable, alone)])}, "
-            "so that nothing says whether they are good; add a black mask for good parts, or "
-            "move them away"
+            f"{few_of([*map(printable, alone)])}, so that nothing says whether they are good; add "
+            "a black mask for good parts, or move them away"
         )
     samples = []
     for image, mask in sorted(pairs.items()):

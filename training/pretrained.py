@@ -110,9 +110,8 @@ def _own_name(name: str) -> str:
                 own_name = re.sub(inside, shorter, own_name)
             return own_name
     raise WeightsError(
-        f"{name!r} belongs to no masked autoencoder that is known here; wanted the official "
-        "layout or "
-        "transformers' ViTMAEForPreTraining"
+        f"{name!r} belongs to no masked autoencoder that is known here; wanted the official layout "
+        "or transformers' ViTMAEForPreTraining"
     )
 
 
@@ -121,11 +120,9 @@ def _require(state: Mapping[str, torch.Tensor]) -> None:
         raise WeightsError("the weights lack the encoder of a masked autoencoder; wrong file?")
     if "decoder.predict.weight" not in state:
         raise WeightsError(
-            "these weights hold an encoder only, and without the decoder nothing can be "
-            "predicted; take "
-            "the checkpoint with the decoder (the official ones end in _full), or use the "
-            "encoder as "
-            "a backbone: --set model.target.backbone=vit_base_patch16_224.mae"
+            "these weights hold an encoder only, and without the decoder nothing can be predicted; "
+            "take the checkpoint with the decoder (the official ones end in _full), or use the "
+            "encoder as a backbone: --set model.target.backbone=vit_base_patch16_224.mae"
         )
 
 

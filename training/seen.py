@@ -49,15 +49,13 @@ def held_out_of(bundle: Bundle, samples: Sequence[Sample], group_by: str | None)
     names = few_of([printable(path.name) for path in sorted(trained)])
     if not remaining or is_cut(card):
         raise DataError(
-            f"the model was trained on {len(trained)} of these {len(samples)} images "
-            f"({names}): a threshold "
-            "from them would promise too few false alarms. Calibrate on good parts that it has "
-            "not seen"
+            f"the model was trained on {len(trained)} of these {len(samples)} images ({names}): a "
+            "threshold from them would promise too few false alarms. Calibrate on good parts that "
+            "it has not seen"
         )
     _log.warning(
         "left out: %d of %d images, which the model was trained on (%s); a threshold from them "
-        "would promise "
-        "too few false alarms",
+        "would promise too few false alarms",
         len(trained),
         len(samples),
         names,

@@ -207,9 +207,8 @@ class StreamTokens:
         readers = len(self._shards.paths) // world.size
         if readers == 0:
             raise DataError(
-                f"{len(self._shards.paths)} shards for {world.size} processes: write more, "
-                "smaller ones "
-                "(maskline pack --per-shard)"
+                f"{len(self._shards.paths)} shards for {world.size} processes: write more, smaller "
+                "ones (maskline pack --per-shard)"
             )
         share = world.share(config.optimiser.batch_size)
         loader_options = workers(config, world) if ahead else {"num_workers": 0}

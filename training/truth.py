@@ -126,9 +126,8 @@ def check_mask_sizes(samples: Sequence[Sample]) -> None:
 
 def _size_error(path: Path, mask: tuple[int, ...], image: tuple[int, int]) -> DataError:
     return DataError(
-        f"the mask {printable(path)} is {mask[1]}×{mask[0]} px, its image "
-        f"{image[1]}×{image[0]} px; they "
-        "must be of one size"
+        f"the mask {printable(path)} is {mask[1]}×{mask[0]} px, its image {image[1]}×{image[0]} "
+        "px; they must be of one size"
     )
 
 

@@ -63,9 +63,8 @@ async def _while_wanted(
     timings: dict[str, float] = {}
     deadline = inspector.deadline_of(query)
     if query.idempotency_key is None:  # a repeat needs no turn of the device
-        inspector.engine.admit(
-            Priority[query.priority.upper()], deadline
-        )  # before anything is read
+        # Before anything is read.
+        inspector.engine.admit(Priority[query.priority.upper()], deadline)
     with inspector.budget.open() as charge:
         counted = CountedRequest(request, charge)
         data = await _read(inspector, counted, query, timings)

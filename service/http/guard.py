@@ -149,9 +149,8 @@ class Guard:
         name = _name_of(host)
         if name and name not in self._hosts and not _is_address(name):
             raise ForeignHost(
-                f"this service does not go by the name {name[:80]!r}; ask it by its address, "
-                "add the name to "
-                "MASKLINE_ALLOWED_HOSTS, or serve with API keys"
+                f"this service does not go by the name {name[:80]!r}; ask it by its address, add "
+                "the name to MASKLINE_ALLOWED_HOSTS, or serve with API keys"
             )
         origin = headers.get(b"origin")
         if origin is not None and origin.decode("latin-1").partition("://")[2] != host:

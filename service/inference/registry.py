@@ -152,9 +152,8 @@ class Registry:
             self._default = next(iter(self.slots))
         if self._default is None:
             _log.warning(
-                "there are several models (%s) and no MASKLINE_DEFAULT_MODEL: requests that "
-                "name no model "
-                "are answered 404",
+                "there are several models (%s) and no MASKLINE_DEFAULT_MODEL: requests that name "
+                "no model are answered 404",
                 ", ".join(sorted(self.slots)),
             )
 
@@ -262,9 +261,8 @@ class Registry:
             deliberate = choice is not None and choice.instead_of == lying
             if slot.active is not base or (lying != base.bundle.version and not deliberate):
                 raise VersionWaits(
-                    f"version {lying} of {name!r} lies in the models' folder and does not "
-                    "serve; load and "
-                    "activate it first, or take it away"
+                    f"version {lying} of {name!r} lies in the models' folder and does not serve; "
+                    "load and activate it first, or take it away"
                 )
             await asyncio.to_thread(self._note, "calibrate", name, bundle, **details)
             self._archive.choose(name, ChosenVersion(base.bundle.version, version))

@@ -28,9 +28,8 @@ from service.schemas import ReviewOut
 
 _MIN_NORMALS = 20
 _WIDER = (
-    "The region of interest reaches further than before: parts that passed were not judged by "
-    "what lies in "
-    "the rest, nobody looked there. Make sure that they are good there, too."
+    "The region of interest reaches further than before: parts that passed were not judged by what "
+    "lies in the rest, nobody looked there. Make sure that they are good there, too."
 )
 
 

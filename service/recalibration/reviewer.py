@@ -163,8 +163,7 @@ def _refuse(candidate: ServedModel, defects: Cases) -> None:
         raise CasesMissing(
             f"{version} cannot be held against {len(missing)} of {defects.kept} confirmed defects "
             f"({', '.join(missing[:5])}): their images are gone, or cannot be read; bring them "
-            "back from a "
-            "backup, or let an admin force it with a reason"
+            "back from a backup, or let an admin force it with a reason"
         )
 
 
@@ -184,14 +183,12 @@ def _sentences(defects: Cases, missed: Cases) -> list[str]:
         rejected = len(missed.judged) - len(missed.passing)
         messages.append(
             f"{len(defects.passing)} of {len(defects.judged)} confirmed defects would pass; "
-            f"{rejected} of "
-            f"{len(missed.judged)} missed ones would be found."
+            f"{rejected} of {len(missed.judged)} missed ones would be found."
         )
     if defects.missing:
         messages.append(
-            f"WARNING: {len(defects.missing)} confirmed defects cannot be judged, their images "
-            "are gone; "
-            "this version will not be activated unless an admin forces it."
+            f"WARNING: {len(defects.missing)} confirmed defects cannot be judged, their images are "
+            "gone; this version will not be activated unless an admin forces it."
         )
     if defects.not_kept:
         messages.append(

@@ -128,7 +128,6 @@ class Repeats:
 def _compare(fingerprint: str, key: RepeatKey) -> None:
     if fingerprint != key.fingerprint:
         raise IdempotencyMismatch(
-            "this idempotency_key was used for another image or other parameters; give each "
-            "part a key of "
-            "its own, and repeat a request as it was"
+            "this idempotency_key was used for another image or other parameters; give each part a "
+            "key of its own, and repeat a request as it was"
         )

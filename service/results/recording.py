@@ -55,9 +55,8 @@ class Recording:
         except OSError as error:
             raise StartError(
                 "record_unusable",
-                f"results cannot be kept in {folder.absolute()} ({error.strerror or error}); "
-                "make it "
-                "writable, choose another place with MASKLINE_RECORD_DIR, or keep none with "
+                f"results cannot be kept in {folder.absolute()} ({error.strerror or error}); make "
+                "it writable, choose another place with MASKLINE_RECORD_DIR, or keep none with "
                 "MASKLINE_RECORD=off",
             ) from error
         self._writer = Writer(

@@ -51,9 +51,8 @@ def test_rates_stand_side_by_side() -> None:
 
 @pytest.mark.parametrize("rate", [0.2, 1 / 41, 1 / 42, 0.01, 1e-4, 9e-5, 1e-9, 5e-324])
 def test_a_rate_that_nothing_certifies_is_said_to_be_so(rate: float) -> None:
-    calibration = calibrate(normals(40), CalibrationSettings(0.1)).at_rate(
-        rate
-    )  # 40 groups certify 1 / 41
+    # 40 groups certify 1 / 41
+    calibration = calibrate(normals(40), CalibrationSettings(0.1)).at_rate(rate)
     said = uncertified_rate(calibration, rate)
     assert (said is None) is calibration.is_certified is (rate >= 1 / 41)
     if said is not None:

@@ -26,9 +26,8 @@ def test_no_identifier_is_left_on_the_disk(tmp_path: Path) -> None:
 
 def test_the_tracking_library_says_that_it_is_told_to_be_silent() -> None:
     command = (
-        "import training.log\nfrom mlflow.environment_variables import "
-        "MLFLOW_DISABLE_TELEMETRY as off"
-        "\nraise SystemExit(not off.get())"
+        "import training.log\nfrom mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY as "
+        "off\nraise SystemExit(not off.get())"
     )
     usual = {key: value for key, value in os.environ.items() if key not in _OPTIONS}
 

@@ -18,9 +18,9 @@ from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from anomaly.detector import Detector
+from anomaly.heatmap import encode_jpeg
 from anomaly.image import decode_image
 from training.calibrate import calibrate_model
-from training.compression import recompressed
 from training.config import load_recipe
 from training.data import Sample, open_dataset
 from training.pipeline import train_model
@@ -84,7 +84,7 @@ def row(name: str, detector: Detector, test: Sequence[Sample], quality: int | No
     for sample in tqdm(test, desc=f"{name}, {quality}", leave=False):
         data = sample.path.read_bytes()
         if quality is not None:
-            data = recompressed(decode_image(data), quality)
+            data = encode_jpeg(decode_image(data).pixels, quality)
         [detection] = detector.detect([decode_image(data, canvas=canvas)])
         scores.append(detection.pred_score)
     values = np.array(scores)

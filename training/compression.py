@@ -7,12 +7,11 @@ never came as a JPEG, and its copy is the picture itself.
 from collections.abc import Sequence
 from dataclasses import replace
 
-import cv2
 import numpy as np
 
 from anomaly.bundle import Bundle
+from anomaly.heatmap import encode_jpeg
 from anomaly.image import decode_image
-from anomaly.types import RgbImage
 from training.samples import Sample
 
 
@@ -40,12 +39,4 @@ def file_bytes(sample: Sample) -> bytes:
     if sample.quality is None:
         return data
     image = decode_image(data)
-    return recompressed(image, sample.quality) if image.pixels.dtype == np.uint8 else data
-
-
-def recompressed(image: RgbImage, quality: int) -> bytes:
-    """Encode an 8-bit image as a JPEG of this quality."""
-    bgr = cv2.cvtColor(image.pixels, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    assert done
-    return data.tobytes()
+    return encode_jpeg(image.pixels, sample.quality) if image.pixels.dtype == np.uint8 else data

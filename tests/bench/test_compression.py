@@ -3,16 +3,15 @@ from pathlib import Path
 import numpy as np
 
 from anomaly.bundle import Bundle
-from anomaly.types import RgbImage
+from anomaly.heatmap import encode_jpeg
 from bench.compression import Row, line, row
 from tests.conftest import normal_pixels, planted
-from training.compression import recompressed
 from training.data import Sample
 
 
 def _written(folder: Path, name: str, pixels: np.ndarray) -> Path:
     path = folder / name
-    path.write_bytes(recompressed(RgbImage(pixels), 98))
+    path.write_bytes(encode_jpeg(pixels, 98))
     return path
 
 

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from service.app import create_app
+from service.schemas import ModelRef, ScoreOut
 from service.settings import Settings
 
 
@@ -20,6 +21,27 @@ def settings(models: Path, **changes: object) -> Settings:
         "allowed_hosts": "testserver",  # what TestClient calls it
     }
     return Settings(models_dir=models, **(usual | changes))  # type: ignore[arg-type]
+
+
+def score_out(**changes: object) -> ScoreOut:
+    """An answer to one image, whose fields may be others."""
+    usual = {
+        "score": 1.0,
+        "p_value": 0.5,
+        "threshold": 2.0,
+        "is_anomalous": False,
+        "verdict": "OK",
+        "score_std": 0.0,
+        "regions": [],
+        "heatmap": None,
+        "model": ModelRef(name="m", version="v", digest="d", calibration="c"),
+        "part_id": None,
+        "camera": None,
+        "lot": None,
+        "result_id": "r",
+        "timings": {},
+    }
+    return ScoreOut(**(usual | changes))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from service.http import answering
 from service.http.answer_json import is_short, write
 from service.schemas import BatchItemOut, BatchOut, HeatmapOut, ModelRef, Problem, ScoreOut
 from tests.conftest import normal_pixels, png
+from tests.service.conftest import score_out
 
 PROBLEM = Problem(type="t", status=400, code="c", detail='"data":""')
 HEATMAPS = st.none() | st.binary(max_size=50).map(
@@ -27,21 +28,12 @@ HEATMAPS = st.none() | st.binary(max_size=50).map(
 @st.composite
 def scores(draw: st.DrawFn) -> ScoreOut:
     text = st.text(max_size=9) | st.just('"data":""')
-    return ScoreOut(
+    return score_out(
         score=1.5,
-        p_value=0.5,
-        threshold=2.0,
-        is_anomalous=False,
-        verdict="OK",
-        score_std=0.0,
-        regions=[],
         heatmap=draw(HEATMAPS),
         model=ModelRef(name=draw(text), version="v", digest="d", calibration="c"),
         part_id=draw(st.none() | text),
-        camera=None,
-        lot=None,
         result_id=draw(text),
-        timings={},
     )
 
 

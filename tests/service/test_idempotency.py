@@ -20,9 +20,9 @@ from service.app import create_app
 from service.errors import IdempotencyMismatch
 from service.http.api_keys import Role, add_key
 from service.results.idempotency import Answered, RepeatKey, Repeats
-from service.schemas import ModelRef, ScoreOut, ScoreQuery
+from service.schemas import ScoreOut, ScoreQuery
 from tests.conftest import normal_pixels, planted, png
-from tests.service.conftest import settings
+from tests.service.conftest import score_out, settings
 from tests.service.test_faults import Held
 from tests.service.test_results import results, served
 
@@ -31,22 +31,7 @@ BAD = png(planted(normal_pixels(6001), 80, 40, 12))
 
 
 def answer(result_id: str) -> ScoreOut:
-    return ScoreOut(
-        score=1.0,
-        p_value=0.5,
-        threshold=2.0,
-        is_anomalous=False,
-        verdict="OK",
-        score_std=0.0,
-        regions=[],
-        heatmap=None,
-        model=ModelRef(name="m", version="v", digest="d", calibration="c"),
-        part_id=None,
-        camera=None,
-        lot=None,
-        result_id=result_id,
-        timings={},
-    )
+    return score_out(result_id=result_id)
 
 
 class Line:

@@ -37,18 +37,14 @@ from anomaly.checked import (
     read_tensors,
 )
 from anomaly.config import to_dict
-from anomaly.cuda_graphs import StagedModel
-from anomaly.detector import Detector, detection_of
-from anomaly.device import Cores, choose_device
-from anomaly.errors import ModelCorrupt, ModelNotSaved, ModelUncalibrated, OutputRefused
+from anomaly.detector import Detector
+from anomaly.errors import ModelCorrupt, ModelNotSaved, OutputRefused
 from anomaly.folders import is_plain_name, recover, recover_all, replace_folder
+from anomaly.golden import check_golden_scores, golden_tensors
 from anomaly.manifest import MANIFEST, SCHEMA_VERSION, Manifest, read_files, read_manifest
 from anomaly.model import AnomalyModel
 from anomaly.onnx_model import GRAPH_ERRORS, OnnxModel
-from anomaly.preprocess import content_seed
-from anomaly.scoring import Evidence
 from anomaly.targets import state_digest
-from anomaly.types import Placement
 
 _WEIGHTS, _CALIBRATION, _GOLDEN, _GRAPH = (
     "model.safetensors",
@@ -56,7 +52,6 @@ _WEIGHTS, _CALIBRATION, _GOLDEN, _GRAPH = (
     "golden.safetensors",
     "model.onnx",
 )
-_GOLDEN_TOLERANCE = 1e-3  # relative; another CPU or a GPU sums in another order
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,29 +74,6 @@ class Bundle:
     graph: bytes | None = None
     cameras: Mapping[str, Calibration] = field(default_factory=dict)
     weights: str = ""
-
-    def detector(
-        self, device: str | torch.device = "cpu", *, staged: int = 0, cores: Cores | None = None
-    ) -> Detector:
-        """Return a detector on `device`; raises `ModelUncalibrated` without a calibration.
-
-        On a GPU, batches of up to `staged` images are captured as graphs (`StagedModel`); 0
-        captures none. `cores` says how batches on a CPU share it; without it all of torch's threads
-        serve each.
-        """
-        if self.calibration is None:
-            raise ModelUncalibrated(
-                f"model {self.name!r} has no calibration, so its scores have no threshold; run "
-                "'maskline calibrate MODEL NORMALS' with held-out normal images"
-            )
-        target = choose_device(device) if isinstance(device, str) else device
-        if target.type == "cuda" and staged:
-            captured = StagedModel(self.model, target, staged)
-            return Detector(self.model, self.calibration, target, captured, self.cameras)
-        if self.graph is None or target.type != "cpu":
-            return Detector(self.model, self.calibration, target, cameras=self.cameras)
-        network = OnnxModel(self.model, self.graph, cores)
-        return Detector(self.model, self.calibration, target, network, self.cameras)
 
     def calibrated(self, calibration: Calibration, camera: str | None = None) -> "Bundle":
         """Return the model with a calibration for one camera, or for all that have none of their own."""
@@ -149,7 +121,7 @@ def save_bundle(bundle: Bundle, folder: Path, version: str) -> Bundle:
     files = {_WEIGHTS: save(_state(bundle.model))}
     if bundle.calibration is not None:
         files[_CALIBRATION] = save(_tensors_of(bundle))
-        files[_GOLDEN] = save(_golden(Detector(bundle.model, bundle.calibration)))
+        files[_GOLDEN] = save(golden_tensors(Detector(bundle.model, bundle.calibration)))
     if bundle.graph is not None:
         files[_GRAPH] = bundle.graph
     manifest = json.dumps(_manifest(bundle, version, files), indent=2).encode()
@@ -205,37 +177,24 @@ def load_bundle(folder: Path, *, check_golden: bool = True, with_graph: bool = T
     )
     if check_golden and calibration is not None:
         with corrupt_unless_sound(folder):
-            _check_all_that_serves(bundle, tensors[_GOLDEN], folder)
+            detector = Detector(model, calibration, cameras=cameras)
+            check_golden_scores(detector, tensors[_GOLDEN])
+            if bundle.graph is not None:
+                _check_graph(bundle.graph, detector, tensors[_GOLDEN], folder)
     return bundle
 
 
-def check_golden_scores(detector: Detector, golden: dict[str, torch.Tensor]) -> None:
-    """Raise `ModelCorrupt` unless the stored canvases give their stored scores on this device.
-
-    Cameras' own calibrations have no stored scores; theirs must be finite (`ScoreNotFinite`).
-    """
-    errors, place = _evidence(detector, golden["canvases"])
-    scores, golden_scores = _scores(detector, detector.calibration, errors, place), golden["scores"]
-    allowed = _GOLDEN_TOLERANCE * (1 + golden_scores.abs())
-    if not bool(((scores - golden_scores).abs() <= allowed).all()):
-        raise ModelCorrupt(
-            f"the model does not give its golden scores: wanted {golden_scores.tolist()}, found "
-            f"{scores.tolist()}; the libraries differ too much or the files were changed"
-        )
-    for calibration in detector.cameras.values():
-        _scores(detector, calibration, errors, place)
-
-
-def _check_all_that_serves(bundle: Bundle, golden: dict[str, torch.Tensor], folder: Path) -> None:
-    """Check the model itself and its graph: which of them serves depends on the device.
+def _check_graph(
+    graph: bytes, detector: Detector, golden: dict[str, torch.Tensor], folder: Path
+) -> None:
+    """Check the graph beside the model: which of them serves depends on the device.
 
     Raises `ModelCorrupt` or `ScoreNotFinite`.
     """
-    check_golden_scores(dataclasses.replace(bundle, graph=None).detector(), golden)
-    if bundle.graph is None:
-        return
+    model, calibration, cameras = detector.model, detector.calibration, detector.cameras
     try:
-        check_golden_scores(bundle.detector(), golden)
+        network = OnnxModel(model, graph)
+        check_golden_scores(Detector(model, calibration, network=network, cameras=cameras), golden)
     except GRAPH_ERRORS as error:
         raise ModelCorrupt(
             f"ONNX Runtime cannot run {folder / _GRAPH} ({textwrap.shorten(str(error), 200)}); "
@@ -337,34 +296,3 @@ def _tensors_of(bundle: Bundle) -> dict[str, torch.Tensor]:
             f"camera{number}.{k}": tensor.clone() for k, tensor in tensors_of(calibration).items()
         }
     return tensors
-
-
-def _golden(detector: Detector) -> dict[str, torch.Tensor]:
-    side = detector.model.config.preprocess.canvas
-    generator = torch.Generator().manual_seed(20)
-    ramp = torch.linspace(0, 1, side).expand(3, side, side)
-    noise = torch.rand(3, side, side, generator=generator)
-    squares = ((torch.arange(side) // 16).view(-1, 1) + torch.arange(side) // 16) % 2
-    canvases = torch.stack([ramp, 0.5 * ramp + 0.3 * noise, squares.expand(3, -1, -1) * 0.8])
-    canvases = (canvases * 255).round().to(torch.uint8)
-    errors, place = _evidence(detector, canvases)
-    scores = _scores(detector, detector.calibration, errors, place)
-    return {"canvases": canvases, "scores": scores}
-
-
-def _evidence(detector: Detector, canvases: torch.Tensor) -> tuple[Evidence, Placement]:
-    """Evidence on uint8 canvases as an inspection gathers it, and how each lies: whole."""
-    side, pixels = canvases.shape[-1], canvases.float() / 255
-    errors = detector.network(pixels, [content_seed(canvas) for canvas in pixels])
-    return errors, Placement.filling(side)
-
-
-def _scores(
-    detector: Detector, calibration: Calibration, errors: Evidence, place: Placement
-) -> torch.Tensor:
-    """Score evidence by one calibration, (B,); raises `ScoreNotFinite`."""
-    grid = detector.model.target.map_grid
-    detections = [
-        detection_of(errors[i : i + 1], calibration, place, grid) for i in range(len(errors.values))
-    ]
-    return torch.tensor([detection.pred_score for detection in detections])

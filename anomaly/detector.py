@@ -35,6 +35,7 @@ class Detector:
         model: AnomalyModel,
         calibration: Calibration,
         device: str | torch.device = "cpu",
+        *,
         network: Callable[[torch.Tensor, Sequence[int]], Evidence] | None = None,
         cameras: Mapping[str, Calibration] | None = None,
     ) -> None:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from anomaly.detector import Detector
 from anomaly.heatmap import encode_jpeg
 from anomaly.image import decode_image
+from anomaly.runtime import detector_of
 from training.calibrate import calibrate_model
 from training.config import load_recipe
 from training.data import Sample, open_dataset
@@ -71,9 +72,9 @@ def models(data: Path, folder: Path, recipe: str, overrides: Sequence[str]) -> d
     )
     on_plain = calibrate_model(varied.model, dataset.normal("validation"))
     return {
-        "as it is": plain.detector("auto"),
-        "trained on compressed copies too": varied.calibrated(on_plain).detector("auto"),
-        "trained and calibrated on them too": varied.detector("auto"),
+        "as it is": detector_of(plain, "auto"),
+        "trained on compressed copies too": detector_of(varied.calibrated(on_plain), "auto"),
+        "trained and calibrated on them too": detector_of(varied, "auto"),
     }
 
 

@@ -19,6 +19,7 @@ from anomaly.detector import Detector
 from anomaly.drift import Finding, Watch
 from anomaly.input_statistics import input_statistics
 from anomaly.preprocess import place
+from anomaly.runtime import detector_of
 from anomaly.types import RgbImage
 from training.calibrate import batches
 from training.data import open_dataset
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=500)
     parser.add_argument("--share", type=float, default=0.1, help="of parts with the new defect")
     options = parser.parse_args()
-    detector = load_bundle(options.model).detector()
+    detector = detector_of(load_bundle(options.model))
     canvas, test = (
         detector.model.config.preprocess.canvas,
         open_dataset(options.data).select("test"),

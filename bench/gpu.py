@@ -234,6 +234,7 @@ def parity(check: Check) -> Rows:
 
     from anomaly.bundle import load_bundle
     from anomaly.detector import Detector
+    from anomaly.runtime import detector_of
     from training.data import open_dataset, read_images
 
     bundle = load_bundle(check.model)
@@ -250,10 +251,10 @@ def parity(check: Check) -> Rows:
             [detection.pred_score for batch_detections in batches for detection in batch_detections]
         )
 
-    on_cpu = scores(bundle.detector("cpu"), 1)
+    on_cpu = scores(detector_of(bundle, "cpu"), 1)
     spread = float(on_cpu[~defective].std())
     threshold = bundle.calibration.threshold
-    staged = bundle.detector(check.device, staged=16)  # before what could overwrite its memory
+    staged = detector_of(bundle, check.device, staged=16)  # before what could overwrite its memory
     plain = Detector(bundle.model, bundle.calibration, check.device)
     ways = {f"plain, batches of {n}": scores(plain, n) for n in (1, 16)}
     ways |= {f"captured, batches of {n}": scores(staged, n) for n in (1, 3, 16)}
@@ -277,9 +278,10 @@ def parity(check: Check) -> Rows:
 def inference(check: Check) -> Rows:
     """Time batches of the network, plainly and captured, and whole inspections."""
     from anomaly.bundle import load_bundle
+    from anomaly.runtime import detector_of
 
     bundle = load_bundle(check.model, check_golden=False)
-    yield from _timed("demo, 224 px", bundle.model.eval(), check, bundle.detector)
+    yield from _timed("demo, 224 px", bundle.model.eval(), check, partial(detector_of, bundle))
 
 
 def recipes(check: Check) -> Rows:

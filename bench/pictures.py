@@ -15,6 +15,7 @@ import numpy as np
 
 from anomaly.bundle import load_bundle
 from anomaly.heatmap import as_uint8, encode_jpeg, overlay
+from anomaly.runtime import detector_of
 from anomaly.types import Detection, RgbImage
 from training.calibrate import batches
 from training.checkpoint import write_whole
@@ -52,7 +53,7 @@ def main() -> None:
 
 
 def _score(model: Path, data: Path) -> list[_Scored]:
-    detector = load_bundle(model).detector()
+    detector = detector_of(load_bundle(model))
     scored = []
     for batch in batches(
         open_dataset(data).select("test"), canvas=detector.model.config.preprocess.canvas

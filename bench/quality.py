@@ -22,6 +22,7 @@ import torch
 from anomaly.config import from_dict
 from anomaly.detector import Detector
 from anomaly.device import usable_cores
+from anomaly.runtime import detector_of
 from bench.figures import RATES, Outcome, bootstrap, figures
 from bench.peers import PEERS, outcome
 from bench.record import Record
@@ -98,7 +99,7 @@ def ours(
         dataset, folder, config, Training(group_by=options.group_by), quiet=options.quiet
     )
     train_s = time.monotonic() - started
-    detector = bundle.detector()
+    detector = detector_of(bundle)
     assert bundle.calibration is not None
     detections, seconds = _detect(detector, dataset.select("test"))
     size = sum(path.stat().st_size for path in folder.iterdir())

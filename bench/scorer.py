@@ -13,6 +13,7 @@ from anomaly.detector import Detector
 from anomaly.device import share_cores, usable_cores
 from anomaly.image import decode_image
 from anomaly.preprocess import place
+from anomaly.runtime import detector_of
 from anomaly.types import Detection, FloatArray, Placement
 
 BATCH = 16
@@ -29,7 +30,7 @@ class Scorer:
     def __init__(self, bundle: Bundle | None = None) -> None:
         torch.set_num_threads(THREADS)
         self._bundle = bundle or load_bundle(Path(os.environ[MODEL]), check_golden=False)
-        self._detector = self._bundle.detector()
+        self._detector = detector_of(self._bundle)
         if os.environ.get(FREE) == "1":
             make_free(self._detector)
 

@@ -7,6 +7,7 @@ import torch
 from fastapi.testclient import TestClient
 
 from anomaly.bundle import Bundle, load_bundle
+from anomaly.runtime import detector_of
 from service.app import create_app
 from tests.conftest import TINY, samples
 from tests.service.conftest import settings
@@ -51,7 +52,7 @@ def test_the_service_answers_from_a_gpu_as_from_a_cpu(
 ) -> None:
     chosen = samples(tiny_data / "validation/good")[:5]
     bodies = [sample.path.read_bytes() for sample in chosen]
-    cpu = [tiny_bundle.detector("cpu").detect([body])[0].pred_score for body in bodies]
+    cpu = [detector_of(tiny_bundle, "cpu").detect([body])[0].pred_score for body in bodies]
     with TestClient(create_app(settings(tiny_folder, device="cuda"))) as client:
         for body, wanted in zip(bodies, cpu, strict=True):
             answer = client.post("/score", content=body, headers={"Content-Type": "image/png"})

@@ -13,6 +13,7 @@ import torch
 from anomaly.bundle import load_bundle, model_folders
 from anomaly.device import choose_device, usable_cores
 from anomaly.errors import AnomalyError
+from anomaly.runtime import detector_of
 from anomaly.targets import TargetConfig, load_backbone
 
 _PACKAGES = ("torch", "timm", "opencv-python-headless", "simplejpeg", "fastapi", "scikit-learn")
@@ -91,7 +92,7 @@ def _models(folder: Path) -> list[Finding]:
 def _model(path: Path) -> Finding:
     try:
         bundle = load_bundle(path)
-        bundle.detector()
+        detector_of(bundle)
     except AnomalyError as error:
         return Finding("model", f"{path}: [{error.code}] {error}", is_problem=True)
     return Finding("model", f"{path}: version {bundle.version}, golden scores reproduced")

@@ -13,6 +13,7 @@ from anomaly.calibration_report import Comparison, compare
 from anomaly.device import choose_device
 from anomaly.errors import ModelUncalibrated
 from anomaly.roi import read_roi
+from anomaly.runtime import detector_of
 from training.calibrate import calibrate_model, measure
 from training.compression import compression_of, with_compressed
 from training.config import TrainConfig
@@ -205,7 +206,7 @@ def evaluate_model(
     check_test(candidates(dataset))
     bundle = load_bundle(model)
     samples, seen_before = to_test(bundle, dataset)
-    detector = bundle.detector(choose_device(device))
+    detector = detector_of(bundle, choose_device(device))
     result = evaluate(bundle, detector, samples, skip_unreadable=skip_unreadable, quiet=quiet)
     result.figures["test_images_seen_before"] = seen_before
     result.figures["data"] = dataset.listing.as_dict()

@@ -22,6 +22,7 @@ from anomaly.heatmap import encode_jpeg, overlay
 from anomaly.image import EXTENSIONS, decode_image
 from anomaly.input_statistics import input_statistics
 from anomaly.preprocess import preprocess
+from anomaly.runtime import detector_of
 from anomaly.types import Detection, FloatArray, RgbImage
 from training.checkpoint import write_whole
 from training.data import say
@@ -55,7 +56,7 @@ def score_files(
     where, cores = choose_device(device), usable_cores()
     share = share_cores(where.type, cores, batches=cores)
     torch.set_num_threads(share.threads)
-    detector = load_bundle(model).detector(where)
+    detector = detector_of(load_bundle(model), where)
     if heatmaps is not None:
         claim(heatmaps, HEATMAPS)
     to_score = (path for path in _expand(images) if str(path) not in done)

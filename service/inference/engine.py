@@ -15,6 +15,7 @@ from anomaly.bundle import Bundle
 from anomaly.detector import Detector
 from anomaly.device import choose_device, memory_of, share_cores, usable_cores
 from anomaly.errors import ScoreNotFinite
+from anomaly.runtime import detector_of
 from anomaly.types import Detection, FloatArray, Placement
 from record.audit import Audit, AuditBroken
 from service.errors import AuditUnwritable, InferenceFailed
@@ -150,7 +151,7 @@ class Engine:
         """Put a model on the device; run the smallest and the largest batch, as often as at once."""
         started = time.monotonic()
         limit = max(1, self._most_items // cost_of(bundle))
-        detector = bundle.detector(self.device, staged=limit, cores=self._cores)
+        detector = detector_of(bundle, self.device, staged=limit, cores=self._cores)
         side = bundle.model.config.preprocess.canvas
         place = Placement.filling(side)
 

@@ -23,6 +23,7 @@ from anomaly.errors import (
 )
 from anomaly.model import AnomalyModel, ModelConfig
 from anomaly.roi import Roi
+from anomaly.runtime import detector_of
 from anomaly.types import RgbImage
 from tests.conftest import normal_pixels, planted
 
@@ -41,9 +42,9 @@ def edit_manifest(folder: Path, **changes: object) -> None:
 def test_a_round_trip_changes_no_score(tiny_bundle: Bundle, folder: Path) -> None:
     images = [RgbImage(normal_pixels(i)) for i in range(3)]
     images.append(RgbImage(planted(normal_pixels(4), 60, 40, 8)))
-    before = tiny_bundle.detector().detect(images)
+    before = detector_of(tiny_bundle).detect(images)
     loaded = load_bundle(folder)
-    after = loaded.detector().detect(images)
+    after = detector_of(loaded).detect(images)
     assert [d.pred_score for d in before] == [d.pred_score for d in after]
     assert [d.p_value for d in before] == [d.p_value for d in after]
     assert [d.regions for d in before] == [d.regions for d in after]
@@ -151,7 +152,7 @@ def test_without_a_calibration_there_is_no_detector(tiny_bundle: Bundle, tmp_pat
     save_bundle(replace(tiny_bundle, calibration=None), tmp_path / "raw", "v1")
     loaded = load_bundle(tmp_path / "raw")
     with pytest.raises(ModelUncalibrated, match="maskline calibrate"):
-        loaded.detector()
+        detector_of(loaded)
 
 
 def test_a_full_disk_leaves_what_was_there(

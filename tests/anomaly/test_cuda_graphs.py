@@ -13,6 +13,7 @@ from anomaly.cuda_graphs import StagedModel, fitting, sizes_to
 from anomaly.detector import Detector
 from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed
+from anomaly.runtime import detector_of
 from anomaly.scoring_path import ScoringPath, mask_indices
 from training.config import load_recipe
 
@@ -143,7 +144,7 @@ def test_captured_graphs_give_the_model_s_scores_and_are_faster(tiny_bundle: Bun
     side = tiny_bundle.model.config.preprocess.canvas
     pixels = canvases(5, side)
     seeds = [content_seed(one) for one in pixels]
-    staged = tiny_bundle.detector("cuda", staged=8)
+    staged = detector_of(tiny_bundle, "cuda", staged=8)
     plain = Detector(tiny_bundle.model, tiny_bundle.calibration, "cuda")
 
     def seconds(detector: Detector) -> float:

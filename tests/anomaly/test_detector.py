@@ -11,6 +11,7 @@ from anomaly.calibration import CalibrationSettings
 from anomaly.detector import Detector, detection_of, judge
 from anomaly.preprocess import preprocess
 from anomaly.roi import Roi
+from anomaly.runtime import detector_of
 from anomaly.scoring import Evidence
 from anomaly.types import RgbImage
 from tests.conftest import normal_pixels, planted, samples
@@ -19,7 +20,7 @@ from training.calibrate import calibrate_model
 
 @pytest.fixture(scope="module")
 def detector(tiny_bundle: Bundle) -> Detector:
-    return tiny_bundle.detector()
+    return detector_of(tiny_bundle)
 
 
 @pytest.mark.parametrize("size", [(96, 128), (300, 90), (64, 64), (40, 400), (900, 1200)])
@@ -113,8 +114,8 @@ def test_sixteen_bit_images_score_like_their_eight_bit_twins(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_gives_the_cpus_scores(tiny_bundle: Bundle, image: RgbImage) -> None:
-    [cpu] = tiny_bundle.detector("cpu").detect([image])
-    [gpu] = tiny_bundle.detector("cuda").detect([image])
+    [cpu] = detector_of(tiny_bundle, "cpu").detect([image])
+    [gpu] = detector_of(tiny_bundle, "cuda").detect([image])
     tiny_bundle.model.to("cpu")
     assert gpu.pred_score == pytest.approx(cpu.pred_score, rel=1e-3)
 
@@ -151,7 +152,7 @@ def test_each_canvas_has_its_placement_and_its_camera(
 def test_each_camera_is_judged_by_its_own_calibration(tiny_bundle: Bundle, image: RgbImage) -> None:
     assert tiny_bundle.calibration is not None
     strict = tiny_bundle.calibration.at_rate(0.5)
-    detector = replace(tiny_bundle, cameras={"side": strict}).detector()
+    detector = detector_of(replace(tiny_bundle, cameras={"side": strict}))
     usual, side, other = detector.detect([image] * 3, [None, "side", "top"])
     assert (usual.threshold, other.threshold) == (tiny_bundle.calibration.threshold,) * 2
     assert side.threshold == strict.threshold < usual.threshold

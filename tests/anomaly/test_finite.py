@@ -16,6 +16,7 @@ from anomaly.calibrate import NormalSet
 from anomaly.detector import Detector, judge
 from anomaly.drift import Watch
 from anomaly.errors import CalibrationError, ScoreNotFinite
+from anomaly.runtime import detector_of
 from anomaly.scoring import Evidence
 from anomaly.types import RgbImage, verdict_of
 from tests.conftest import normal_pixels, planted
@@ -57,7 +58,7 @@ def test_no_verdict_follows_from_an_odd_number(where: str, value: float) -> None
 
 @pytest.mark.parametrize("value", ODD)
 def test_no_detection_is_judged_by_odd_thresholds(tiny_bundle: Bundle, value: float) -> None:
-    [found] = tiny_bundle.detector().detect([RgbImage(normal_pixels(1))])
+    [found] = detector_of(tiny_bundle).detect([RgbImage(normal_pixels(1))])
     for odd in (
         lambda: judge(found, value, 1.0),
         lambda: judge(found, 1.0, value),

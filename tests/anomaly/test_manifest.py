@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from anomaly import bundle as bundle_module
 from anomaly.bundle import Bundle, load_bundle, save_bundle, stored_version
 from anomaly.errors import ModelCorrupt, ModelError
+from anomaly.runtime import detector_of
 
 Json = Any
 JSON = st.recursive(
@@ -79,7 +80,7 @@ def refused_or_loaded(path: Path) -> None:
     started = time.monotonic()
     refusal = ""
     try:
-        load_bundle(path).detector()
+        detector_of(load_bundle(path))
     except ModelError as error:
         refusal = str(error)
     assert len(refusal) < 600

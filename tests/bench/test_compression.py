@@ -4,6 +4,7 @@ import numpy as np
 
 from anomaly.bundle import Bundle
 from anomaly.heatmap import encode_jpeg
+from anomaly.runtime import detector_of
 from bench.compression import Row, line, row
 from tests.conftest import normal_pixels, planted
 from training.data import Sample
@@ -23,7 +24,7 @@ def test_a_row_counts_what_the_threshold_rejects(tmp_path: Path, tiny_bundle: Bu
     ]
     test = [Sample(path, "good", "test", path.stem) for path in good]
     test += [Sample(path, "mark", "test", path.stem) for path in bad]
-    one = row("model", tiny_bundle.detector(), test, None)
+    one = row("model", detector_of(tiny_bundle), test, None)
     assert one.auroc == 1
     assert one.recall == 1
     assert one.false_alarms <= 0.5

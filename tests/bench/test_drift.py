@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from anomaly.bundle import Bundle
+from anomaly.runtime import detector_of
 from anomaly.types import RgbImage
 from bench import drift
 from tests.conftest import normal_pixels, planted
@@ -18,7 +19,7 @@ def good() -> list[RgbImage]:
 def test_a_fading_lamp_and_a_new_defect_are_told_apart(
     tiny_bundle: Bundle, good: list[RgbImage]
 ) -> None:
-    detector = tiny_bundle.detector()
+    detector = detector_of(tiny_bundle)
     bad = [RgbImage(planted(one.pixels, 60, 40, 8)) for one in good[:10]]
     lamp = drift.run(detector, drift.fading(drift.drawn(good, [], 0, 240), 240), 240)
     assert lamp.finding == "camera"

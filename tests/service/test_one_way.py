@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 
 from anomaly.bundle import Bundle, load_bundle
 from anomaly.image import decode_image
+from anomaly.runtime import detector_of
 from service.app import create_app
 from tests.conftest import jpeg, normal_pixels, planted, png
 from tests.service.conftest import settings
@@ -24,7 +25,7 @@ def test_bytes_score_the_same_to_the_last_digit_everywhere(
     data = jpeg(large) if kind == "large JPEG" else png(small)
     path = tmp_path / "part.jpg"
     path.write_bytes(data)
-    detector = load_bundle(tiny_folder).detector("cpu")
+    detector = detector_of(load_bundle(tiny_folder), "cpu")
     [python] = detector.detect([data])  # as in the README
 
     with TestClient(create_app(settings(tiny_folder))) as client:
@@ -41,6 +42,6 @@ def test_bytes_score_the_same_to_the_last_digit_everywhere(
 def test_another_decoding_of_a_large_jpeg_has_another_score(tiny_bundle: Bundle) -> None:
     """Why there is one way: it is not that the difference could not be seen."""
     large = cv2.resize(normal_pixels(6001), (1500, 1100), interpolation=cv2.INTER_CUBIC)
-    detector = tiny_bundle.detector("cpu")
+    detector = detector_of(tiny_bundle, "cpu")
     [read], [whole] = detector.detect([jpeg(large)]), detector.detect([decode_image(jpeg(large))])
     assert read.pred_score != whole.pred_score

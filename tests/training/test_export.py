@@ -10,6 +10,7 @@ from anomaly.detector import Detector
 from anomaly.device import share_cores
 from anomaly.errors import ExportFailed, ModelCorrupt
 from anomaly.onnx_model import OnnxModel
+from anomaly.runtime import detector_of
 from anomaly.types import RgbImage
 from tests.conftest import normal_pixels, planted
 from training import export as export_module
@@ -31,7 +32,7 @@ def test_the_graph_gives_the_model_s_scores(tiny_bundle: Bundle, exported: Bundl
     images = [RgbImage(normal_pixels(7)), RgbImage(planted(normal_pixels(8), 60, 40, 10))]
     assert tiny_bundle.calibration is not None
     by_torch = Detector(tiny_bundle.model, tiny_bundle.calibration).detect(images)
-    graph = exported.detector()
+    graph = detector_of(exported)
     assert isinstance(graph.network, OnnxModel)
     inputs = graph.network._alone.get_inputs()
     assert [len(one.shape) for one in inputs] == [
@@ -61,7 +62,7 @@ def test_a_graph_that_cannot_be_run_is_a_damaged_model(exported: Bundle, tmp_pat
         with pytest.raises(ModelCorrupt, match="maskline export"):
             load_bundle(tmp_path / "tiny")
     export_folder(tmp_path / "tiny")
-    assert isinstance(load_bundle(tmp_path / "tiny").detector().network, OnnxModel)
+    assert isinstance(detector_of(load_bundle(tmp_path / "tiny")).network, OnnxModel)
 
 
 def test_torch_and_the_graph_are_timed_with_the_threads_of_a_service_s_batch(

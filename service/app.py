@@ -9,6 +9,8 @@ from typing import Any
 
 import cv2
 from fastapi import FastAPI
+from starlette.datastructures import State
+from starlette.middleware import Middleware
 
 from anomaly.device import give_back_memory, usable_cores
 from anomaly.errors import AnomalyError
@@ -22,8 +24,9 @@ from service.http.auth import SCHEMES
 from service.http.guard import Guard, rules_of
 from service.http.problems import install
 from service.http.request_context import Frame
-from service.http.tracing import trace
+from service.http.tracing import Tracing, open_tracing
 from service.inference.engine import Engine
+from service.inference.model_watch import ModelWatch
 from service.inference.queue import QueueFull
 from service.inspector import Inspector
 from service.logs import hide
@@ -34,6 +37,7 @@ from service.results.drift import DriftMonitor
 from service.results.recording import Recording, audit_of
 from service.routes import calibration, health, lookout, models, oip, results, score
 from service.settings import Settings
+from service.state import AppState
 from service.workers import WorkerPool
 
 _log = logging.getLogger(__name__)
@@ -56,11 +60,6 @@ def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:
         return document
 
     return openapi
-
-
-async def _watch(engine: Engine, every_s: float) -> None:
-    if every_s:
-        await engine.watch(every_s)
 
 
 async def _kept_up(task: Callable[[], Awaitable[None]], metrics: Metrics) -> None:
@@ -116,112 +115,148 @@ def _budget(settings: Settings, metrics: Metrics) -> Budget:
     return budget
 
 
-def _calibrator(inspector: Inspector) -> Calibrator:
-    """Assemble calibration and, where results are kept, the gate that new versions pass."""
-    recording = inspector.recording
-    if recording is None:
-        return Calibrator(inspector, None, None)
-    reviewer = Reviewer(inspector, recording, inspector.settings.review_results)
-    inspector.engine.registry.gate = reviewer.check
-    return Calibrator(inspector, recording, reviewer)
+def _assemble(
+    settings: Settings,
+    metrics: Metrics,
+    keys: KeyRing | None,
+    *,
+    engine: Engine,
+    recording: Recording | None,
+    pools: tuple[WorkerPool, WorkerPool],
+) -> AppState:
+    """Put the parts together, each on those above it."""
+    pool, parsers = pools
+    budget = _budget(settings, metrics)
+    inspector = Inspector(
+        engine=engine,
+        metrics=metrics,
+        settings=settings,
+        pool=pool,
+        parsers=parsers,
+        budget=budget,
+        drifts=DriftMonitor(metrics, settings.drift_parts_per_alarm),
+        heatmaps=Heatmaps(pool, budget, settings.max_image_pixels),
+        recording=recording,
+    )
+    # Where results are kept, a new version is held against them before it serves.
+    reviewer = (
+        None if recording is None else Reviewer(inspector, recording, settings.review_results)
+    )
+    gate = None if reviewer is None else reviewer.check
+    return AppState(
+        registry=engine.registry,
+        gate=gate,
+        watch=ModelWatch(engine.registry, gate),
+        inspector=inspector,
+        calibrator=Calibrator(inspector, recording, reviewer),
+        metrics=metrics,
+        keys=keys,
+    )
 
 
-def _surround(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
-    """Put around all routes what a request passes, the innermost first: door, guard, frame."""
+@asynccontextmanager
+async def _running(
+    app: FastAPI, settings: Settings, metrics: Metrics, keys: KeyRing | None
+) -> AsyncIterator[None]:
+    """Load the models, run until the server stops, and close what was opened."""
+    hide(settings.secrets)
+    _log.info("settings: %s", settings.echo())
+    # A damaged image is an answer, not lines in the log.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        recording = _recording(settings, metrics)
+        engine = Engine(settings, metrics, audit_of(settings))
+    except (AnomalyError, StartError, AuditUnwritable) as error:
+        app.state.failure = error  # told again, in one line, by `service.run`
+        raise
+    with _workers(settings, "decode") as pool, _workers(settings, "parse") as parsers:
+        app.state.pools = (pool, parsers)
+        metrics.lost_decoders.set_function(lambda: float(pool.lost))
+        parts = _assemble(
+            settings, metrics, keys, engine=engine, recording=recording, pools=(pool, parsers)
+        )
+        app.state.parts = parts
+        tasks = [
+            lambda: parts.watch.run(settings.watch_models_s),
+            lambda: _check_audit(settings, metrics),
+            _tidy_memory,
+        ]
+        running = [asyncio.create_task(_kept_up(task, metrics)) for task in tasks]
+        yield
+        for task in running:
+            task.cancel()
+        engine.close()
+        if recording is not None:
+            recording.close()
+
+
+def _middleware(
+    state: State,
+    settings: Settings,
+    metrics: Metrics,
+    keys: KeyRing | None,
+    *,
+    tracing: Tracing | None,
+) -> list[Middleware]:
+    """Return what a request passes before its route, the outermost first."""
+
+    def engine() -> Engine | None:
+        return None if state.parts is None else state.parts.inspector.engine
 
     def seconds_for(requests: int) -> float:
-        inspector: Inspector | None = getattr(app.state, "inspector", None)
-        return 1.0 if inspector is None else inspector.engine.seconds_for(requests)
+        return 1.0 if (loaded := engine()) is None else loaded.seconds_for(requests)
 
     def full() -> QueueFull | None:
-        inspector: Inspector | None = getattr(app.state, "inspector", None)
-        return None if inspector is None else inspector.engine.full()
+        return None if (loaded := engine()) is None else loaded.full()
 
-    app.add_middleware(
-        Door,
-        limit=settings.max_in_flight,
-        shared=settings.max_queue_size,
-        rivals=lambda: 1 if app.state.keys is None else len(app.state.keys),
-        full=full,
-        seconds_for=seconds_for,
-        metrics=metrics,
-    )
-    app.add_middleware(
+    spans = [] if tracing is None else [tracing.middleware]
+    frame = Middleware(Frame, is_draining=lambda: state.draining, observe=metrics.observe_request)
+    guard = Middleware(
         Guard,
         rules=rules_of(
             (route for module in _ROUTES for route in module.router.routes),
             bulk_bytes=max(settings.max_bulk_bytes, settings.max_body_bytes),
             open_paths=health.OPEN | ({"/metrics"} if settings.metrics_open else set()),
         ),
-        keys=lambda: app.state.keys,
+        keys=keys,
         hosts=settings.host_names,
         read_timeout_s=settings.read_timeout_s,
         metrics=metrics,
     )
-    app.add_middleware(
-        Frame, is_draining=lambda: app.state.draining, observe=metrics.observe_request
+    door = Middleware(
+        Door,
+        limit=settings.max_in_flight,
+        shared=settings.max_queue_size,
+        rivals=lambda: 1 if keys is None else len(keys),
+        full=full,
+        seconds_for=seconds_for,
+        metrics=metrics,
     )
+    return [*spans, frame, guard, door]
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Build the service; models load when it starts, and a model that cannot load stops the start."""
+    """Build the service; models load when it starts, and a model that cannot load stops the start.
+
+    `app.state.parts` is an `AppState` from then on. Beside it stand what the server itself changes:
+    `draining`, and the `failure` that stopped the start.
+    """
     settings = settings or Settings()
-    metrics = Metrics()
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        hide(settings.secrets)
-        _log.info("settings: %s", settings.echo())
-        cv2.utils.logging.setLogLevel(
-            cv2.utils.logging.LOG_LEVEL_SILENT
-        )  # a damaged image is an answer, not lines in the log
-        try:
-            recording = _recording(settings, metrics)
-            engine = Engine(settings, metrics, audit_of(settings))
-        except (AnomalyError, StartError, AuditUnwritable) as error:
-            app.state.failure = error  # told again, in one line, by `service.run`
-            raise
-        with (
-            _workers(settings, "decode") as pool,
-            _workers(settings, "parse") as parsers,
-        ):
-            app.state.pools = (pool, parsers)
-            metrics.lost_decoders.set_function(lambda: float(pool.lost))
-            drifts = DriftMonitor(metrics, settings.drift_parts_per_alarm)
-            budget = _budget(settings, metrics)
-            heatmaps = Heatmaps(pool, budget, settings.max_image_pixels)
-            app.state.inspector = inspector = Inspector(
-                engine, metrics, settings, pool, parsers, budget, drifts, heatmaps, recording
-            )
-            app.state.calibrator = _calibrator(inspector)
-            tasks = [
-                lambda: _watch(engine, settings.watch_models_s),
-                lambda: _check_audit(settings, metrics),
-                _tidy_memory,
-            ]
-            running = [asyncio.create_task(_kept_up(task, metrics)) for task in tasks]
-            yield
-            for task in running:
-                task.cancel()
-            engine.close()
-            if recording is not None:
-                recording.close()
-
+    tracing = open_tracing() if settings.tracing else None
+    metrics = Metrics(None if tracing is None else tracing.stage)
+    keys = None if settings.auth == "off" else KeyRing(settings.keys_file)
+    state = State({"parts": None, "draining": False, "failure": None, "pools": ()})
     app = FastAPI(
         title="Maskline",
         version=version("maskline"),
         description=_DESCRIPTION,
-        lifespan=lifespan,
+        lifespan=lambda app: _running(app, settings, metrics, keys),
+        middleware=_middleware(state, settings, metrics, keys, tracing=tracing),
         telemetry={"tracing": False, "metrics": False, "logs": False},  # ours: service.http.tracing
     )
-    app.state.draining = False
-    app.state.keys = None if settings.auth == "off" else KeyRing(settings.keys_file)
+    app.state = state
     for module in _ROUTES:
         app.include_router(module.router)
     install(app, metrics)
-
-    _surround(app, settings, metrics)
     app.openapi = _documented(app)  # type: ignore[method-assign]
-    if settings.tracing:
-        metrics.trace_stage = trace(app)  # outermost
     return app

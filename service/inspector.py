@@ -26,13 +26,14 @@ from service.heatmaps import Heatmaps, decoded
 from service.inference.engine import Engine, Work
 from service.inference.inspection import Inspection, Source
 from service.inference.queue import Priority
-from service.inference.registry import ServedModel
+from service.inference.served_model import ServedModel
 from service.metrics import Metrics
 from service.results.drift import DriftMonitor
 from service.results.idempotency import Lookup, RepeatKey, Repeats, nothing_stored
 from service.results.recording import Recording, image_digest
 from service.schemas import ModelRef, ScoreOut, ScoreQuery
 from service.settings import Settings
+from service.timings import Timings
 from service.workers import WorkerPool
 
 T = TypeVar("T")
@@ -70,7 +71,7 @@ class Inspector:
         data: bytes,
         query: ScoreQuery,
         deadline: float,
-        timings: dict[str, float],
+        timings: Timings,
         *,
         caller: str | None,
         item: int | None = None,
@@ -93,10 +94,10 @@ class Inspector:
         source: Source,
         query: ScoreQuery,
         deadline: float,
-        timings: dict[str, float],
+        timings: Timings,
         repeat: RepeatKey | None = None,
     ) -> ScoreOut:
-        """Answer for one image; `timings` gets each stage's seconds as it ends."""
+        """Answer for one image; `timings` follows it from stage to stage."""
         inspection = await self.detect(source, query, deadline, timings, repeat)
         with self.metrics.timed("encode", timings):
             heatmap = await self.heatmaps.of(inspection, query.heatmap)
@@ -106,7 +107,7 @@ class Inspector:
             model=_model_ref(inspection.model, query.camera),
             heatmap=heatmap,
             result_id=inspection.result_id,
-            timings=timings,
+            timings=timings.seconds,
             warnings=inspection.warnings,
         )
 
@@ -115,7 +116,7 @@ class Inspector:
         source: Source,
         query: ScoreQuery,
         deadline: float,
-        timings: dict[str, float],
+        timings: Timings,
         repeat: RepeatKey | None = None,
     ) -> Inspection:
         """Decode, queue and infer one image, and judge it as this request wants."""
@@ -124,6 +125,7 @@ class Inspector:
         with self.engine.reserve(model, priority, deadline) as reservation:
             with self.metrics.timed("decode", timings):
                 prepared = await self.in_pool(lambda: self._prepare(source, model, query.camera))
+            timings.stage = "queue"  # and inference: which of them is not known until both are over
             outcome = await self.engine.detect(model, prepared.work, reservation)
         self.metrics.observe_stage(
             "queue", outcome.queue_s, timings, ended_s_ago=outcome.inference_s
@@ -148,7 +150,7 @@ class Inspector:
         if self.recording is not None:
             sha256 = prepared.sha256
             self.recording.keep(
-                inspection, query, timings=timings, image_sha256=sha256, repeat=repeat
+                inspection, query, timings=timings.seconds, image_sha256=sha256, repeat=repeat
             )
         return inspection
 

@@ -16,6 +16,7 @@ from prometheus_client import (
 
 from anomaly.types import Detection
 from service.logs import ACTOR, ANYBODY, SERVICE
+from service.timings import Stage, Timings
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _RATIOS = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
@@ -26,102 +27,15 @@ _MAX_OF_KEY = 32
 class Metrics:
     """The instruments of one app, in a registry of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, trace_stage: Callable[[str, float, float], None] | None = None) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self.inspections = self._counter(
-            "inspections", "Parts inspected.", "model", "camera", "verdict"
-        )
-        self.score_ratio = Histogram(
-            "maskline_score_ratio",
-            "Score divided by threshold; above 1 is NG.",
-            ("model", "camera"),
-            buckets=_RATIOS,
-            registry=self.registry,
-        )
-        self.stage = Histogram(
-            "maskline_stage_duration_seconds",
-            "Time in each stage: read, decode, queue, inference, encode.",
-            ("stage",),
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self.requests = self._counter("requests", "Requests answered.", "route", "code")
-        self.request_duration = Histogram(
-            "maskline_request_duration_seconds",
-            "From the first byte of a request to the last of its answer.",
-            ("route",),
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self.batch_size = Histogram(
-            "maskline_batch_size",
-            "Images in a batch.",
-            ("model",),
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128),
-            registry=self.registry,
-        )
-        self.input_warnings = self._counter(
-            "input_warnings", "Images unlike those calibrated on, and in what.", "model", "code"
-        )
-        self.rejected = self._counter("rejected", "Requests refused, by reason.", "reason")
-        self.abandoned = self._counter("abandoned", "Requests whose client left.", "stage")
-        self.last_image = self._gauge(
-            "last_image_timestamp_seconds", "When a camera's last image came.", "camera"
-        )
-        self.model_info = self._gauge("model_info", "1.", "model", "version", "digest")
-        self.model_load = self._gauge(
-            "model_load_seconds", "Warm-up of the version loaded last.", "model"
-        )
-        self.model_ready = self._gauge("model_ready", "1 when ready to answer.", "model")
-        self.queue_limit = self._gauge("queue_limit", "Most requests the queue holds.")
-        self.queue_depth = self._gauge("queue_depth", "Requests in the queue.")
-        self.in_flight = self._gauge("in_flight_requests", "Requests past the door.")
-        self.in_flight_bytes = self._gauge(
-            "in_flight_bytes", "Bytes of bodies and decoded images at hand."
-        )
-        self.lost_decoders = self._gauge(
-            "lost_decoders", "Threads that hang in an image and were replaced or given up."
-        )
-        self.out_of_memory = self._counter("oom", "Batches that did not fit the device.", "model")
-        self.batch_limit = self._gauge("batch_limit", "Most work items in a batch now.")
-        self.device_memory = self._gauge(
-            "device_memory_bytes", "Memory held on the device; resident on a CPU.", "kind"
-        )
-        self.record_behind = self._gauge("record_behind_bytes", "Results that the store lacks yet.")
-        self.audit_broken = self._gauge(
-            "audit_broken", "1 where the audit trail was altered or is gone."
-        )
-        self.record_lost = self._counter("record_lost", "Results that the disk did not take.")
-        self.task_failures = self._counter(
-            "task_failures", "Tasks in the background that broke off and began anew."
-        )
-        self.record_refused = self._counter(
-            "record_refused", "Lines of the journal that are no results: set aside."
-        )
-        self.record_away = self._gauge(
-            "record_away", "1 where the store did not take results when last tried."
-        )
-        self.score_drift = self._gauge(
-            "score_drift_psi", "Stability index of the last scores.", "model", "camera"
-        )
-        self.input_drift = self._gauge(
-            "input_drift_psi",
-            "Stability index of what the camera sends, and of the distance from remembered parts.",
-            "model",
-            "camera",
-            "statistic",
-        )
-        self.brightness = self._gauge(
-            "input_brightness_ratio", "Brightness over that at calibration.", "model", "camera"
-        )
-        self.drift_found = self._gauge(
-            "drift_found", "1 where camera or parts changed.", "model", "camera", "finding"
-        )
-        self.kept_bytes = self._gauge("kept_bytes", "Images and evidence that are kept.")
-        self.kept_lost = self._counter("kept_lost", "Images that could not be kept.")
-        self.trace_stage: Callable[[str, float, float], None] | None = None
+        self._of_parts()
+        self._of_requests()
+        self._of_inference()
+        self._of_record()
+        self._trace_stage = trace_stage
         self._cameras: set[str] = set()
         self._reserved: set[str] = set()
         self._brought: Counter_[str] = Counter_()  # cameras by the key that sent them first
@@ -132,20 +46,21 @@ class Metrics:
         self.queue_limit.set(limit)
 
     @contextmanager
-    def timed(self, stage: str, timings: dict[str, float]) -> Iterator[None]:
+    def timed(self, stage: Stage, timings: Timings) -> Iterator[None]:
         """Time a stage into the histogram and the answer's timings."""
+        timings.stage = stage
         started = time.perf_counter()
         yield
         self.observe_stage(stage, time.perf_counter() - started, timings)
 
     def observe_stage(
-        self, stage: str, seconds: float, timings: dict[str, float], *, ended_s_ago: float = 0.0
+        self, stage: Stage, seconds: float, timings: Timings, *, ended_s_ago: float = 0.0
     ) -> None:
         """Record a stage that was timed elsewhere."""
         self.stage.labels(stage).observe(seconds)
-        timings[stage] = seconds
-        if self.trace_stage is not None:
-            self.trace_stage(stage, seconds, ended_s_ago)
+        timings.seconds[stage] = seconds
+        if self._trace_stage is not None:
+            self._trace_stage(stage, seconds, ended_s_ago)
 
     def observe_request(self, route: str, status: int, seconds: float) -> None:
         """Count one answer; `route` is a pattern, never a path."""
@@ -179,6 +94,109 @@ class Metrics:
         self._brought[key] += 1
         self._cameras.add(name)
         return name
+
+    def _of_parts(self) -> None:
+        """What is found of parts, and what cameras send."""
+        self.inspections = self._counter(
+            "inspections", "Parts inspected.", "model", "camera", "verdict"
+        )
+        self.score_ratio = Histogram(
+            "maskline_score_ratio",
+            "Score divided by threshold; above 1 is NG.",
+            ("model", "camera"),
+            buckets=_RATIOS,
+            registry=self.registry,
+        )
+        self.input_warnings = self._counter(
+            "input_warnings", "Images unlike those calibrated on, and in what.", "model", "code"
+        )
+        self.last_image = self._gauge(
+            "last_image_timestamp_seconds", "When a camera's last image came.", "camera"
+        )
+        self.score_drift = self._gauge(
+            "score_drift_psi", "Stability index of the last scores.", "model", "camera"
+        )
+        self.input_drift = self._gauge(
+            "input_drift_psi",
+            "Stability index of what the camera sends, and of the distance from remembered parts.",
+            "model",
+            "camera",
+            "statistic",
+        )
+        self.brightness = self._gauge(
+            "input_brightness_ratio", "Brightness over that at calibration.", "model", "camera"
+        )
+        self.drift_found = self._gauge(
+            "drift_found", "1 where camera or parts changed.", "model", "camera", "finding"
+        )
+
+    def _of_requests(self) -> None:
+        """Requests, from the first byte to the last."""
+        self.stage = Histogram(
+            "maskline_stage_duration_seconds",
+            "Time in each stage: read, decode, queue, inference, encode.",
+            ("stage",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.requests = self._counter("requests", "Requests answered.", "route", "code")
+        self.request_duration = Histogram(
+            "maskline_request_duration_seconds",
+            "From the first byte of a request to the last of its answer.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.rejected = self._counter("rejected", "Requests refused, by reason.", "reason")
+        self.abandoned = self._counter("abandoned", "Requests whose client left.", "stage")
+        self.in_flight = self._gauge("in_flight_requests", "Requests past the door.")
+        self.in_flight_bytes = self._gauge(
+            "in_flight_bytes", "Bytes of bodies and decoded images at hand."
+        )
+        self.lost_decoders = self._gauge(
+            "lost_decoders", "Threads that hang in an image and were replaced or given up."
+        )
+
+    def _of_inference(self) -> None:
+        """Models, the queue before them and the device."""
+        self.model_info = self._gauge("model_info", "1.", "model", "version", "digest")
+        self.model_load = self._gauge(
+            "model_load_seconds", "Warm-up of the version loaded last.", "model"
+        )
+        self.model_ready = self._gauge("model_ready", "1 when ready to answer.", "model")
+        self.queue_limit = self._gauge("queue_limit", "Most requests the queue holds.")
+        self.queue_depth = self._gauge("queue_depth", "Requests in the queue.")
+        self.batch_size = Histogram(
+            "maskline_batch_size",
+            "Images in a batch.",
+            ("model",),
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+            registry=self.registry,
+        )
+        self.batch_limit = self._gauge("batch_limit", "Most work items in a batch now.")
+        self.out_of_memory = self._counter("oom", "Batches that did not fit the device.", "model")
+        self.device_memory = self._gauge(
+            "device_memory_bytes", "Memory held on the device; resident on a CPU.", "kind"
+        )
+
+    def _of_record(self) -> None:
+        """What is kept, and who watches over it."""
+        self.record_behind = self._gauge("record_behind_bytes", "Results that the store lacks yet.")
+        self.record_lost = self._counter("record_lost", "Results that the disk did not take.")
+        self.record_refused = self._counter(
+            "record_refused", "Lines of the journal that are no results: set aside."
+        )
+        self.record_away = self._gauge(
+            "record_away", "1 where the store did not take results when last tried."
+        )
+        self.kept_bytes = self._gauge("kept_bytes", "Images and evidence that are kept.")
+        self.kept_lost = self._counter("kept_lost", "Images that could not be kept.")
+        self.audit_broken = self._gauge(
+            "audit_broken", "1 where the audit trail was altered or is gone."
+        )
+        self.task_failures = self._counter(
+            "task_failures", "Tasks in the background that broke off and began anew."
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"maskline_{name}", text, labels, registry=self.registry)

@@ -82,7 +82,7 @@ def _serve(settings: Settings) -> None:
             server.run(sockets=[listener])
         _leave_lost_threads(app.state)
     except SystemExit:  # uvicorn's way of saying that the application did not start
-        failure = getattr(app.state, "failure", None)
+        failure = app.state.failure
         if failure is None:
             raise
         raise failure from None
@@ -90,7 +90,7 @@ def _serve(settings: Settings) -> None:
 
 def _leave_lost_threads(state: State) -> None:
     """End the process at once where a thread still hangs in a decoder: its clean-up would wait for it."""
-    if all(pool.is_done for pool in getattr(state, "pools", ())):
+    if all(pool.is_done for pool in state.pools):
         return
     _log.warning("stopped; a decoder still hangs and is left behind")
     logging.shutdown()

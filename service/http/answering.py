@@ -17,6 +17,7 @@ from service.inference.inspection import Inspection
 from service.inference.queue import Priority
 from service.inspector import Inspector
 from service.schemas import BatchOut, ScoreOut, ScoreQuery
+from service.timings import Timings
 
 T = TypeVar("T")
 
@@ -57,10 +58,10 @@ async def _while_wanted(
     inspector: Inspector,
     request: Request,
     query: ScoreQuery,
-    inspect: Callable[[bytes, ScoreQuery, float, dict[str, float]], Awaitable[T]],
+    inspect: Callable[[bytes, ScoreQuery, float, Timings], Awaitable[T]],
 ) -> T:
     """Read the request's image and inspect it while somebody waits."""
-    timings: dict[str, float] = {}
+    timings = Timings()
     deadline = inspector.deadline_of(query)
     if query.idempotency_key is None:  # a repeat needs no turn of the device
         # Before anything is read.
@@ -68,12 +69,12 @@ async def _while_wanted(
     with inspector.budget.open() as charge:
         counted = CountedRequest(request, charge)
         data = await _read(inspector, counted, query, timings)
-        async with while_wanted(request, deadline, timings):
+        async with while_wanted(request, deadline, lambda: timings.stage):
             return await inspect(data, query, deadline, timings)
 
 
 async def _read(
-    inspector: Inspector, request: CountedRequest, query: ScoreQuery, timings: dict[str, float]
+    inspector: Inspector, request: CountedRequest, query: ScoreQuery, timings: Timings
 ) -> bytes:
     inspector.engine.registry.find(query.model)  # an unknown name is told before the body is read
     with inspector.metrics.timed("read", timings):

@@ -13,6 +13,7 @@ from service.http.disconnect import while_wanted
 from service.http.problems import code_of, document, rule_of
 from service.inspector import Inspector
 from service.schemas import BatchItemOut, BatchOut, Problem, ScoreOut, ScoreQuery
+from service.timings import Timings, first_stage
 
 T = TypeVar("T")
 _GRACE_S = 5.0
@@ -30,7 +31,8 @@ async def inspect_all(inspector: Inspector, request: Request, query: ScoreQuery)
         )
         images = await in_time(inspector, reading)
         # Each image has the deadline by itself; the whole only ends early when the client leaves.
-        async with while_wanted(request, deadline + _GRACE_S, ("read",)):
+        timings = [Timings("decode") for _ in images]
+        async with while_wanted(request, deadline + _GRACE_S, lambda: first_stage(timings)):
             outcomes = await in_turns(
                 [
                     partial(
@@ -38,11 +40,13 @@ async def inspect_all(inspector: Inspector, request: Request, query: ScoreQuery)
                         data,
                         query,
                         deadline,
-                        {},
+                        image_timings,
                         caller=caller,
                         item=number,
                     )
-                    for number, (_, _, data) in enumerate(images)
+                    for number, ((_, _, data), image_timings) in enumerate(
+                        zip(images, timings, strict=True)
+                    )
                 ]
             )
     return BatchOut(

@@ -2,25 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from starlette.requests import Request
 
 from service.errors import ClientGone
 from service.inference.queue import DeadlineMissed
-
-STAGES = ("read", "decode", "queue", "inference", "encode")
+from service.timings import Stage
 
 
 @asynccontextmanager
 async def while_wanted(
-    request: Request, deadline: float, done: Collection[str]
+    request: Request, deadline: float, stage: Callable[[], Stage]
 ) -> AsyncIterator[None]:
     """Run the block until the client leaves or the deadline (of `time.monotonic`) passes.
 
-    The body must have been read. `done` are the stages behind the request. Raises `ClientGone` with
-    the stage it was in, or `DeadlineMissed`; queued work is cancelled then.
+    The body must have been read. `stage` tells where the request is. Raises `ClientGone` with the
+    stage it was in, or `DeadlineMissed`; queued work is cancelled then.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -43,6 +42,6 @@ async def while_wanted(
         if not gone:
             raise
         task.uncancel()
-        raise ClientGone(STAGES[len(done)]) from None
+        raise ClientGone(stage()) from None
     finally:
         watcher.cancel()

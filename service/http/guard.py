@@ -10,7 +10,7 @@ import ipaddress
 import re
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,7 @@ def _reads(route: APIRoute) -> set[str]:
 class Guard:
     """Lets a request in when its key has the role that its route asks for; see the module.
 
-    `keys()` is the key ring, None where authentication is off: then only whoever names this machine
+    `keys` is the key ring, None where authentication is off: then only whoever names this machine
     (`hosts` are its further names) and comes from no foreign web page is let in.
     """
 
@@ -96,7 +96,7 @@ class Guard:
         app: ASGIApp,
         *,
         rules: list[Rule],
-        keys: Callable[[], KeyRing | None],
+        keys: KeyRing | None,
         hosts: Collection[str],
         read_timeout_s: float,
         metrics: Metrics,
@@ -130,11 +130,10 @@ class Guard:
 
     def _check(self, scope: Scope, rule: Rule) -> None:
         """Raise a `ServiceError` unless this request may be answered."""
-        ring = self._keys()
-        if ring is None:
+        if self._keys is None:
             self._check_host(scope)
         if rule.role is not None:
-            authenticate(scope, ring, rule.role)
+            authenticate(scope, self._keys, rule.role)
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if len(declared) > _DIGITS or not declared.isdigit() or int(declared) > rule.max_bytes:
             raise BodyTooLarge(

@@ -6,16 +6,9 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from service.inspector import Inspector
 from service.schemas import ScoreQuery
 
 _PREFIX = "x-maskline-"
-
-
-async def inspector(request: Request) -> Inspector:
-    """Return the app's inspector."""
-    app_inspector: Inspector = request.app.state.inspector
-    return app_inspector
 
 
 def score_query(request: Request) -> ScoreQuery:

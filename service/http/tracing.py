@@ -8,19 +8,25 @@ around a small model.
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from fastapi import FastAPI
+from starlette.middleware import Middleware
 
 from service.errors import StartError
 
 _QUIET = "health,metrics"
 
 
-def trace(app: FastAPI) -> Callable[[str, float, float], None]:
-    """Give each request a span; returns what makes a stage that just ended a child of it.
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """Spans: `middleware` gives each request one, `stage` makes a stage that just ended a child of it."""
 
-    Raises `StartError` (`tracing_missing`) where OpenTelemetry is not installed.
-    """
+    middleware: Middleware
+    stage: Callable[[str, float, float], None]
+
+
+def open_tracing() -> Tracing:
+    """Start to trace; raises `StartError` (`tracing_missing`) where OpenTelemetry is not installed."""
     try:
         from opentelemetry import trace as api
         from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
@@ -30,7 +36,7 @@ def trace(app: FastAPI) -> Callable[[str, float, float], None]:
             "MASKLINE_TRACING needs OpenTelemetry; install it with pip install 'maskline[tracing]'",
         ) from error
     _provide()
-    app.add_middleware(
+    middleware = Middleware(
         OpenTelemetryMiddleware, excluded_urls=_QUIET, exclude_spans=["receive", "send"]
     )
     tracer = api.get_tracer("maskline")
@@ -40,7 +46,7 @@ def trace(app: FastAPI) -> Callable[[str, float, float], None]:
         span = tracer.start_span(name, start_time=ended - round(1e9 * seconds))
         span.end(ended)
 
-    return stage
+    return Tracing(middleware, stage)
 
 
 def _provide() -> None:

@@ -20,6 +20,7 @@ from anomaly.types import Detection, FloatArray, Placement
 from record.audit import Audit, AuditBroken
 from service.errors import AuditUnwritable, InferenceFailed
 from service.inference.batching import Batcher, TooMuchAtOnce
+from service.inference.model_memory import ModelMemory
 from service.inference.queue import (
     BatchingConfig,
     Events,
@@ -28,7 +29,8 @@ from service.inference.queue import (
     QueueFull,
     Reservation,
 )
-from service.inference.registry import Registry, RegistryConfig, ServedModel, cost_of
+from service.inference.registry import Registry, RegistryConfig
+from service.inference.served_model import ServedModel, cost_of
 from service.logs import ACTOR
 from service.metrics import Metrics
 from service.settings import Settings
@@ -66,8 +68,10 @@ class Engine:
         config = RegistryConfig(
             settings.models_dir,
             settings.default_model,
-            settings.max_models_mb,
-            sessions=min(2, self._cores.lanes) if self.device.type == "cpu" else 0,
+            ModelMemory(
+                settings.max_models_mb,
+                sessions=min(2, self._cores.lanes) if self.device.type == "cpu" else 0,
+            ),
         )
         self.registry = Registry(config, self._prepare, self._publish, self._note)
         self.registry.load_all()
@@ -118,12 +122,6 @@ class Engine:
     ) -> Outcome[Detection]:
         """Queue one image and wait for its detection; leaving the wait cancels queued work."""
         return await asyncio.wrap_future(self.batcher.queue.put(model, work, reservation))
-
-    async def watch(self, every_s: float) -> None:
-        """Take over what is new in the models' folder, for as long as the service runs."""
-        while True:
-            await asyncio.sleep(every_s)
-            await self.registry.scan()
 
     def close(self) -> None:
         """Finish what waits and stop the threads."""

@@ -8,7 +8,7 @@ from anomaly.encoding import Encoding
 from anomaly.familiarity import InputWarning
 from anomaly.heatmap import encode_png
 from anomaly.types import Detection, FloatArray, RgbImage, Verdict
-from service.inference.registry import ServedModel
+from service.inference.served_model import ServedModel
 
 Source = bytes | RgbImage  # encoded, or decoded by the caller
 

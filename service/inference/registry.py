@@ -7,10 +7,9 @@ but the first load run on the event loop, so that nothing here needs a lock but 
 
 import asyncio
 import logging
-import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,48 +18,19 @@ from anomaly.calibration_file import calibration_digest
 from anomaly.detector import Detector
 from anomaly.device import give_back_memory
 from anomaly.errors import ModelError, ModelNotFound
-from anomaly.model import ModelConfig
 from service.errors import (
-    DefectsWouldPass,
     ModelUnknown,
     NothingPrevious,
     NothingStaged,
     VersionChanged,
     VersionWaits,
 )
+from service.inference.model_memory import ModelMemory
+from service.inference.served_model import ServedModel, Slot
 from service.inference.version_archive import Archive, ChosenVersion
 
 _log = logging.getLogger(__name__)
 _AGAIN_S = 10.0  # after a model could not be read, requests for it try as often
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ServedModel:
-    """One version of a model that answers requests; two versions are never one batch."""
-
-    name: str
-    bundle: Bundle
-    detector: Detector
-    megabytes: float
-    digests: Mapping[str | None, str] = field(default_factory=dict)  # of calibrations, by camera
-
-    def judged_by(self, camera: str | None) -> str:
-        """Digest of the calibration that judges a camera's parts."""
-        return self.digests.get(camera) or self.digests[None]
-
-    def __str__(self) -> str:
-        """Return the name, which labels metrics."""
-        return self.name
-
-    @property
-    def config(self) -> ModelConfig:
-        """The model's configuration."""
-        return self.bundle.model.config
-
-    @property
-    def cost(self) -> int:
-        """Work items of one image: windows × masks."""
-        return cost_of(self.bundle)
 
 
 class Note(Protocol):
@@ -73,42 +43,13 @@ class Note(Protocol):
 Gate = Callable[[ServedModel], Awaitable[None]]
 
 
-async def _let_pass(candidate: ServedModel) -> None:
-    """Let any version serve."""
-
-
-@dataclass(slots=True)
-class Slot:
-    """One model by name; without an `active` version it is read when it is asked for."""
-
-    name: str
-    folder: Path
-    active: ServedModel | None = None
-    previous: ServedModel | None = None
-    staged: ServedModel | None = None
-    failure: ModelError | None = None  # why it could not be read, while nothing serves
-    tried: float = -math.inf
-    used: float = 0.0
-    loading: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def megabytes(self) -> float:
-        """Memory of all its versions."""
-        versions = (self.active, self.previous, self.staged)
-        return sum(version.megabytes for version in versions if version is not None)
-
-
 @dataclass(frozen=True, slots=True)
 class RegistryConfig:
-    """Where models lie, which one serves unnamed requests, how much memory they may take.
-
-    `sessions` is how often ONNX Runtime loads each graph; 0 where torch computes, on a GPU.
-    """
+    """Where models lie, which one serves unnamed requests, how much memory they may take."""
 
     models_dir: Path
     default_model: str | None = None
-    max_models_mb: float = float("inf")
-    sessions: int = 1
+    memory: ModelMemory = ModelMemory()
 
 
 class Registry:
@@ -116,8 +57,7 @@ class Registry:
 
     `prepare(bundle)` puts a bundle on the device and warms it up. `note(action, name, bundle,
     **details)` writes down what is about to happen; what it raises keeps it from happening.
-    `changed()` is told after a switch. `gate` is asked about a version before it serves for the
-    first time here, and raises what forbids it.
+    `changed()` is told after a switch.
     """
 
     def __init__(
@@ -128,14 +68,13 @@ class Registry:
         note: Note = lambda action, name, bundle, **details: None,
     ) -> None:
         self._config = config
+        self._memory = config.memory
         self._prepare = prepare
         self._changed = changed
         self._note = note
-        self.gate: Gate = _let_pass
         self._archive = Archive(config.models_dir)
-        self._given_up: set[tuple[str, str]] = set()  # versions that the watch need not try again
         self.slots: dict[str, Slot] = {}
-        self._find_folders()
+        self.find_folders()
         if not self.slots:
             raise ModelNotFound(
                 f"no model in {config.models_dir.absolute()}; point MASKLINE_MODELS_DIR (or "
@@ -179,7 +118,7 @@ class Registry:
         """
         failed: ModelError | None = None
         for slot in self.slots.values():
-            if self._megabytes() + self._needs(slot.folder) > self._config.max_models_mb:
+            if not self._memory.has_room(self.slots.values(), self._memory.needs(slot.folder)):
                 _log.info("model %s is loaded when it is asked for: memory is full", slot.name)
                 continue
             try:
@@ -227,7 +166,7 @@ class Registry:
 
     async def _read_again(self, slot: Slot) -> ServedModel:
         slot.tried = time.monotonic()
-        self._make_room(slot, self._needs(slot.folder))
+        self._make_room(slot, self._memory.needs(slot.folder))
         try:
             served = await asyncio.to_thread(self._read_chosen, slot)
         except ModelError as error:
@@ -239,10 +178,10 @@ class Registry:
     async def load(self, name: str) -> Slot:
         """Read the version that lies in the model's folder and stage it; what serves goes on serving."""
         if name not in self.slots:
-            self._find_folders()
+            self.find_folders()
         slot = self.find(name)
         async with slot.loading:
-            self._make_room(slot, self._needs(slot.folder))
+            self._make_room(slot, self._memory.needs(slot.folder))
             slot.staged = await asyncio.to_thread(self._read, slot, slot.folder)
         return slot
 
@@ -275,18 +214,19 @@ class Registry:
         return slot
 
     async def activate(
-        self, name: str, *, version: str | None = None, force: bool = False, **details: Any
+        self, name: str, *, gate: Gate | None, version: str | None = None, **details: Any
     ) -> Slot:
         """Let the staged version serve; the one before is kept.
 
-        Raises `NothingStaged`, `VersionChanged` where `version` is another or it was replaced
-        meanwhile, or what the gate raises unless it is to be forced.
+        `gate` is asked about it first, and raises what forbids it; None lets any version pass.
+        Raises `NothingStaged`, or `VersionChanged` where `version` is another or it was replaced
+        meanwhile.
         """
         slot = self.find(name)
         staged = slot.staged
         _check_meant(staged, version)
-        if staged is not None and not force:
-            await self.gate(staged)
+        if staged is not None and gate is not None:
+            await gate(staged)
         if slot.staged is not staged:
             _check_meant(slot.staged, None if staged is None else staged.bundle.version)
         if staged is None or slot.staged is not staged:
@@ -329,39 +269,6 @@ class Registry:
         self._switched(slot)
         return slot
 
-    async def scan(self) -> None:
-        """Load and activate what is new in the models' folder; one model's error stops no other's.
-
-        What another version alone could heal is tried once; the rest at every look.
-        """
-        self._find_folders()
-        for slot in list(self.slots.values()):
-            try:
-                await self._take_over(slot)
-            except (ModelError, DefectsWouldPass) as error:
-                self._given_up.add((slot.name, _stamp(slot.folder)))
-                _log.error("model %s is not taken over: %s", slot.name, error)
-            except Exception:  # noqa: BLE001  (one model must not end the watch of all)
-                _log.exception("model %s is not taken over now, and is tried again", slot.name)
-
-    async def _take_over(self, slot: Slot) -> None:
-        version = await asyncio.to_thread(stored_version, slot.folder)
-        if not self._is_news(slot, version):
-            return
-        if slot.staged is None or slot.staged.bundle.version != version:
-            await self.load(slot.name)
-        await self.activate(slot.name)
-
-    def _is_news(self, slot: Slot, version: str) -> bool:
-        if (slot.name, _stamp(slot.folder)) in self._given_up:
-            return False
-        choice = self._archive.chosen(slot.name)
-        if choice is not None and choice.instead_of == version:
-            return False
-        if slot.active is None:
-            return slot.failure is not None
-        return slot.active.bundle.version != version
-
     def _switched(self, slot: Slot) -> None:
         assert slot.active is not None
         bundle = slot.active.bundle
@@ -369,7 +276,17 @@ class Registry:
         self._make_room(slot, 0)
         self._changed()
 
-    def _find_folders(self) -> None:
+    def _make_room(self, spared_slot: Slot, megabytes: float) -> None:
+        spared = {spared_slot.name, self.default_name}
+        self._memory.make_room(self.slots.values(), spared, megabytes)
+
+    def is_rolled_back(self, name: str, version: str) -> bool:
+        """Whether another version was chosen to serve instead of this one."""
+        choice = self._archive.chosen(name)
+        return choice is not None and choice.instead_of == version
+
+    def find_folders(self) -> None:
+        """Find the models that appeared since; one that is known keeps its versions."""
         for folder in model_folders(self._config.models_dir):
             name = folder.absolute().name
             if name not in self.slots:
@@ -394,36 +311,12 @@ class Registry:
             camera: calibration_digest(camera_calibration)
             for camera, camera_calibration in bundle.cameras.items()
         }
-        model = ServedModel(slot.name, bundle, detector, self._needs(folder), digests)
+        model = ServedModel(slot.name, bundle, detector, self._memory.needs(folder), digests)
         self._archive.keep(folder, slot.name, bundle.version)
         give_back_memory()  # reading and warming up leave more than twice what a model holds
         seconds = time.monotonic() - started
         _log.info("loaded model %s version %s in %.1f s", slot.name, bundle.version, seconds)
         return model
-
-    def _megabytes(self) -> float:
-        return sum(slot.megabytes for slot in self.slots.values())
-
-    def _needs(self, folder: Path) -> float:
-        """Estimate the megabytes of a model from its files.
-
-        The weights are held once. A graph is held as it is, and twice its size in each session: its
-        weights packed anew, and what the largest tensors take (docs/LOG.md).
-        """
-        weights, graph = (_size(folder / name) for name in ("model.safetensors", "model.onnx"))
-        return (weights + (1 + 2 * self._config.sessions) * graph) / 1e6
-
-    def _make_room(self, spared_slot: Slot, megabytes: float) -> None:
-        """Evict the models used longest ago until there is room; never the wanted or default one."""
-        spared = {spared_slot.name, self.default_name}
-        evictable = [
-            s for s in self.slots.values() if s.name not in spared and s.active is not None
-        ]
-        for slot in sorted(evictable, key=lambda slot: slot.used):
-            if self._megabytes() + megabytes <= self._config.max_models_mb:
-                return
-            _log.info("model %s is evicted: memory is full", slot.name)
-            slot.active = slot.previous = slot.staged = None
 
 
 def _check_meant(present: ServedModel | None, version: str | None) -> None:
@@ -433,26 +326,3 @@ def _check_meant(present: ServedModel | None, version: str | None) -> None:
             f"version {present.bundle.version} of {present.name!r} is there, not {version}; "
             "somebody replaced it: look at what it would change"
         )
-
-
-def cost_of(bundle: Bundle) -> int:
-    """Work items of one image: windows × masks."""
-    masking = bundle.model.config.scoring.masking
-    return len(bundle.model.window_indices) * masking.repeats * masking.parts
-
-
-def _size(file: Path) -> int:
-    """Return a file's bytes; 0 where there is none."""
-    try:
-        return file.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _stamp(folder: Path) -> str:
-    """Tell one state of a folder from another without reading it."""
-    try:
-        status = (folder / "manifest.json").stat()
-    except OSError:
-        return ""
-    return f"{status.st_mtime_ns}.{status.st_ino}"

@@ -19,7 +19,7 @@ from anomaly.roi import Roi
 from record.store import Filter
 from service.concurrency import all_in_turns
 from service.errors import NormalsMissing
-from service.inference.registry import ServedModel, Slot
+from service.inference.served_model import ServedModel, Slot
 from service.inspector import Inspector
 from service.recalibration.reviewer import Reviewer, errors_of, gather
 from service.results.evidence import StoredEvidence, placement_of

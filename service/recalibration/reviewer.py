@@ -21,7 +21,7 @@ from anomaly.types import Verdict
 from service.concurrency import all_in_turns
 from service.errors import CasesMissing, DefectsWouldPass
 from service.feedback import is_held_against
-from service.inference.registry import ServedModel
+from service.inference.served_model import ServedModel
 from service.inspector import Inspector
 from service.results.evidence import StoredEvidence, placement_of, weights_of
 from service.results.recording import Recording

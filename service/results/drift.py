@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from anomaly.drift import Watch
 from anomaly.types import Detection, FloatArray
-from service.inference.registry import ServedModel
+from service.inference.served_model import ServedModel
 from service.metrics import Metrics
 
 _FINDINGS = ("camera", "parts")

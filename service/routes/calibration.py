@@ -15,13 +15,13 @@ from service.http.api_keys import Role
 from service.http.auth import SECURED, needs
 from service.http.body import media_type_of, read_body, read_images
 from service.http.counted import CountedRequest
-from service.http.parameters import inspector, invalid
+from service.http.parameters import invalid
 from service.http.problems import problems
-from service.inference.registry import ServedModel
-from service.inspector import Inspector
+from service.inference.served_model import ServedModel
 from service.recalibration.calibrator import CalibrationRequest, Calibrator, Normals
 from service.routes.models import versions
 from service.schemas import CalibrateIn, CalibrateQuery, CalibrationOut
+from service.state import AppState, app_state
 
 router = APIRouter(tags=["models"])
 
@@ -50,12 +50,6 @@ _BODY: dict[str, Any] = {
 }
 
 
-async def calibrator(request: Request) -> Calibrator:
-    """Return the app's calibrator."""
-    app_calibrator: Calibrator = request.app.state.calibrator
-    return app_calibrator
-
-
 @router.post(
     "/v1/models/{name}:calibrate",
     dependencies=[Depends(needs(Role.OPERATE))],
@@ -66,26 +60,25 @@ async def calibrate(
     request: Request,
     name: str,
     query: Annotated[CalibrateQuery, Query()],
-    calibrator: Annotated[Calibrator, Depends(calibrator)],
-    inspector: Annotated[Inspector, Depends(inspector)],
+    parts: Annotated[AppState, Depends(app_state)],
 ) -> CalibrationOut:
     """Calibrate a serving model anew, on stored results (JSON) or on images of good parts (multipart).
 
     The new version is staged beside the one that serves; `:activate` lets it serve, or
     `activate=true` at once. Images in one folder (by their file names) are one group.
     """
-    registry = inspector.engine.registry
+    registry, calibrator = parts.registry, parts.calibrator
     model = await registry.acquire(name)
     readers = {"application/json": _from_json, "multipart/form-data": _from_multipart}
     read = readers.get(media_type_of(request))
     if read is None:
         raise BodyUnusable("send JSON that names stored results, or multipart/form-data of images")
-    with inspector.budget.open(bulk=True) as charge:
+    with parts.inspector.budget.open(bulk=True) as charge:
         counted = CountedRequest(request, charge)
         normals, settings = await read(counted, model, query, calibrator)
     done = await calibrator.calibrate(model, normals, settings)
     if query.activate:
-        await registry.activate(model.name, version=done.version)
+        await registry.activate(model.name, gate=parts.gate, version=done.version)
     return CalibrationOut(
         versions=versions(done.slot),
         version=done.version,

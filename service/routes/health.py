@@ -9,9 +9,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from service.errors import NotReady
 from service.http.api_keys import Role
 from service.http.auth import asks
-from service.http.parameters import inspector
 from service.http.problems import problems
 from service.inspector import Inspector
+from service.metrics import Metrics
+from service.state import inspector, instruments
 
 router = APIRouter(tags=["health"])
 # Asked without a key; /metrics as well unless the settings say otherwise.
@@ -43,7 +44,7 @@ async def ready(
 
 @router.get("/metrics", response_class=Response)
 @asks(Role.SCORE)
-async def metrics(inspector: Annotated[Inspector, Depends(inspector)]) -> Response:
+async def metrics(metrics: Annotated[Metrics, Depends(instruments)]) -> Response:
     """Prometheus metrics, in the text format; without a key unless MASKLINE_METRICS_OPEN is false."""
-    text = generate_latest(inspector.metrics.registry)
+    text = generate_latest(metrics.registry)
     return Response(text, media_type=CONTENT_TYPE_LATEST)

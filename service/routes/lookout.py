@@ -18,10 +18,10 @@ from service.heatmaps import to_base64
 from service.http.answering import detect_request
 from service.http.api_keys import Role
 from service.http.auth import SECURED, needs
-from service.http.parameters import inspector
 from service.http.problems import problems
 from service.inspector import Inspector
 from service.schemas import ScoreQuery
+from service.state import inspector
 
 router = APIRouter(tags=["lookout"])
 

@@ -7,9 +7,9 @@ from fastapi import APIRouter, Depends, Query, Request
 from service.errors import ReasonMissing
 from service.http.api_keys import Role
 from service.http.auth import SECURED, check, needs
-from service.http.parameters import inspector
 from service.http.problems import problems
-from service.inference.registry import ServedModel, Slot
+from service.inference.registry import Registry
+from service.inference.served_model import ServedModel, Slot
 from service.inspector import Inspector
 from service.schemas import (
     ActivateIn,
@@ -21,12 +21,13 @@ from service.schemas import (
     RollbackIn,
     VersionsOut,
 )
+from service.state import AppState, app_state, inspector, registry
 
 router = APIRouter(tags=["models"])
 
 _RESPONSES = problems(401, 403, 404, 409, 422, 429, 500, 503)
 _MAY_OPERATE = [Depends(needs(Role.OPERATE))]
-_Inspector = Annotated[Inspector, Depends(inspector)]
+_Registry = Annotated[Registry, Depends(registry)]
 _Version = Annotated[
     str | None, Query(max_length=128, description="The one that is meant; also in the body.")
 ]
@@ -38,9 +39,8 @@ _Version = Annotated[
     responses=_RESPONSES,
     openapi_extra=SECURED,
 )
-async def list_models(inspector: _Inspector) -> ModelsOut:
+async def list_models(registry: _Registry) -> ModelsOut:
     """List the loaded models with their thresholds and what they can certify, and those that are broken."""
-    registry = inspector.engine.registry
     models = [_model_out(model, registry.default_name) for model in registry.active]
     broken = [
         BrokenModelOut(name=slot.name, code=slot.failure.code, detail=str(slot.failure))
@@ -53,9 +53,9 @@ async def list_models(inspector: _Inspector) -> ModelsOut:
 @router.post(
     "/v1/models/{name}:load", dependencies=_MAY_OPERATE, responses=_RESPONSES, openapi_extra=SECURED
 )
-async def load(name: str, inspector: _Inspector) -> VersionsOut:
+async def load(name: str, registry: _Registry) -> VersionsOut:
     """Read and check the version in the model's folder, warm it up and stage it; nothing switches yet."""
-    return versions(await inspector.engine.registry.load(name))
+    return versions(await registry.load(name))
 
 
 @router.post(
@@ -67,7 +67,7 @@ async def load(name: str, inspector: _Inspector) -> VersionsOut:
 async def activate(
     request: Request,
     name: str,
-    inspector: _Inspector,
+    parts: Annotated[AppState, Depends(app_state)],
     how: ActivateIn | None = None,
     version: _Version = None,
 ) -> VersionsOut:
@@ -77,14 +77,14 @@ async def activate(
     `version_changed`). Refused, too, where a confirmed defect would pass (409 `defects_would_pass`)
     or cannot be judged (409 `cases_missing`); an admin may force it, and says why.
     """
-    registry, how = inspector.engine.registry, how or ActivateIn()
+    registry, how = parts.registry, how or ActivateIn()
     meant = how.version or version
     if not how.force:
-        return versions(await registry.activate(name, version=meant))
+        return versions(await registry.activate(name, gate=parts.gate, version=meant))
     check(request, Role.ADMIN)
     if how.reason is None:
         raise ReasonMissing("whoever forces a version says why: 'reason'")
-    slot = await registry.activate(name, version=meant, force=True, forced_because=how.reason)
+    slot = await registry.activate(name, gate=None, version=meant, forced_because=how.reason)
     return versions(slot)
 
 
@@ -95,11 +95,11 @@ async def activate(
     openapi_extra=SECURED,
 )
 async def rollback(
-    name: str, inspector: _Inspector, how: RollbackIn | None = None, version: _Version = None
+    name: str, registry: _Registry, how: RollbackIn | None = None, version: _Version = None
 ) -> VersionsOut:
     """Let the version before serve again, also after a restart; `version` may say which one is meant."""
     meant = (how or RollbackIn()).version or version
-    return versions(await inspector.engine.registry.rollback(name, version=meant))
+    return versions(await registry.rollback(name, version=meant))
 
 
 @router.get(
@@ -108,7 +108,7 @@ async def rollback(
     responses=_RESPONSES,
     openapi_extra=SECURED,
 )
-async def drift(name: str, inspector: _Inspector) -> DriftsOut:
+async def drift(name: str, inspector: Annotated[Inspector, Depends(inspector)]) -> DriftsOut:
     """Say whether camera or parts changed since the last calibration, camera by camera."""
     slot = inspector.engine.registry.find(name)
     watches = inspector.drifts.of(slot.name)

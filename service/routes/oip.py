@@ -24,13 +24,15 @@ from service.http.open_inference import (
     read_request,
 )
 from service.http.open_inference_tensors import write_response
-from service.http.parameters import inspector
 from service.http.problems import problems
 from service.inference.inspection import Source
-from service.inference.registry import ServedModel
+from service.inference.registry import Registry
+from service.inference.served_model import ServedModel
 from service.inspector import Inspector
 from service.routes import health
 from service.schemas import ScoreQuery
+from service.state import inspector, registry
+from service.timings import Timings, first_stage
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
@@ -61,9 +63,11 @@ async def server_metadata() -> dict[str, Any]:
 
 
 @router.get("/models/{name}", dependencies=_MAY_SCORE, responses=_RESPONSES, openapi_extra=SECURED)
-async def model_metadata(name: str, inspector: _Inspector) -> dict[str, Any]:
+async def model_metadata(
+    name: str, registry: Annotated[Registry, Depends(registry)]
+) -> dict[str, Any]:
     """Inputs and outputs of a model."""
-    model = await inspector.engine.registry.acquire(name)
+    model = await registry.acquire(name)
     grid = model.bundle.model.target.map_grid
     shapes = {"anomaly_map": [-1, grid.rows, grid.cols]}
     return {
@@ -117,10 +121,14 @@ async def _infer(
         infer_in, images = await _read(CountedRequest(request, charge), inspector)
         query = ScoreQuery(model=name, deadline_ms=deadline_ms(infer_in))
         deadline = inspector.deadline_of(query)
-        async with while_wanted(request, deadline, ("read",)):
+        timings = [Timings("decode") for _ in images]
+        async with while_wanted(request, deadline, lambda: first_stage(timings)):
             _check_version(await inspector.engine.registry.acquire(name), version_name)
             inspections = await all_in_turns(
-                [partial(inspector.detect, image, query, deadline, {}) for image in images]
+                [
+                    partial(inspector.detect, image, query, deadline, image_timings)
+                    for image, image_timings in zip(images, timings, strict=True)
+                ]
             )
         content, headers = await in_thread(
             inspector.parsers, lambda: write_response(name, infer_in, inspections)

@@ -17,7 +17,6 @@ from service.errors import NothingRecorded, RoleInsufficient
 from service.feedback import FeedbackIn, FeedbackKind, FeedbackOut
 from service.http.api_keys import Role
 from service.http.auth import SECURED, check, needs
-from service.http.parameters import inspector
 from service.http.problems import problems
 from service.inspector import Inspector
 from service.results.evidence import heatmap_of, media_type, needed, placement_of
@@ -27,6 +26,7 @@ from service.schemas import (
     ResultOut,
     ResultsOut,
 )
+from service.state import inspector
 from service.wire import Label, Moment
 
 router = APIRouter(tags=["results"])

@@ -9,9 +9,10 @@ from service.http.api_keys import Role
 from service.http.auth import SECURED, asks
 from service.http.bulk import inspect_all
 from service.http.counted import CountedResponse
-from service.http.parameters import SCORE_PARAMETERS, inspector, score_query
+from service.http.parameters import SCORE_PARAMETERS, score_query
 from service.http.problems import problems
 from service.schemas import BatchOut, ScoreOut
+from service.state import inspector
 
 router = APIRouter(tags=["score"])
 

@@ -87,7 +87,7 @@ def test_a_refused_image_costs_no_decoding(tiny_folder: Path) -> None:
     with TestClient(app) as client:
         held = Held(app)
         held.gate.clear()
-        decoded = app.state.inspector.metrics.stage.labels("decode")
+        decoded = app.state.parts.inspector.metrics.stage.labels("decode")
         askers = [threading.Thread(target=client.post, args=("/score",), kwargs={"content": GOOD})]
         askers[0].start()
         held.wait_until_busy()
@@ -95,7 +95,7 @@ def test_a_refused_image_costs_no_decoding(tiny_folder: Path) -> None:
             threading.Thread(target=client.post, args=("/score",), kwargs={"content": GOOD})
         )
         askers[1].start()
-        while not app.state.inspector.engine.batcher.queue.depth:
+        while not app.state.parts.inspector.engine.batcher.queue.depth:
             time.sleep(0.005)
         before = decoded._sum.get()
         low = threading.Thread(
@@ -104,7 +104,7 @@ def test_a_refused_image_costs_no_decoding(tiny_folder: Path) -> None:
         refused = [client.post("/score", content=GOOD) for _ in range(5)]
         assert decoded._sum.get() == before
         low.start()  # has room of its own
-        while app.state.inspector.engine.batcher.queue.depth < 2:
+        while app.state.parts.inspector.engine.batcher.queue.depth < 2:
             time.sleep(0.005)
         held.gate.set()
         for asker in (*askers, low):

@@ -38,7 +38,7 @@ def test_a_stopped_inference_thread_is_not_ready_and_fails_no_request_silently(
     tiny_folder: Path,
 ) -> None:
     with TestClient(create_app(settings(tiny_folder))) as client:
-        client.app.state.inspector.engine.batcher.close()
+        client.app.state.parts.inspector.engine.batcher.close()
         ready = client.get("/health/ready")
         assert (ready.status_code, ready.json()["code"]) == (503, "not_ready")
         assert client.get("/health/live").status_code == 200
@@ -66,7 +66,7 @@ def test_metrics_count_what_happened_under_the_contracts_names(tiny_folder: Path
 
 def test_camera_labels_stay_bounded(tiny_folder: Path) -> None:
     with TestClient(create_app(settings(tiny_folder))) as client:
-        metrics = client.app.state.inspector.metrics
+        metrics = client.app.state.parts.inspector.metrics
         labels = {metrics.camera(f"cam{i}") for i in range(500)}
     assert len(labels) == 65
     assert "other" in labels

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from prometheus_client import generate_latest
 from typer.testing import CliRunner
 
 import maskline
 from service.app import create_app
 from service.errors import StartError
 from service.http.api_keys import KeyRing, KeysError, Role, add_key, read_keys, revoke_key
+from service.metrics import Metrics
 from service.run import serve
 from tests.conftest import normal_pixels, png
 from tests.service.conftest import settings
@@ -91,10 +93,8 @@ def test_a_refused_body_is_not_read(client: TestClient) -> None:
 
 
 def _metrics(client: TestClient) -> str:
-    client.app.state.keys, kept = None, client.app.state.keys
-    text: str = client.get("/metrics").text
-    client.app.state.keys = kept
-    return text
+    metrics: Metrics = client.app.state.parts.metrics
+    return generate_latest(metrics.registry).decode()
 
 
 def test_a_revoked_or_added_key_is_noticed_at_once(

@@ -129,7 +129,7 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("case", BODIES)
 def test_every_route_gives_back_what_it_took(client: TestClient, case: str) -> None:
     path, body = BODIES[case]
-    budget: Budget = client.app.state.inspector.budget
+    budget: Budget = client.app.state.parts.inspector.budget
     assert client.post(path, **body).status_code != 500
     assert (budget.taken_bytes, budget._bulk_taken) == (0, 0)
 
@@ -137,7 +137,7 @@ def test_every_route_gives_back_what_it_took(client: TestClient, case: str) -> N
 @pytest.mark.parametrize("case", [name for name in BODIES if name not in ("empty", "no image")])
 def test_every_route_is_refused_while_others_hold_the_memory(client: TestClient, case: str) -> None:
     path, body = BODIES[case]
-    budget: Budget = client.app.state.inspector.budget
+    budget: Budget = client.app.state.parts.inspector.budget
     with budget.open() as others:
         others.add(budget.total_bytes)
         answer = client.post(path, **body)
@@ -158,11 +158,11 @@ def test_a_body_that_never_fits_is_too_large(
     headers = {"content-type": "multipart/form-data; boundary=B"} if "batch" in path else None
     answer = client.post(path, content=body if announced else iter([body]), headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (413, "memory_exceeded")
-    assert client.app.state.inspector.budget.taken_bytes == 0
+    assert client.app.state.parts.inspector.budget.taken_bytes == 0
 
 
 def test_pixels_count_before_they_are_decoded(client: TestClient) -> None:
-    budget: Budget = client.app.state.inspector.budget
+    budget: Budget = client.app.state.parts.inspector.budget
     image = png(normal_pixels(1, (300, 400)) // 64 * 64)
     assert len(image) < budget.total_bytes < 3 * 300 * 400
     answer = client.post("/score", content=image)
@@ -170,7 +170,7 @@ def test_pixels_count_before_they_are_decoded(client: TestClient) -> None:
 
 
 def test_a_body_that_breaks_off_gives_back_what_it_took(client: TestClient, app: FastAPI) -> None:
-    budget: Budget = app.state.inspector.budget
+    budget: Budget = app.state.parts.inspector.budget
     seen: list[int] = []
 
     async def receive() -> dict[str, Any]:
@@ -194,7 +194,7 @@ def test_a_body_that_breaks_off_gives_back_what_it_took(client: TestClient, app:
 
 
 def test_the_metrics_tell_what_is_held(client: TestClient, app: FastAPI) -> None:
-    with app.state.inspector.budget.open() as charge:
+    with app.state.parts.inspector.budget.open() as charge:
         charge.add(123)
         assert "maskline_in_flight_bytes 123.0" in client.get("/metrics").text
     assert "maskline_in_flight_bytes 0.0" in client.get("/metrics").text
@@ -203,9 +203,9 @@ def test_the_metrics_tell_what_is_held(client: TestClient, app: FastAPI) -> None
 def test_a_body_counts_while_its_image_is_inspected(
     client: TestClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    budget: Budget = app.state.inspector.budget
+    budget: Budget = app.state.parts.inspector.budget
     held: list[int] = []
-    batcher = app.state.inspector.engine.batcher
+    batcher = app.state.parts.inspector.engine.batcher
     plain = batcher._run
 
     def run(key: Any, works: Any) -> Any:
@@ -218,7 +218,7 @@ def test_a_body_counts_while_its_image_is_inspected(
 
 
 def test_an_answer_counts_until_it_is_read(client: TestClient, app: FastAPI) -> None:
-    budget: Budget = app.state.inspector.budget
+    budget: Budget = app.state.parts.inspector.budget
     held: list[int] = []
     body = iter([{"type": "http.request", "body": GOOD, "more_body": False}])
 
@@ -251,4 +251,4 @@ def test_whatever_is_sent_nothing_stays_taken(client: TestClient, data: st.DataO
     )
     answer = client.post(path, content=body, headers={"content-type": kind})
     assert answer.status_code in (*range(200, 500), 504)
-    assert client.app.state.inspector.budget.taken_bytes == 0
+    assert client.app.state.parts.inspector.budget.taken_bytes == 0

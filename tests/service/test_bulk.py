@@ -54,7 +54,7 @@ def test_what_concerns_the_whole_request_is_its_answer(tiny_folder: Path) -> Non
 
 
 def test_an_image_past_the_deadline_is_an_item(client: TestClient) -> None:
-    batcher = client.app.state.inspector.engine.batcher
+    batcher = client.app.state.parts.inspector.engine.batcher
     answer = client.post("/v1/score/batch?deadline_ms=0.001", files=parts(GOOD, GOOD))
     codes = {item["error"]["code"] for item in answer.json()["items"]}
     assert codes == {"deadline_missed"}

@@ -27,7 +27,7 @@ def client(tiny_folder: Path, tmp_path: Path) -> Iterator[TestClient]:
 
 
 def flush(client: TestClient) -> Recording:
-    recording: Recording = client.app.state.inspector.recording  # type: ignore[attr-defined]
+    recording: Recording = client.app.state.parts.inspector.recording  # type: ignore[attr-defined]
     assert recording._keeper is not None
     recording._keeper.flush()
     return recording

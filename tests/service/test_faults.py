@@ -26,7 +26,7 @@ class Held:
     """Stands in front of an engine's inference: holds it up, breaks it, remembers what came."""
 
     def __init__(self, app: FastAPI) -> None:
-        batcher = app.state.inspector.engine.batcher
+        batcher = app.state.parts.inspector.engine.batcher
         self._behind: Run = batcher._run
         batcher._run = self
         self.gate = threading.Event()
@@ -145,7 +145,7 @@ def test_a_body_that_does_not_arrive_is_given_up(client: TestClient) -> None:
 def test_a_device_out_of_memory_takes_smaller_batches(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = client.app.state.inspector.engine
+    engine = client.app.state.parts.inspector.engine
     model = engine.registry.slots["tiny"].active
     detector = model.detector
     plain = detector.detect_canvases
@@ -183,7 +183,7 @@ def test_a_device_out_of_memory_takes_smaller_batches(
 def test_a_model_that_raises_is_an_answer_with_a_code(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    detector = client.app.state.inspector.engine.registry.slots["tiny"].active.detector
+    detector = client.app.state.parts.registry.slots["tiny"].active.detector
 
     def broken(pixels: torch.Tensor, placements: Any) -> Any:
         raise ValueError("a bug")
@@ -197,7 +197,7 @@ def test_a_model_that_raises_is_an_answer_with_a_code(
 
 
 def test_inference_that_breaks_off_is_an_answer_and_goes_on(client: TestClient) -> None:
-    batcher = client.app.state.inspector.engine.batcher
+    batcher = client.app.state.parts.inspector.engine.batcher
     plain = batcher._run
 
     def fatal(key: Hashable, works: Sequence[Any]) -> Sequence[Any]:
@@ -242,9 +242,9 @@ def test_a_refusal_at_the_door_says_when_to_come_back(tiny_folder: Path) -> None
         )
         background.start()
         held.wait_until_busy()
-        app.state.inspector.engine.batcher.queue._cost_seconds = 1.0
+        app.state.parts.inspector.engine.batcher.queue._cost_seconds = 1.0
         answer = client.post("/score", content=GOOD)
         held.gate.set()
         background.join()
     assert (answer.status_code, answer.json()["code"]) == (429, "too_many_requests")
-    assert int(answer.headers["Retry-After"]) == app.state.inspector.engine.registry.active[0].cost
+    assert int(answer.headers["Retry-After"]) == app.state.parts.registry.active[0].cost

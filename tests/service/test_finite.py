@@ -25,7 +25,7 @@ PATHS = (
 def client(tiny_folder: Path, tmp_path: Path) -> Iterator[TestClient]:
     app = create_app(settings(tiny_folder, record="on", record_dir=tmp_path / "results"))
     with TestClient(app, raise_server_exceptions=False) as open_client:
-        model = app.state.inspector.engine.registry.slots["tiny"].active
+        model = app.state.parts.registry.slots["tiny"].active
         network = model.detector.network
 
         def spoilt(pixels: torch.Tensor, seeds: Sequence[int]) -> Evidence:

@@ -185,7 +185,7 @@ def test_a_defect_confirmed_while_the_others_are_judged_counts(
     confirmed(client)
     late = inspected(client, part(6500), "threshold=0")["result_id"]
     client.post(CALIBRATE, files=uploads(24))
-    recording = client.app.state.inspector.recording  # type: ignore[attr-defined]
+    recording = client.app.state.parts.inspector.recording  # type: ignore[attr-defined]
     evidence, asked = recording.evidence, 0
 
     async def meanwhile(rows: Any) -> Any:
@@ -230,7 +230,7 @@ def test_a_version_that_is_replaced_while_it_is_checked_does_not_serve(
     client: TestClient,
 ) -> None:
     version = client.post(CALIBRATE, files=uploads(24)).json()["version"]
-    registry = client.app.state.inspector.engine.registry  # type: ignore[attr-defined]
+    registry = client.app.state.parts.registry  # type: ignore[attr-defined]
     slot = registry.slots["tiny"]
     staged = slot.staged
 
@@ -238,18 +238,18 @@ def test_a_version_that_is_replaced_while_it_is_checked_does_not_serve(
         slot.staged = by
 
     for instead, wanted in ((None, NothingStaged), (slot.active, VersionChanged)):
-        registry.gate = partial(replaced, by=instead)
+        gate = partial(replaced, by=instead)
         for meant in (None, version):
             slot.staged = staged
             with pytest.raises(wanted):
-                client.portal.call(partial(registry.activate, "tiny", version=meant))  # type: ignore[union-attr]
+                client.portal.call(partial(registry.activate, "tiny", gate=gate, version=meant))  # type: ignore[union-attr]
     assert slot.active.bundle.version == "v1"
 
 
 def test_calibrating_and_activating_serves_what_was_calibrated(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry = client.app.state.inspector.engine.registry  # type: ignore[attr-defined]
+    registry = client.app.state.parts.registry  # type: ignore[attr-defined]
     asked: list[Any] = []
     activate = registry.activate
 
@@ -259,7 +259,9 @@ def test_calibrating_and_activating_serves_what_was_calibrated(
 
     monkeypatch.setattr(registry, "activate", noted)
     done = client.post(f"{CALIBRATE}?activate=true", files=uploads(24)).json()
-    assert asked == [{"version": done["version"]}]
+    gate = client.app.state.parts.gate  # type: ignore[attr-defined]
+    assert asked == [{"version": done["version"], "gate": gate}]
+    assert gate is not None
 
 
 # Before, now, whether an operator may, whether it is sealed.

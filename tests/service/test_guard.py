@@ -82,7 +82,7 @@ class Line:
         return "\r\n".join(lines) + "\r\n"
 
     def inside(self) -> float:
-        metrics = self.app.state.inspector.metrics
+        metrics = self.app.state.parts.inspector.metrics
         value: float = metrics.in_flight._value.get()
         return value
 

@@ -59,7 +59,7 @@ def until(condition: Callable[[], bool]) -> bool:
 def test_the_line_goes_on_beside_decoders_that_hang(
     client: TestClient, gate: threading.Event
 ) -> None:
-    budget = client.app.state.inspector.budget
+    budget = client.app.state.parts.inspector.budget
     answers: list[tuple[int, str]] = []
 
     def ask() -> None:
@@ -69,7 +69,7 @@ def test_the_line_goes_on_beside_decoders_that_hang(
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
         thread.start()
-    assert until(lambda: len(client.app.state.inspector.pool._running) == 2)
+    assert until(lambda: len(client.app.state.parts.inspector.pool._running) == 2)
     assert client.post("/score?deadline_ms=8000", content=GOOD).status_code == 200
     for thread in threads:
         thread.join()
@@ -160,7 +160,7 @@ def test_a_score_that_is_no_number_is_an_error(
 ) -> None:
     app = create_app(settings(tiny_folder))
     with TestClient(app, raise_server_exceptions=False) as client:
-        batcher = app.state.inspector.engine.batcher
+        batcher = app.state.parts.inspector.engine.batcher
         plain = batcher._run
         spoilt: list[dict[str, Any]] = [
             {"pred_score": float("nan")},

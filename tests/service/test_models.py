@@ -94,7 +94,7 @@ def test_a_version_is_freed_at_the_second_switch(
     )
     app = create_app(own)
     with TestClient(app) as client:
-        slot = app.state.inspector.engine.registry.slots["left"]
+        slot = app.state.parts.registry.slots["left"]
         first = weakref.ref(slot.active.detector)
         for _ in range(8):  # both lanes, the decoders and the keeper have had it in hand
             assert serving(client) == "v1"
@@ -197,18 +197,18 @@ def test_the_watch_takes_over_what_is_new_and_leaves_what_is_broken(
 ) -> None:
     app = create_app(settings(models, default_model="left"))
     with TestClient(app) as client:
-        registry = app.state.inspector.engine.registry
-        client.portal.call(registry.scan)
+        watch = app.state.parts.watch
+        client.portal.call(watch.scan)
         assert serving(client) == "v1"
         publish(tiny_bundle, models / "left", "v2")
         save_bundle(replace(tiny_bundle, calibration=None), models / "right", "v2")
         save_bundle(tiny_bundle, models / "new", "v7")
-        client.portal.call(registry.scan)
+        client.portal.call(watch.scan)
         assert serving(client) == "v2"
         assert serving(client, "right") == "v1"
         assert serving(client, "new") == "v7"
         client.post("/v1/models/left:rollback")
-        client.portal.call(registry.scan)
+        client.portal.call(watch.scan)
         assert serving(client) == "v1"  # what was rolled back from does not come back by itself
 
 
@@ -218,10 +218,10 @@ def test_memory_is_bounded_by_evicting_the_model_unused_longest(
     save_bundle(tiny_bundle, models / "third", "v1")
     app = create_app(settings(models, default_model="left"))
     with TestClient(app) as client:
-        size = app.state.inspector.engine.registry.active[0].megabytes
+        size = app.state.parts.registry.active[0].megabytes
     app = create_app(settings(models, default_model="left", max_models_mb=2.5 * size))
     with TestClient(app) as client:
-        registry = app.state.inspector.engine.registry
+        registry = app.state.parts.registry
         loaded = lambda: sorted(model.name for model in registry.active)  # noqa: E731
         assert loaded() == ["left", "right"]
         assert serving(client, "third") == "v1"
@@ -343,7 +343,7 @@ def test_a_folder_that_appears_takes_no_request_from_the_only_model(
     app = create_app(settings(tmp_path))
     with TestClient(app) as client:
         save_bundle(tiny_bundle, tmp_path / "second", "v1")
-        client.portal.call(app.state.inspector.engine.registry.scan)
+        client.portal.call(app.state.parts.watch.scan)
         assert client.post("/score", content=GOOD).json()["model"]["name"] == "left"
 
 
@@ -352,22 +352,22 @@ def test_the_watch_outlives_every_error_and_tries_again(
 ) -> None:
     app = create_app(settings(models, default_model="left"))
     with TestClient(app) as client:
-        watched = app.state.inspector.engine.registry
-        note, errors = watched._note, [AuditUnwritable("locked"), ZeroDivisionError()]
+        registry, watch = app.state.parts.registry, app.state.parts.watch
+        note, errors = registry._note, [AuditUnwritable("locked"), ZeroDivisionError()]
 
         def noting(action: str, name: str, bundle: Bundle, **details: object) -> None:
             if name == "left" and errors:
                 raise errors.pop()
             note(action, name, bundle, **details)
 
-        monkeypatch.setattr(watched, "_note", noting)
+        monkeypatch.setattr(registry, "_note", noting)
         for folder in ("left", "right"):
             publish(tiny_bundle, models / folder, "v2")
-        client.portal.call(watched.scan)
+        client.portal.call(watch.scan)
         assert (serving(client), serving(client, "right")) == ("v1", "v2")
-        client.portal.call(watched.scan)
+        client.portal.call(watch.scan)
         assert serving(client) == "v1"
-        client.portal.call(watched.scan)
+        client.portal.call(watch.scan)
         assert serving(client) == "v2"
 
 

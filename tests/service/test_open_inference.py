@@ -174,7 +174,7 @@ def test_what_is_no_request_is_refused_with_the_reason(client: TestClient, case:
     assert len(str(caught.value)) < 1000
     body = body_of(case)
     answer = client.post(ROUTE, content=body, headers={"content-type": "application/json"})
-    if len(body) <= client.app.state.inspector.settings.max_bulk_bytes:
+    if len(body) <= client.app.state.parts.inspector.settings.max_bulk_bytes:
         assert (answer.status_code, answer.json()["code"]) == (400, "tensor_invalid")
 
 

@@ -1,0 +1,50 @@
+"""What routes work with: made once when the service starts, never changed afterwards."""
+
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from service.http.api_keys import KeyRing
+from service.inference.model_watch import ModelWatch
+from service.inference.registry import Gate, Registry
+from service.inspector import Inspector
+from service.metrics import Metrics
+from service.recalibration.calibrator import Calibrator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppState:
+    """The parts of a service that runs.
+
+    `gate` looks at every version before it serves; None where nothing is recorded, so that there is
+    nothing to look at. `keys` is None where authentication is off.
+    """
+
+    registry: Registry
+    gate: Gate | None
+    watch: ModelWatch
+    inspector: Inspector
+    calibrator: Calibrator
+    metrics: Metrics
+    keys: KeyRing | None
+
+
+async def app_state(request: Request) -> AppState:
+    """Return the parts of the service that answers."""
+    parts: AppState = request.app.state.parts
+    return parts
+
+
+async def inspector(request: Request) -> Inspector:
+    """Return the app's inspector."""
+    return (await app_state(request)).inspector
+
+
+async def registry(request: Request) -> Registry:
+    """Return the app's models."""
+    return (await app_state(request)).registry
+
+
+async def instruments(request: Request) -> Metrics:
+    """Return the app's instruments."""
+    return (await app_state(request)).metrics

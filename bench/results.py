@@ -20,6 +20,7 @@ from sqlalchemy import create_engine, text
 from tqdm import tqdm
 
 from bench.postgres import Postgres, binaries
+from record.result import Feedback, Result
 from record.store import Filter, Store
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -56,17 +57,14 @@ def _measure(kind: str, url: str, options: argparse.Namespace) -> None:
     store, random = Store.open(url), Random(0)
     started = time.monotonic()
     for first in tqdm(range(0, options.rows, _CHUNK), desc=kind, unit="chunk"):
-        store.add([row(number, random) for number in range(first, first + _CHUNK)])
+        store.add([result(number, random) for number in range(first, first + _CHUNK)])
     rate = options.rows / (time.monotonic() - started)
-    for number, stored_row in enumerate(store.page(Filter(verdict="NG"), limit=1000).rows):
+    for number, stored in enumerate(store.page(Filter(verdict="NG"), limit=1000).results):
         feedback_kind = ("false_alarm", "confirmed_defect", "confirmed_defect")[number % 3]
-        entry = {
-            "result_id": stored_row["result_id"],
-            "created_at": _START,
-            "author": "q",
-            "kind": feedback_kind,
-        }
-        store.add_feedback(entry | {"defect": None, "comment": None})
+        entry = Feedback(
+            result_id=stored.result_id, created_at=_START, author="q", kind=feedback_kind
+        )
+        store.add_feedback(entry)
     with create_engine(url).connect() as connection:
         connection.execute(text("ANALYZE"))
         connection.commit()
@@ -80,11 +78,12 @@ def _measure(kind: str, url: str, options: argparse.Namespace) -> None:
             for cursor in (None, middle)
         ]
         print(f"| {name} | {pages[0]} | {pages[1]} |", flush=True)
-    for name, ask in {
+    questions: dict[str, Callable[[], Any]] = {
         "normals to calibrate on": partial(store.kept_normals, Filter(model="flange"), 500),
         "cases": partial(store.defects, "flange"),
         "latest kept": partial(store.kept_latest, "flange", 1000),
-    }.items():
+    }
+    for name, ask in questions.items():
         print(f"| {name} | {_times(ask, options.repeats)} | - |", flush=True)
     started = time.perf_counter()
     gone = store.forget(_START + timedelta(hours=3))
@@ -128,33 +127,33 @@ def _times(ask: Callable[[], Any], repeats: int) -> str:
     return f"{statistics.median(seconds_taken):.1f} ms, {max(seconds_taken):.1f} ms"
 
 
-def row(number: int, random: Random) -> dict[str, Any]:
+def result(number: int, random: Random) -> Result:
     """One made-up result; one part comes every second."""
     bad = random.random() < 0.02
-    return {
-        "result_id": f"{random.getrandbits(128):032x}",
-        "idempotency_key": None,
-        "inspected_at": _START + timedelta(seconds=number),
-        "triggered_at": None,
-        "model": "flange" if number % 4 else "bracket",
-        "version": "v1",
-        "digest": "0" * 64,
-        "calibration": "1" * 64,
-        "kept": bad,
-        "part_id": f"P{number}",
-        "camera": f"cam{number % 3}",
-        "lot": f"L{number // 5000}",
-        "recipe": None,
-        "verdict": "NG" if bad else "OK",
-        "is_anomalous": bad,
-        "score": random.random(),
-        "threshold": 4.0,
-        "p_value": 0.5,
-        "score_std": 0.01,
-        "regions": [{"bbox": [1, 2, 3, 4], "area_px": 12}] if bad else [],
-        "timings": {"decode": 0.001, "inference": 0.05},
-        "image_sha256": "a" * 64,
-    }
+    return Result(
+        result_id=f"{random.getrandbits(128):032x}",
+        idempotency_key=None,
+        inspected_at=_START + timedelta(seconds=number),
+        triggered_at=None,
+        model="flange" if number % 4 else "bracket",
+        version="v1",
+        digest="0" * 64,
+        calibration="1" * 64,
+        kept=bad,
+        part_id=f"P{number}",
+        camera=f"cam{number % 3}",
+        lot=f"L{number // 5000}",
+        recipe=None,
+        verdict="NG" if bad else "OK",
+        is_anomalous=bad,
+        score=random.random(),
+        threshold=4.0,
+        p_value=0.5,
+        score_std=0.01,
+        regions=[{"bbox": [1, 2, 3, 4], "area_px": 12}] if bad else [],
+        timings={"decode": 0.001, "inference": 0.05},
+        image_sha256="a" * 64,
+    )
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from record.lock import FileLock
+from record.result import JsonObject
 
 _START = "0" * 64
 _LOCK_S = 5.0  # longest that a row waits for whoever else adds one
@@ -64,7 +65,7 @@ class Audit:
             return self._add(before, action, subject, by, details)
 
     def _add(
-        self, before: Head, action: str, subject: str, by: str | None, details: dict[str, Any]
+        self, before: Head, action: str, subject: str, by: str | None, details: JsonObject
     ) -> Head:
         row = {
             "number": before.number + 1,
@@ -102,7 +103,7 @@ class Audit:
                     return self._add(recovered, "recovered", "the head lagged", None, details)
         return head
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[JsonObject]:
         """Yield the rows, the oldest first, as they are."""
         if self._rows.exists():
             with self._rows.open(encoding="utf-8") as file:
@@ -159,7 +160,7 @@ class Audit:
         copy._testify(Head(), head)
         return head
 
-    def _append(self, row: dict[str, Any]) -> None:
+    def _append(self, row: JsonObject) -> None:
         fd = os.open(self._rows, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
         try:
             os.write(fd, json.dumps(row, sort_keys=True).encode() + b"\n")
@@ -206,7 +207,7 @@ def _write_head(path: Path, head: Head) -> None:
     temporary.replace(path)
 
 
-def _seal(row: dict[str, Any]) -> str:
+def _seal(row: JsonObject) -> str:
     """SHA-256 of a row without its own hash, in a form that does not depend on the order of keys."""
     bare = {key: value for key, value in row.items() if key != "hash"}
     return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()

@@ -18,7 +18,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from record.result import JsonObject
 
 _log = logging.getLogger(__name__)
 _POSITION = "position.json"
@@ -42,7 +43,7 @@ class Entry:
     `row` is None where the line has no row at all.
     """
 
-    row: dict[str, Any] | None
+    row: JsonObject | None
     end: Position
     debris: bytes = b""
 
@@ -73,7 +74,7 @@ class Journal:
         """How much the store does not have yet."""
         return self._behind
 
-    def append(self, row: dict[str, Any]) -> bool:
+    def append(self, row: JsonObject) -> bool:
         """Keep a row; False where the journal is full or the disk refuses it."""
         line = json.dumps(row, separators=(",", ":")).encode() + b"\n"
         with self._lock:
@@ -200,7 +201,7 @@ class Journal:
         temporary.replace(self._folder / _POSITION)
 
 
-def _read_line(line: bytes) -> tuple[dict[str, Any] | None, bytes]:
+def _read_line(line: bytes) -> tuple[JsonObject | None, bytes]:
     """Read a line: its row, and what stands before it; all of the line where there is none.
 
     A row that follows debris in one line is whole: rows are ASCII and end their line.

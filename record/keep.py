@@ -12,7 +12,7 @@ import contextlib
 import logging
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from safetensors.numpy import load, save
 
 _log = logging.getLogger(__name__)
 
+Arrays = Mapping[str, np.ndarray]
 Policy = Literal["all", "anomalies", "sampled", "none"]
 _CASES, _IMAGE, _EVIDENCE = "cases", "image", "evidence"
 _MOST_WAITING_BYTES = 64_000_000
@@ -60,7 +61,7 @@ class KeptImage:
     result_id: str
     inspected_at: datetime
     image: bytes
-    evidence: dict[str, np.ndarray]
+    evidence: Arrays
 
     @property
     def size(self) -> int:
@@ -91,7 +92,7 @@ class KeptStore:
             if self.bytes + image.size > self._most_bytes:
                 return False
         self._fs.makedirs(f"{self._root}/{folder}", exist_ok=True)
-        files = {_EVIDENCE: save(image.evidence), _IMAGE: image.image}
+        files = {_EVIDENCE: save(dict(image.evidence)), _IMAGE: image.image}
         with self._fs.transaction:
             for kind, data in files.items():
                 with self._fs.open(f"{self._root}/{folder}/{image.result_id}.{kind}", "wb") as file:
@@ -101,7 +102,7 @@ class KeptStore:
         self.bytes += size
         return True
 
-    def evidence(self, result_id: str, inspected_at: datetime) -> dict[str, np.ndarray] | None:
+    def evidence(self, result_id: str, inspected_at: datetime) -> Arrays | None:
         """Return the arrays kept of a result; None where nothing is kept, or where it is damaged."""
         data = self._find(result_id, inspected_at, _EVIDENCE)
         try:

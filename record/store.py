@@ -1,9 +1,9 @@
 """The results of inspections in a database: SQLite by default, PostgreSQL by URL."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from types import MappingProxyType
@@ -18,6 +18,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    RowMapping,
     Select,
     Subquery,
     and_,
@@ -37,6 +38,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError, StatementError
 
+from record.result import Defect, Feedback, Result
 from record.tables import feedback, results
 
 _BUSY_S = 10.0
@@ -47,10 +49,12 @@ _MIGRATION_LOCK = 0x6D61736B  # any number that nobody else locks: "mask"
 
 _NEWEST = (results.c.inspected_at.desc(), results.c.id.desc())
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_COLUMNS = tuple(column.name for column in results.columns if column.name != "id")
-_UNKEYED = {"idempotency_key": None, "fingerprint": None}
+_FEEDBACK_FIELDS = [field.name for field in fields(Feedback) if field.name != "id"]
 NO_THRESHOLDS: Mapping[str, float] = MappingProxyType({})
-_INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+_INSERTS: Mapping[str, Callable[..., Any]] = {
+    "postgresql": postgresql.insert,
+    "sqlite": sqlite.insert,
+}
 
 
 class StoreError(Exception):
@@ -98,7 +102,7 @@ class Filter:
 class Page:
     """Results, newest first, and what asks for the next ones; None at the end."""
 
-    rows: list[dict[str, Any]]
+    results: list[Result]
     cursor: str | None
 
 
@@ -131,7 +135,7 @@ class Store:
             raise StoreError(f"the database {_shown(url)} cannot be opened: {error}") from error
         return cls(engine)
 
-    def add(self, rows: Sequence[dict[str, Any]]) -> int:
+    def add(self, added: Sequence[Result]) -> int:
         """Add results; those that are there already are left alone.
 
         A result whose idempotency key another result has is stored without it: two processes may
@@ -139,13 +143,12 @@ class Store:
         Raises `RowRefused` where one is no result.
         """
         statement = _INSERTS[self._engine.dialect.name](results).on_conflict_do_nothing()
-        complete = [{name: row.get(name) for name in _COLUMNS} for row in rows]
         try:
             with self._engine.begin() as connection:
                 before = _last_id(connection)
-                connection.execute(statement, complete)
-                if late := _absent(connection, complete):
-                    connection.execute(statement, [row | _UNKEYED for row in late])
+                connection.execute(statement, [result.row() for result in added])
+                if late := _absent(connection, added):
+                    connection.execute(statement, [_unkeyed(result).row() for result in late])
                 return _count_after(connection, before)
         except (DataError, IntegrityError, UnicodeError, OverflowError) as error:
             raise RowRefused(f"results are refused: {_first_line(error)}") from error
@@ -159,13 +162,13 @@ class Store:
         statement = filter_.on(select(results)).order_by(*_NEWEST).limit(limit + 1)
         if cursor is not None:
             statement = statement.where(_behind(cursor))
-        rows = self._rows(statement)
-        more = len(rows) > limit
-        return Page(rows[:limit], _cursor(rows[limit - 1]) if more else None)
+        page = self._results(statement)
+        more = len(page) > limit
+        return Page(page[:limit], _cursor(page[limit - 1]) if more else None)
 
     def kept_normals(
         self, filter_: Filter, limit: int, thresholds: Mapping[str, float] = NO_THRESHOLDS
-    ) -> list[dict[str, Any]]:
+    ) -> list[Result]:
         """Return the newest kept results that count as normal.
 
         Those that passed and nobody called a missed defect, and those that somebody called good:
@@ -181,10 +184,10 @@ class Store:
         joined = results.outerjoin(kind, kind.c.result_id == results.c.result_id)
         statement = select(results).select_from(joined)
         statement = filter_.on(statement.where(results.c.kept.is_(True), normal))
-        return self._rows(statement.order_by(*_NEWEST).limit(limit))
+        return self._results(statement.order_by(*_NEWEST).limit(limit))
 
-    def defects(self, model: str) -> list[dict[str, Any]]:
-        """Return all results that somebody called a defect, newest first; `kind` is what was said.
+    def defects(self, model: str) -> list[Defect]:
+        """Return all results that somebody called a defect, newest first.
 
         Also those of which nothing is kept: whoever judges them again must know that they are
         there.
@@ -194,43 +197,45 @@ class Store:
         joined = results.join(kind, kind.c.result_id == results.c.result_id)
         statement = select(results, kind.c.kind).select_from(joined)
         statement = statement.where(defect, results.c.model == model)
-        return self._rows(statement.order_by(*_NEWEST))
+        return [
+            Defect(Result(**{name: row[name] for name in row if name != "kind"}), row["kind"])
+            for row in self._rows(statement.order_by(*_NEWEST))
+        ]
 
-    def kept_latest(self, model: str, limit: int) -> list[dict[str, Any]]:
+    def kept_latest(self, model: str, limit: int) -> list[Result]:
         """Return the newest kept results."""
         statement = select(results).where(results.c.kept.is_(True), results.c.model == model)
-        return self._rows(statement.order_by(*_NEWEST).limit(limit))
+        return self._results(statement.order_by(*_NEWEST).limit(limit))
 
-    def find(self, result_id: str) -> dict[str, Any] | None:
+    def find(self, result_id: str) -> Result | None:
         """Return a result by its id."""
-        return next(iter(self._rows(select(results).where(results.c.result_id == result_id))), None)
+        statement = select(results).where(results.c.result_id == result_id)
+        return next(iter(self._results(statement)), None)
 
-    def repeated(self, idempotency_key: str) -> dict[str, Any] | None:
+    def repeated(self, idempotency_key: str) -> Result | None:
         """Return the result that was given under an idempotency key before."""
         statement = select(results).where(results.c.idempotency_key == idempotency_key)
-        return next(iter(self._rows(statement)), None)
+        return next(iter(self._results(statement)), None)
 
-    def add_feedback(
-        self, entry: dict[str, Any], *, after: int | None = None
-    ) -> dict[str, Any] | None:
+    def add_feedback(self, entry: Feedback, *, after: int | None = None) -> Feedback | None:
         """Add what somebody said of a result; returns it with its number.
 
         `after` is the number of what was said of it last, 0 for nothing, as far as the speaker
         knows. None is returned, and nothing stored, where somebody else spoke since, or the result
         is gone.
         """
-        result = results.c.result_id == entry["result_id"]
-        values = [literal(value, feedback.c[name].type) for name, value in entry.items()]
+        result = results.c.result_id == entry.result_id
+        values = [literal(getattr(entry, name), feedback.c[name].type) for name in _FEEDBACK_FIELDS]
         row = select(*values).where(exists().where(result))
         if after is not None:
-            spoken = feedback.c.result_id == entry["result_id"]
+            spoken = feedback.c.result_id == entry.result_id
             row = row.where(~exists().where(spoken, feedback.c.id > after))
         with _database_errors("feedback cannot be stored"), self._engine.begin() as connection:
             # PostgreSQL lets whoever speaks of one result wait here; SQLite has one writer anyway.
             connection.execute(select(results.c.id).where(result).with_for_update()).first()
-            added = insert(feedback).from_select(list(entry), row).returning(feedback)
+            added = insert(feedback).from_select(_FEEDBACK_FIELDS, row).returning(feedback)
             stored = connection.execute(added).mappings().first()
-            return None if stored is None else dict(stored)
+            return None if stored is None else Feedback(**stored)
 
     def last_feedback(self) -> int:
         """Return the number of what was said last of any result; 0 before the first."""
@@ -243,10 +248,11 @@ class Store:
         with _database_errors("a result cannot be changed"), self._engine.begin() as connection:
             connection.execute(statement)
 
-    def feedback_on(self, result_id: str) -> list[dict[str, Any]]:
+    def feedback_on(self, result_id: str) -> tuple[Feedback, ...]:
         """Return what was said of a result, the last first."""
         statement = select(feedback).where(feedback.c.result_id == result_id)
-        return self._rows(statement.order_by(feedback.c.id.desc()))
+        rows = self._rows(statement.order_by(feedback.c.id.desc()))
+        return tuple(Feedback(**row) for row in rows)
 
     def forget(self, before: datetime, limit: int = 5000) -> int:
         """Delete the oldest results from before a moment, at most so many; those with feedback stay."""
@@ -264,9 +270,12 @@ class Store:
         """Close all connections."""
         self._engine.dispose()
 
-    def _rows(self, statement: "Select[Any]") -> list[dict[str, Any]]:
+    def _results(self, statement: "Select[Any]") -> list[Result]:
+        return [Result(**row) for row in self._rows(statement)]
+
+    def _rows(self, statement: "Select[Any]") -> Sequence[RowMapping]:
         with _database_errors("results cannot be read"), self._engine.connect() as connection:
-            return [dict(row) for row in connection.execute(statement).mappings()]
+            return connection.execute(statement).mappings().all()
 
 
 @contextmanager
@@ -287,9 +296,9 @@ def unusable(url: str) -> str | None:
     return None if kind in _INSERTS else f"{kind!r} is not supported; use sqlite or postgresql"
 
 
-def _cursor(row: dict[str, Any]) -> str:
-    """Name a row's place in the order of pages: microseconds and id."""
-    return f"{(row['inspected_at'] - _EPOCH) // timedelta(microseconds=1)}.{row['id']}"
+def _cursor(result: Result) -> str:
+    """Name a result's position in the order of pages: microseconds and id."""
+    return f"{(result.inspected_at - _EPOCH) // timedelta(microseconds=1)}.{result.id}"
 
 
 def _behind(cursor: str) -> ColumnElement[bool]:
@@ -321,14 +330,18 @@ def _passed(thresholds: Mapping[str, float]) -> ColumnElement[bool]:
     return and_(results.c.verdict != "NG", or_(calibrated != "NG", by_score))
 
 
-def _absent(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows that were not stored because another result has their idempotency key."""
-    keyed = {row["result_id"]: row for row in rows if row["idempotency_key"] is not None}
+def _unkeyed(result: Result) -> Result:
+    return replace(result, idempotency_key=None, fingerprint=None)
+
+
+def _absent(connection: Connection, added: Sequence[Result]) -> list[Result]:
+    """Return the results that were not stored because another one has their idempotency key."""
+    keyed = {result.result_id: result for result in added if result.idempotency_key is not None}
     if not keyed:
         return []
     present = select(results.c.result_id).where(results.c.result_id.in_(keyed))
     stored = set(connection.execute(present).scalars())
-    return [row for result_id, row in keyed.items() if result_id not in stored]
+    return [result for result_id, result in keyed.items() if result_id not in stored]
 
 
 def _last_id(connection: Connection) -> int:

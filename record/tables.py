@@ -1,7 +1,9 @@
 """The tables of the store. Change them by a migration (`record/migrations`), never in place."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_type_hints
 
 from sqlalchemy import (
     JSON,
@@ -19,6 +21,8 @@ from sqlalchemy import (
     Table,
 )
 from sqlalchemy.types import TypeDecorator
+
+from record.result import Result
 
 _Id = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts INTEGER keys by itself
 
@@ -51,38 +55,43 @@ def _wide(length: int, before: int) -> String:
     return String(before).with_variant(String(length), "postgresql")
 
 
+_TEXTS = {  # lengths; a name of a model is a folder's
+    "result_id": String(32),
+    "idempotency_key": _wide(512, 128),
+    "fingerprint": String(64),
+    "model": _wide(255, 128),
+    "version": String(64),
+    "digest": String(64),
+    "calibration": String(64),
+    "part_id": String(128),
+    "camera": String(128),
+    "lot": String(128),
+    "recipe": String(128),
+    "verdict": String(8),
+    "calibrated_verdict": String(8),
+    "image_sha256": String(64),
+}
+_TYPES = {datetime: Moment, bool: Boolean, float: Float}
+_UNIQUE = ("result_id", "idempotency_key")
+
+
+def _columns() -> Iterator[Column[Any]]:
+    """One column for each field of `Result`; whatever may be None may be NULL."""
+    for name, hint in get_type_hints(Result).items():
+        if name == "id":
+            yield Column("id", _Id, primary_key=True)  # in the order of arrival
+            continue
+        alternatives = set(get_args(hint)) if isinstance(hint, UnionType) else {hint}
+        [kind] = alternatives - {NoneType}
+        sql_type = _TEXTS[name] if kind is str else _TYPES.get(kind, JSON)
+        is_optional = NoneType in alternatives
+        yield Column(name, sql_type, nullable=is_optional, unique=name in _UNIQUE or None)
+
+
 results = Table(
     "results",
     metadata,
-    Column("id", _Id, primary_key=True),  # in the order of arrival
-    Column("result_id", String(32), nullable=False, unique=True),
-    # The caller, the camera and their key as one text (`service.results.idempotency`), so that it
-    # is unique among all.
-    Column("idempotency_key", _wide(512, 128), unique=True),
-    Column("fingerprint", String(64)),  # of the request, where it had a key
-    Column("inspected_at", Moment, nullable=False),
-    Column("triggered_at", Moment),
-    Column("model", _wide(255, 128), nullable=False),  # a folder's name
-    Column("version", String(64), nullable=False),
-    Column("digest", String(64), nullable=False),
-    Column("calibration", String(64)),
-    Column("kept", Boolean),
-    Column("part_id", String(128)),
-    Column("camera", String(128)),
-    Column("lot", String(128)),
-    Column("recipe", String(128)),
-    Column("verdict", String(8), nullable=False),
-    # The calibration's own, whatever threshold the request asked for; None in rows before it was
-    # kept.
-    Column("calibrated_verdict", String(8)),
-    Column("is_anomalous", Boolean, nullable=False),
-    Column("score", Float, nullable=False),
-    Column("threshold", Float, nullable=False),
-    Column("p_value", Float, nullable=False),
-    Column("score_std", Float, nullable=False),
-    Column("regions", JSON, nullable=False),
-    Column("timings", JSON, nullable=False),
-    Column("image_sha256", String(64), nullable=False),
+    *_columns(),
     # Pages are cut in the order of inspection, by any filter and any span of time.
     Index("results_by_time", "inspected_at", "id"),
     Index("results_by_model", "model", "inspected_at", "id"),

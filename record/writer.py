@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import JSON, Column, Float
 
 from record.journal import Entry, Journal
+from record.result import FIELDS, Result
 from record.store import RowRefused, Store, StoreError
 from record.tables import Moment, results
 
@@ -22,7 +23,7 @@ _IDLE_S = 1.0
 _FORGET_S = 60.0
 _PATIENCE_S = (0.2, 10.0)  # first and longest pause while the store does not answer
 _MOST_DEBRIS = 100_000  # bytes of one line that are kept
-_COLUMNS = {column.name: column for column in results.columns if column.name != "id"}
+_COLUMNS = {name: results.c[name] for name in FIELDS}
 _MOMENTS = ("inspected_at", "triggered_at")
 
 
@@ -66,12 +67,13 @@ class Writer:
         """Whether the store did not take rows when it was last tried, or nobody tries any more."""
         return self._is_reported or not self._thread.is_alive()
 
-    def keep(self, row: dict[str, Any]) -> bool:
-        """Keep a row, in microseconds; False where the journal is full or its disk is."""
-        moments = {name: row[name].isoformat() for name in _MOMENTS if row.get(name) is not None}
-        entry = self._journal.append(row | moments)
+    def keep(self, result: Result) -> bool:
+        """Keep a result, in microseconds; False where the journal is full or its disk is."""
+        row = result.row()
+        moments = {name: row[name].isoformat() for name in _MOMENTS if row[name] is not None}
+        is_kept = self._journal.append(row | moments)
         self._wake.set()
-        return entry
+        return is_kept
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Bring over what can be brought in time; the rest waits for the next start."""
@@ -123,7 +125,7 @@ class Writer:
         if self._store is None:
             self._store = self._open_store()
         try:
-            if rows := [_row_of(entry) for entry in entries if entry.row is not None]:
+            if rows := [_result_of(entry) for entry in entries if entry.row is not None]:
                 self._store.add(rows)
         except RowRefused as error:
             if len(entries) > 1:
@@ -161,12 +163,12 @@ class Writer:
             self._is_reported = False
 
 
-def _row_of(entry: Entry) -> dict[str, Any]:
-    """Return the journal's row as the store takes it; raises `RowRefused` where it is none of ours."""
+def _result_of(entry: Entry) -> Result:
+    """Return the result that a line of the journal is; raises `RowRefused` where it is none."""
     row = entry.row or {}
     if unknown := row.keys() - _COLUMNS.keys():
         raise RowRefused(f"a row has what no result has: {sorted(unknown)[:5]}")
-    return {name: _value(column, row.get(name)) for name, column in _COLUMNS.items()}
+    return Result(**{name: _value(column, row.get(name)) for name, column in _COLUMNS.items()})
 
 
 def _value(column: Column[Any], value: Any) -> Any:

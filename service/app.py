@@ -5,7 +5,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
 
 import cv2
 from fastapi import FastAPI
@@ -15,6 +14,7 @@ from starlette.middleware import Middleware
 from anomaly.device import give_back_memory, usable_cores
 from anomaly.errors import AnomalyError
 from record.audit import AuditBroken
+from record.result import JsonObject
 from service.budget import Budget
 from service.errors import AuditUnwritable, StartError
 from service.heatmaps import Heatmaps
@@ -50,11 +50,11 @@ _DESCRIPTION = (
 )
 
 
-def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:
+def _documented(app: FastAPI) -> Callable[[], JsonObject]:
     """Add the key schemes to the OpenAPI document."""
     plain = app.openapi
 
-    def openapi() -> dict[str, Any]:
+    def openapi() -> JsonObject:
         document = plain()
         document.setdefault("components", {})["securitySchemes"] = SCHEMES
         return document

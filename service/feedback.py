@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from record.result import Discussed, Feedback, JsonObject, Result
 from service.errors import FeedbackContradicts, RoleInsufficient
 from service.wire import Label, Text
 
@@ -34,6 +35,11 @@ class FeedbackOut(FeedbackIn):
     created_at: datetime
     author: Annotated[str | None, Field(description="The API key's name.")]
 
+    @classmethod
+    def of(cls, entry: Feedback) -> "FeedbackOut":
+        """Convert stored feedback."""
+        return cls.model_validate(entry, from_attributes=True)
+
 
 # What may be said of a result, by its verdict: WARN lets a part pass, and asks for a look.
 _SAYABLE: dict[str, tuple[str, ...]] = {
@@ -44,13 +50,13 @@ _SAYABLE: dict[str, tuple[str, ...]] = {
 _CASES = ("confirmed_defect", "missed_defect")
 
 
-def is_held_against(result: dict[str, Any], kind: str | None) -> bool:
+def is_held_against(result: Result, kind: str | None) -> bool:
     """Whether new versions must reject a result of which this was said.
 
     A confirmed defect; and one that only a request's own threshold let pass: its calibration
     rejected it.
     """
-    rejected = result["calibrated_verdict"] == "NG"
+    rejected = result.calibrated_verdict == "NG"
     return kind == "confirmed_defect" or (kind == "missed_defect" and rejected)
 
 
@@ -74,24 +80,24 @@ class Change:
         return moves or (self.is_given_up and self.kind in _CASES)
 
     @property
-    def details(self) -> dict[str, Any]:
+    def details(self) -> JsonObject:
         """What the audit trail says of it."""
         return {"before": self.before, "kind": self.kind, "given_up": self.is_given_up}
 
 
-def change_of(result: dict[str, Any], kind: str, *, is_admin: bool, is_there: bool) -> Change:
+def change_of(discussed: Discussed, kind: str, *, is_admin: bool, is_there: bool) -> Change:
     """Say what feedback on a result changes; `is_there` is whether its image and evidence are.
 
     Raises `FeedbackContradicts` where the verdict forbids it, and `RoleInsufficient` where somebody
     who is no admin would take a confirmed defect back.
     """
-    if kind not in _SAYABLE[result["verdict"]]:
+    result, last = discussed.result, next(iter(discussed.feedback), None)
+    if kind not in _SAYABLE[result.verdict]:
         raise FeedbackContradicts(
-            f"of a result that was {result['verdict']} may be said: "
-            f"{', '.join(_SAYABLE[result['verdict']])}"
+            f"of a result that was {result.verdict} may be said: "
+            f"{', '.join(_SAYABLE[result.verdict])}"
         )
-    last = next(iter(result["feedback"]), None)
-    before = None if last is None else last["kind"]
+    before = None if last is None else last.kind
     if is_held_against(result, before) and not is_held_against(result, kind) and not is_admin:
         raise RoleInsufficient(
             "new versions are held against this defect, which was confirmed; only an admin "
@@ -100,4 +106,4 @@ def change_of(result: dict[str, Any], kind: str, *, is_admin: bool, is_there: bo
     # Gone before anybody spoke of it, it was never a case; later, an admin takes note by saying it
     # again.
     given_up = not is_there and (last is None or is_admin)
-    return Change(before, kind, 0 if last is None else last["id"], given_up)
+    return Change(before, kind, 0 if last is None or last.id is None else last.id, given_up)

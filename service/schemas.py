@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,9 +10,11 @@ from anomaly.calibration_report import CalibrationReport
 from anomaly.drift import Drift
 from anomaly.familiarity import CODES, InputWarning
 from anomaly.types import Detection, Region, Verdict
+from record.result import Discussed, JsonObject, Result
 from service.feedback import FeedbackOut
 from service.wire import IdempotencyKey, Label, Moment, Text
 
+GroupBy = Literal["result_id", "part_id", "lot", "camera"]
 HeatmapKind = Literal["none", "float16", "png", "overlay", "overlay_png"]
 
 
@@ -182,15 +184,15 @@ class ScoreOut(BaseModel):
         )
 
     @classmethod
-    def of_row(cls, row: dict[str, Any]) -> "ScoreOut":
+    def of_result(cls, result: Result) -> "ScoreOut":
         """Restore an answer from the record; it has no heatmap."""
         model = ModelRef(
-            name=row["model"],
-            version=row["version"],
-            digest=row["digest"],
-            calibration=row["calibration"] or "",
+            name=result.model,
+            version=result.version,
+            digest=result.digest,
+            calibration=result.calibration or "",
         )
-        return cls.model_validate(row | {"model": model, "heatmap": None}, extra="ignore")
+        return cls.model_validate(result.row() | {"model": model, "heatmap": None}, extra="ignore")
 
 
 class ResultOut(BaseModel):
@@ -222,9 +224,9 @@ class ResultOut(BaseModel):
     timings: dict[str, float]
 
     @classmethod
-    def of(cls, row: dict[str, Any]) -> "ResultOut":
-        """Convert a row of the store."""
-        return cls.model_validate(row, extra="ignore")
+    def of(cls, result: Result) -> "ResultOut":
+        """Convert a stored result."""
+        return cls.model_validate(result.row(), extra="ignore")
 
 
 class ResultDetailOut(ResultOut):
@@ -233,10 +235,10 @@ class ResultDetailOut(ResultOut):
     feedback: list[FeedbackOut]
 
     @classmethod
-    def of_found(cls, row: dict[str, Any]) -> "ResultDetailOut":
-        """Convert a row of the store with its rows of feedback."""
-        feedback = [FeedbackOut.model_validate(entry, extra="ignore") for entry in row["feedback"]]
-        return cls.model_validate(row | {"feedback": feedback}, extra="ignore")
+    def of_discussed(cls, discussed: Discussed) -> "ResultDetailOut":
+        """Convert a stored result with what was said of it."""
+        feedback = [FeedbackOut.of(entry) for entry in discussed.feedback]
+        return cls.model_validate(discussed.result.row() | {"feedback": feedback}, extra="ignore")
 
 
 class ResultsOut(BaseModel):
@@ -315,7 +317,7 @@ class NormalsIn(BaseModel):
     until: Moment | None = None
     limit: Annotated[int, Field(ge=2, le=2000, description="The newest so many.")] = 500
     group_by: Annotated[
-        Literal["result_id", "part_id", "lot", "camera"],
+        GroupBy,
         Field(description="What counts as one independent group."),
     ] = "result_id"
 
@@ -327,7 +329,7 @@ class CalibrateIn(BaseModel):
 
     results: NormalsIn = NormalsIn()
     roi: Annotated[
-        dict[str, Any] | Literal["none"] | None,
+        JsonObject | Literal["none"] | None,
         Field(description="Polygons (include, ignore, size), or 'none'; left out, it stays."),
     ] = None
 

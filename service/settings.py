@@ -1,12 +1,13 @@
 """Settings of the service: read from the environment once, validated, frozen, passed in."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from record.keep import KeepConfig, Policy
+from record.result import JsonObject
 from record.urls import secrets_of, without_password
 
 
@@ -100,7 +101,7 @@ class Settings(BaseSettings):
     log_format: Literal["json", "text"] = Field("json", description="json: one object a line.")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
 
-    def echo(self) -> dict[str, Any]:
+    def echo(self) -> JsonObject:
         """Return all values as they may be logged: URLs without their secrets."""
         values = self.model_dump(mode="json")
         return {k: without_password(v) if isinstance(v, str) else v for k, v in values.items()}

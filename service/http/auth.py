@@ -7,18 +7,19 @@ from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from record.result import JsonObject
 from service.errors import KeyMissing, KeyUnknown, RoleInsufficient
 from service.http.api_keys import KeyRing, Role
 from service.logs import ACTOR, ANYBODY
 
 # For the OpenAPI document; the headers are read by hand, which costs a tenth of FastAPI's own
 # schemes.
-SCHEMES: dict[str, Any] = {
+SCHEMES: JsonObject = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 T = TypeVar("T", bound=Callable[..., Any])
-SECURED: dict[str, Any] = {"security": [{"bearer": []}, {"key": []}]}
+SECURED: JsonObject = {"security": [{"bearer": []}, {"key": []}]}
 
 
 def needs(role: Role) -> Callable[[Request], Awaitable[None]]:

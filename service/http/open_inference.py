@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from anomaly.image import MIN_SIDE_PX
 from anomaly.types import RgbImage
+from record.result import JsonObject
 from service.errors import TensorInvalid
 from service.inference.inspection import Source
 
@@ -47,14 +48,14 @@ class TensorIn(BaseModel):
     shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=8)]
     datatype: Literal["BYTES", "UINT8"]
     data: list[Any] | None = None
-    parameters: dict[str, Any] = {}
+    parameters: JsonObject = {}
 
 
 class OutputWanted(BaseModel):
     """An output that is asked for."""
 
     name: Literal["pred_score", "p_value", "threshold", "is_anomalous", "anomaly_map"]
-    parameters: dict[str, Any] = {}
+    parameters: JsonObject = {}
 
 
 class InferIn(BaseModel):
@@ -63,7 +64,7 @@ class InferIn(BaseModel):
     id: str | None = None
     inputs: Annotated[list[TensorIn], Field(min_length=1, max_length=1)]
     outputs: Annotated[list[OutputWanted], Field(max_length=len(OUTPUTS))] | None = None
-    parameters: dict[str, Any] = {}
+    parameters: JsonObject = {}
 
 
 @dataclass(frozen=True, slots=True)

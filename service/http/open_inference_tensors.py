@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from record.result import JsonObject
 from service.http.open_inference import HEADER_LENGTH, OUTPUTS, InferIn, OutputWanted
 from service.inference.inspection import Inspection
 
@@ -22,7 +23,7 @@ def write_response(
     outputs, binary = [], []
     for output in requested:
         tensor = _tensor(output.name, inspections)
-        described: dict[str, Any] = {
+        described: JsonObject = {
             "name": output.name,
             "datatype": OUTPUTS[output.name],
             "shape": list(tensor.shape),
@@ -33,7 +34,7 @@ def write_response(
             outputs.append(json.dumps(described))
         else:
             outputs.append(_with_data(described, tensor))
-    answer: dict[str, Any] = {
+    answer: JsonObject = {
         "model_name": name,
         "model_version": inspections[0].model.bundle.version,
     }
@@ -46,11 +47,11 @@ def write_response(
     return b"".join([head, *binary]), headers
 
 
-def _with_data(described: dict[str, Any], tensor: np.ndarray) -> str:
+def _with_data(described: JsonObject, tensor: np.ndarray) -> str:
     return _appended(described, "data", f"[{', '.join(_numbers(tensor.ravel()))}]")
 
 
-def _appended(values: dict[str, Any], key: str, text: str) -> str:
+def _appended(values: JsonObject, key: str, text: str) -> str:
     """JSON of an object, with one more value that is JSON already."""
     return f"{json.dumps(values)[:-1]}, {json.dumps(key)}: {text}}}"
 

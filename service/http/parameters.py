@@ -1,11 +1,10 @@
 """Request parameters from the query or, for clients that cannot set one, from headers."""
 
-from typing import Any
-
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
+from record.result import JsonObject
 from service.schemas import ScoreQuery
 
 _PREFIX = "x-maskline-"
@@ -33,7 +32,7 @@ def score_query(request: Request) -> ScoreQuery:
         ) from error
 
 
-def _described() -> list[dict[str, Any]]:
+def _described() -> list[JsonObject]:
     parameters = []
     for name, schema in ScoreQuery.model_json_schema()["properties"].items():
         if schema["default"] is None:

@@ -5,7 +5,6 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -23,6 +22,7 @@ from anomaly.errors import (
     ScoreNotFinite,
     UnsupportedFormat,
 )
+from record.result import JsonObject
 from record.store import StoreError
 from service.errors import (
     AuditUnwritable,
@@ -130,13 +130,13 @@ def install(app: FastAPI, metrics: Metrics) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-def document(status: int, code: str, detail: str) -> dict[str, Any]:
+def document(status: int, code: str, detail: str) -> JsonObject:
     """Build a problem document with a stable code."""
     kind = f"urn:maskline:error:{code}"
     return {"type": kind, "status": status, "code": code, "detail": detail}
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problems(*statuses: int) -> dict[int | str, JsonObject]:
     """Return these statuses as an OpenAPI document has them."""
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {

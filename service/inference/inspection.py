@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from anomaly.encoding import Encoding
 from anomaly.familiarity import InputWarning
 from anomaly.heatmap import encode_png
 from anomaly.types import Detection, FloatArray, RgbImage, Verdict
+from service.evidence import StoredEvidence
 from service.inference.served_model import ServedModel
 
 Source = bytes | RgbImage  # encoded, or decoded by the caller
@@ -41,17 +40,12 @@ class Inspection:
         """The image as it was sent; one that came decoded as PNG."""
         return self.source if isinstance(self.source, bytes) else encode_png(self.source.pixels)
 
-    def evidence(self) -> dict[str, np.ndarray]:
+    def evidence(self) -> StoredEvidence:
         """What another calibration, or a person, needs to judge without the image."""
-        assert self.detection.errors is not None
-        placement = self.detection.placement
-        return {
-            "errors": self.detection.errors,
-            "map": self.detection.patch_scores.astype(np.float16),
-            "map_threshold": np.array([self.detection.map_threshold], np.float32),
-            "placement": np.array((*placement.source, *placement.canvas, *placement.box), np.int32),
-            "white_level": np.array([self.model.config.preprocess.white_level], np.int32),
-            "inputs": self.inputs,
-            "encoding": self.encoding.row(),
-            "weights": np.frombuffer(bytes.fromhex(self.model.bundle.weights), np.uint8),
-        }
+        return StoredEvidence.of(
+            self.detection,
+            inputs=self.inputs,
+            encoding=self.encoding,
+            white_level=self.model.config.preprocess.white_level,
+            weights=self.model.bundle.weights,
+        )

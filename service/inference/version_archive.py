@@ -13,11 +13,11 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from anomaly.bundle import own_files
 from anomaly.folders import is_plain_name
 from anomaly.manifest import MANIFEST
+from record.result import JsonObject
 
 _log = logging.getLogger(__name__)
 _VERSIONS_ARCHIVED = 3  # versions of a model: the active, the one before, the one staged
@@ -92,7 +92,7 @@ class Archive:
         except OSError as error:
             _log.warning("cannot remember which version of %s serves (%s)", name, error)
 
-    def _read(self) -> dict[str, dict[str, Any]]:
+    def _read(self) -> dict[str, JsonObject]:
         try:
             choices = json.loads((self._root / "chosen.json").read_text(encoding="utf-8"))
         except FileNotFoundError:

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +15,16 @@ from anomaly.calibration_report import CalibrationReport, compare, state
 from anomaly.encoding import Encoding
 from anomaly.errors import ImageError
 from anomaly.roi import Roi
+from record.result import JsonObject
 from record.store import Filter
 from service.concurrency import all_in_turns
 from service.errors import NormalsMissing
+from service.evidence import StoredEvidence
 from service.inference.served_model import ServedModel, Slot
 from service.inspector import Inspector
 from service.recalibration.reviewer import Reviewer, errors_of, gather
-from service.results.evidence import StoredEvidence, placement_of
 from service.results.recording import Recording
-from service.schemas import ReviewOut
+from service.schemas import GroupBy, ReviewOut
 
 _MIN_NORMALS = 20
 _WIDER = (
@@ -81,13 +81,19 @@ class Calibrator:
     reviewer: Reviewer | None
 
     async def from_results(
-        self, recording: Recording, model: ServedModel, which: Filter, *, limit: int, group_by: str
+        self,
+        recording: Recording,
+        model: ServedModel,
+        which: Filter,
+        *,
+        limit: int,
+        group_by: GroupBy,
     ) -> Normals:
         """Gather the newest stored results that count as normal (`Store.kept_normals`)."""
         of_model = replace(which, model=model.name)
-        rows = await recording.kept_normals(of_model, limit, _thresholds(model))
-        stored = await gather(self.inspector, recording, model, rows, most_inspected=limit)
-        groups = [str(item.row[group_by] or item.row["result_id"]) for item in stored]
+        results = await recording.reader.kept_normals(of_model, limit, _thresholds(model))
+        stored = await gather(self.inspector, recording, model, results, most_inspected=limit)
+        groups = [str(getattr(item.result, group_by) or item.result.result_id) for item in stored]
         return Normals(tuple(item.evidence for item in stored), tuple(groups))
 
     async def from_images(
@@ -157,14 +163,14 @@ def _fit(
     def roi_mask(roi: Roi | None) -> torch.Tensor | None:
         if roi is None:
             return None
-        return torch.stack([roi.mask(placement_of(item), grid) for item in normals.evidence])
+        return torch.stack([roi.mask(item.placement, grid) for item in normals.evidence])
 
     normal_set = NormalSet(
         errors_of(normals.evidence, model.bundle.model.names),
         normals.groups,
         grid,
         roi_mask=roi_mask(choices.roi),
-        inputs=np.stack([item["inputs"] for item in normals.evidence]),
+        inputs=np.stack([item.inputs for item in normals.evidence]),
         encodings=_encodings(normals.evidence),
     )
     calibration = recalibrate(before, normal_set, choices)
@@ -177,11 +183,11 @@ def _fit(
 
 def _encodings(evidence: Sequence[StoredEvidence]) -> tuple[Encoding, ...]:
     """How the images came; nothing where one was stored by a version that did not keep it."""
-    rows = [item["encoding"] for item in evidence if "encoding" in item]
-    return tuple(map(Encoding.of_row, rows)) if len(rows) == len(evidence) else ()
+    encodings = tuple(item.encoding for item in evidence if item.encoding is not None)
+    return encodings if len(encodings) == len(evidence) else ()
 
 
-def _details(calibration: Calibration, camera: str | None, normals: int) -> dict[str, Any]:
+def _details(calibration: Calibration, camera: str | None, normals: int) -> JsonObject:
     """What the audit trail keeps of a calibration."""
     return {
         "camera": camera,

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,17 +17,17 @@ import torch
 from anomaly.errors import ImageError
 from anomaly.scoring import Evidence
 from anomaly.types import Verdict
+from record.result import Defect, Result
 from service.concurrency import all_in_turns
 from service.errors import CasesMissing, DefectsWouldPass
+from service.evidence import StoredEvidence
 from service.feedback import is_held_against
 from service.inference.served_model import ServedModel
 from service.inspector import Inspector
-from service.results.evidence import StoredEvidence, placement_of, weights_of
 from service.results.recording import Recording
 from service.schemas import ReviewOut
 
 _log = logging.getLogger(__name__)
-Row = dict[str, Any]
 _CHUNK = 200
 _MOST_INSPECTED = 100  # latest results whose images are inspected anew: that costs the device
 
@@ -37,35 +36,50 @@ _MOST_INSPECTED = 100  # latest results whose images are inspected anew: that co
 class Judged:
     """A stored result and the verdict that a version would give."""
 
-    row: Row
+    result: Result
     verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedDefect:
+    """A confirmed or missed defect and the verdict that a version would give; None where it is gone."""
+
+    defect: Defect
+    verdict: Verdict | None
+
+    @property
+    def result_id(self) -> str:
+        """The result's id."""
+        return self.defect.result.result_id
+
+    @property
+    def must_be_rejected(self) -> bool:
+        """Whether a version that lets it pass is refused."""
+        return is_held_against(self.defect.result, self.defect.kind)
 
 
 @dataclass(frozen=True, slots=True)
 class Cases:
     """Results that somebody called a defect: judged again, gone, or never kept."""
 
-    judged: Sequence[Judged]
-    missing: Sequence[Row]
-    not_kept: Sequence[Row]
+    judged: Sequence[JudgedDefect]
+    missing: Sequence[JudgedDefect]
+    not_kept: Sequence[JudgedDefect]
 
-    def where(self, fits: Callable[[Row], bool]) -> "Cases":
+    def where(self, fits: Callable[[JudgedDefect], bool]) -> "Cases":
         """Return those that fit."""
-        return Cases(
-            [item for item in self.judged if fits(item.row)],
-            [row for row in self.missing if fits(row)],
-            [row for row in self.not_kept if fits(row)],
-        )
+        parts = (self.judged, self.missing, self.not_kept)
+        return Cases(*([case for case in part if fits(case)] for part in parts))
 
     @property
     def passing(self) -> list[str]:
         """Ids of those that would be OK."""
-        return [item.row["result_id"] for item in self.judged if item.verdict == "OK"]
+        return [case.result_id for case in self.judged if case.verdict == "OK"]
 
     @property
     def missing_ids(self) -> list[str]:
         """Ids of those that are gone."""
-        return [row["result_id"] for row in self.missing]
+        return [case.result_id for case in self.missing]
 
     @property
     def kept(self) -> int:
@@ -89,24 +103,27 @@ class Reviewer:
         """
         checked: set[str] = set()
         last = -1
-        while last != (now := await self.recording.last_feedback()):
+        reader = self.recording.reader
+        while last != (now := await reader.last_feedback()):
             last = now
-            rows = await self.recording.defects(candidate.name)
             new = [
-                row for row in rows if _must_be_rejected(row) and row["result_id"] not in checked
+                defect
+                for defect in await reader.defects(candidate.name)
+                if is_held_against(defect.result, defect.kind)
+                and defect.result.result_id not in checked
             ]
             _refuse(candidate, await self._judge_cases(candidate, new))
-            checked |= {row["result_id"] for row in new}
+            checked |= {defect.result.result_id for defect in new}
 
     async def review(self, candidate: ServedModel) -> ReviewOut:
         """Judge all cases and the latest kept results of a model."""
-        rows = await self.recording.defects(candidate.name)
-        cases = await self._judge_cases(candidate, rows)
-        latest = await self.recording.kept_latest(candidate.name, self.results)
+        reader = self.recording.reader
+        cases = await self._judge_cases(candidate, await reader.defects(candidate.name))
+        latest = await reader.kept_latest(candidate.name, self.results)
         stored = await self._judge(candidate, latest, most_inspected=_MOST_INSPECTED)
-        defects = cases.where(_must_be_rejected)
-        missed = cases.where(lambda row: not _must_be_rejected(row))
-        moved = Counter((_own_verdict(item.row), item.verdict) for item in stored)
+        defects = cases.where(lambda case: case.must_be_rejected)
+        missed = cases.where(lambda case: not case.must_be_rejected)
+        moved = Counter((_own_verdict(judged.result), judged.verdict) for judged in stored)
         to_reject = sum(n for (old, new), n in moved.items() if old != "NG" and new == "NG")
         to_pass = sum(n for (old, new), n in moved.items() if old == "NG" and new != "NG")
         changed = f"{to_reject + to_pass} of {len(stored):,} stored results would change."
@@ -124,25 +141,26 @@ class Reviewer:
             messages=[changed, *_sentences(defects, missed)],
         )
 
-    async def _judge_cases(self, candidate: ServedModel, rows: Sequence[Row]) -> Cases:
+    async def _judge_cases(self, candidate: ServedModel, defects: Sequence[Defect]) -> Cases:
         """Judge all of these, however many: one that is left out might be the one that passes."""
-        kept_rows = [row for row in rows if row["kept"]]
-        judged = await self._judge(candidate, kept_rows, most_inspected=len(kept_rows))
-        done = {item.row["result_id"] for item in judged}
+        kept = [defect.result for defect in defects if defect.result.kept]
+        judged = await self._judge(candidate, kept, most_inspected=len(kept))
+        verdicts = {item.result.result_id: item.verdict for item in judged}
+        cases = [JudgedDefect(defect, verdicts.get(defect.result.result_id)) for defect in defects]
         return Cases(
-            judged,
-            [row for row in kept_rows if row["result_id"] not in done],
-            [row for row in rows if not row["kept"]],
+            [case for case in cases if case.verdict is not None],
+            [case for case in cases if case.verdict is None and case.defect.result.kept],
+            [case for case in cases if not case.defect.result.kept],
         )
 
     async def _judge(
-        self, candidate: ServedModel, rows: Sequence[Row], *, most_inspected: int
+        self, candidate: ServedModel, results: Sequence[Result], *, most_inspected: int
     ) -> list[Judged]:
-        """Judge rows as far as something is kept of them."""
+        """Judge results as far as something is kept of them."""
         judged: list[Judged] = []
         inspections_left = most_inspected
-        for start in range(0, len(rows), _CHUNK):
-            chunk = rows[start : start + _CHUNK]
+        for start in range(0, len(results), _CHUNK):
+            chunk = results[start : start + _CHUNK]
             gathered = await gather(
                 self.inspector, self.recording, candidate, chunk, most_inspected=inspections_left
             )
@@ -167,14 +185,9 @@ def _refuse(candidate: ServedModel, defects: Cases) -> None:
         )
 
 
-def _must_be_rejected(row: Row) -> bool:
-    return is_held_against(row, row["kind"])
-
-
-def _own_verdict(row: Row) -> str:
+def _own_verdict(result: Result) -> str:
     """The calibration's own verdict: what a request asked for is no change."""
-    verdict: str = row["calibrated_verdict"] or row["verdict"]
-    return verdict
+    return result.calibrated_verdict or result.verdict
 
 
 def _sentences(defects: Cases, missed: Cases) -> list[str]:
@@ -200,9 +213,9 @@ def _sentences(defects: Cases, missed: Cases) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A row of the store with evidence that a version's own weights gathered, perhaps just now."""
+    """A result with evidence that a version's own weights gathered, perhaps just now."""
 
-    row: Row
+    result: Result
     evidence: StoredEvidence
     inspected: bool
 
@@ -211,62 +224,60 @@ async def gather(
     inspector: Inspector,
     recording: Recording,
     model: ServedModel,
-    rows: Sequence[Row],
+    results: Sequence[Result],
     *,
     most_inspected: int,
 ) -> list[Stored]:
-    """Return the evidence of rows.
+    """Return the evidence on results.
 
-    Where it is another model's, or gone, the first images are inspected anew. Left out are rows of
-    which neither evidence nor a readable image is there.
+    Where it is another model's, or gone, the first images are inspected anew. Left out are results
+    of which neither evidence nor a readable image is there.
     """
     with_evidence: list[Stored] = []
-    without_evidence: list[Row] = []
-    for row, evidence in zip(rows, await recording.evidence(rows), strict=True):
-        if evidence is not None and weights_of(evidence) == model.bundle.weights:
-            with_evidence.append(Stored(row, evidence, inspected=False))
+    without_evidence: list[Result] = []
+    for result, evidence in zip(results, await recording.evidence(results), strict=True):
+        if evidence is not None and evidence.weights == model.bundle.weights:
+            with_evidence.append(Stored(result, evidence, inspected=False))
         else:
-            without_evidence.append(row)
+            without_evidence.append(result)
     inspected = await all_in_turns(
         [
-            partial(_inspected, inspector, recording, model, row)
-            for row in without_evidence[:most_inspected]
+            partial(_inspected, inspector, recording, model, result)
+            for result in without_evidence[:most_inspected]
         ]
     )
     return with_evidence + [item for item in inspected if item is not None]
 
 
 async def _inspected(
-    inspector: Inspector, recording: Recording, model: ServedModel, row: Row
+    inspector: Inspector, recording: Recording, model: ServedModel, result: Result
 ) -> Stored | None:
-    image = await recording.image(row)
+    image = await recording.image(result)
     if image is None:
         return None
     try:
-        inspection = await inspector.inspect_unrecorded(image, model, row["camera"])
+        inspection = await inspector.inspect_unrecorded(image, model, result.camera)
     except ImageError as error:
-        _log.warning("the image of result %s cannot be read: %s", row["result_id"], error)
+        _log.warning("the image of result %s cannot be read: %s", result.result_id, error)
         return None
-    return Stored(row, inspection.evidence(), inspected=True)
+    return Stored(result, inspection.evidence(), inspected=True)
 
 
 def judge_again(model: ServedModel, stored: Sequence[Stored]) -> list[Judged]:
     """Judge evidence by a version's calibrations, each camera's by its own."""
     by_camera: dict[str | None, list[Stored]] = {}
     for item in stored:
-        by_camera.setdefault(item.row["camera"], []).append(item)
+        by_camera.setdefault(item.result.camera, []).append(item)
     judged = []
     grid, names = model.bundle.model.target.map_grid, model.bundle.model.names
     for camera, camera_items in by_camera.items():
         calibration = model.detector.calibration_of(camera)
         errors = errors_of([item.evidence for item in camera_items], names)
-        roi_masks = [
-            calibration.roi_mask(placement_of(item.evidence), grid) for item in camera_items
-        ]
+        roi_masks = [calibration.roi_mask(item.evidence.placement, grid) for item in camera_items]
         masks = [item for item in roi_masks if item is not None]
         scores = calibration.image_scores(errors, grid, torch.stack(masks) if masks else None)
         judged += [
-            Judged(item.row, calibration.verdict(float(score)))
+            Judged(item.result, calibration.verdict(float(score)))
             for item, score in zip(camera_items, scores, strict=True)
         ]
     return judged
@@ -274,5 +285,5 @@ def judge_again(model: ServedModel, stored: Sequence[Stored]) -> list[Judged]:
 
 def errors_of(evidence: Sequence[StoredEvidence], names: tuple[str, ...]) -> Evidence:
     """Stack stored evidence, (N, 1, E, L)."""
-    stacked = np.stack([item["errors"] for item in evidence]).astype(np.float32)
+    stacked = np.stack([item.errors for item in evidence]).astype(np.float32)
     return Evidence(torch.from_numpy(stacked).unsqueeze(1), names)

@@ -3,38 +3,35 @@
 import asyncio
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
-
-import numpy as np
 
 from record.audit import Audit
 from record.journal import Journal
 from record.keep import KeepConfig, Keeper, KeptImage, KeptStore
 from record.lock import FileLock, LockHeld
-from record.store import Filter, Page, Store, StoreError, unusable
+from record.result import Result
+from record.store import Store, StoreError, unusable
 from record.urls import without_password
 from record.writer import Writer
-from service.errors import AuditUnwritable, FeedbackContradicts, ResultUnknown, StartError
-from service.feedback import Change, FeedbackIn, change_of
+from service.errors import StartError
+from service.evidence import StoredEvidence
 from service.inference.inspection import Inspection, Source
-from service.logs import ACTOR
 from service.metrics import Metrics
+from service.results.feedback_log import FeedbackLog
 from service.results.idempotency import Answered, RepeatKey
+from service.results.reader import ResultReader
 from service.schemas import ScoreOut, ScoreQuery
 from service.settings import Settings
 
-T = TypeVar("T")
 NOTHING_KEPT = KeepConfig("none")
 _LOOKUP_S = 1.0  # a database that hangs holds up a repeated request no longer
 
 
 class Recording:
-    """Writes results in microseconds and reads them in a thread of its own."""
+    """Writes results in microseconds; `reader` reads them, `feedback` takes what people say of them."""
 
     def __init__(
         self,
@@ -45,8 +42,12 @@ class Recording:
         keep_url: str | None = None,
         record_days: float = math.inf,
     ) -> None:
-        self._url = database_url or f"sqlite:///{folder.absolute() / 'results.db'}"
-        if problem := unusable(self._url):
+        url = database_url or f"sqlite:///{folder.absolute() / 'results.db'}"
+
+        def open_store() -> Store:
+            return Store.open(url)
+
+        if problem := unusable(url):
             raise StartError("settings_invalid", f"MASKLINE_DATABASE_URL: {problem}")
         try:
             self._lock = _hold(folder)
@@ -60,12 +61,10 @@ class Recording:
                 "MASKLINE_RECORD=off",
             ) from error
         self._writer = Writer(
-            journal, self._open, folder / "refused.jsonl", record_days, metrics.record_refused.inc
+            journal, open_store, folder / "refused.jsonl", record_days, metrics.record_refused.inc
         )
-        self._audit = Audit(folder)
-        self._speaking = asyncio.Lock()
-        self._reader: Store | None = None
-        self._pool = ThreadPoolExecutor(1, "results")
+        self.reader = ResultReader(open_store)
+        self.feedback = FeedbackLog(self.reader, self._keeper, Audit(folder))
         self._metrics = metrics
         metrics.record_away.set_function(lambda: float(self._writer.is_away))
         metrics.record_behind.set_function(lambda: self._writer.bytes_behind)
@@ -85,33 +84,33 @@ class Recording:
         """
         model, detection, now = inspection.model, inspection.detection, datetime.now(UTC)
         is_kept = self._keep_image(inspection, now)
-        row = {
-            "result_id": inspection.result_id,
-            "idempotency_key": None if repeat is None else repeat.scoped,
-            "fingerprint": None if repeat is None else repeat.fingerprint,
-            "inspected_at": now,
-            "triggered_at": query.triggered_at,
-            "model": model.name,
-            "version": model.bundle.version,
-            "digest": model.bundle.digest,
-            "calibration": model.judged_by(query.camera),
-            "kept": is_kept,
-            "part_id": query.part_id,
-            "camera": query.camera,
-            "lot": query.lot,
-            "recipe": query.recipe,
-            "verdict": detection.verdict,
-            "calibrated_verdict": inspection.calibrated_verdict,
-            "is_anomalous": detection.is_anomalous,
-            "score": detection.pred_score,
-            "threshold": detection.threshold,
-            "p_value": detection.p_value,
-            "score_std": detection.score_std,
-            "regions": [asdict(region) for region in detection.regions],
-            "timings": dict(timings),
-            "image_sha256": image_sha256,
-        }
-        if not self._writer.keep(row):
+        result = Result(
+            result_id=inspection.result_id,
+            idempotency_key=None if repeat is None else repeat.scoped,
+            fingerprint=None if repeat is None else repeat.fingerprint,
+            inspected_at=now,
+            triggered_at=query.triggered_at,
+            model=model.name,
+            version=model.bundle.version,
+            digest=model.bundle.digest,
+            calibration=model.judged_by(query.camera),
+            kept=is_kept,
+            part_id=query.part_id,
+            camera=query.camera,
+            lot=query.lot,
+            recipe=query.recipe,
+            verdict=detection.verdict,
+            calibrated_verdict=inspection.calibrated_verdict,
+            is_anomalous=detection.is_anomalous,
+            score=detection.pred_score,
+            threshold=detection.threshold,
+            p_value=detection.p_value,
+            score_std=detection.score_std,
+            regions=[asdict(region) for region in detection.regions],
+            timings=dict(timings),
+            image_sha256=image_sha256,
+        )
+        if not self._writer.keep(result):
             self._metrics.record_lost.inc()
 
     def _keep_image(self, inspection: Inspection, now: datetime) -> bool:
@@ -125,7 +124,9 @@ class Recording:
             return False
 
         def make() -> KeptImage:
-            return KeptImage(inspection.result_id, now, inspection.encoded, inspection.evidence())
+            return KeptImage(
+                inspection.result_id, now, inspection.encoded, inspection.evidence().arrays()
+            )
 
         return keeper.keep(inspection.result_id, make, inspection.size)
 
@@ -139,133 +140,38 @@ class Recording:
             return None
         try:
             async with asyncio.timeout(_LOOKUP_S):
-                row = await self._read(lambda store: store.repeated(scoped))
+                result = await self.reader.repeated(scoped)
         except (StoreError, TimeoutError):
             return None
-        return None if row is None else Answered(row["fingerprint"] or "", ScoreOut.of_row(row))
-
-    async def page(self, filter_: Filter, *, cursor: str | None, limit: int) -> Page:
-        """Read a page of results. Raises `StoreError`."""
-        return await self._read(lambda store: store.page(filter_, cursor=cursor, limit=limit))
-
-    async def find(self, result_id: str) -> dict[str, Any]:
-        """Read one result with its feedback. Raises `ResultUnknown` or `StoreError`."""
-
-        def ask(store: Store) -> dict[str, Any] | None:
-            row = store.find(result_id)
-            return None if row is None else row | {"feedback": store.feedback_on(result_id)}
-
-        # An id is letters and digits: anything else is no text that every database takes.
-        is_id = result_id.isascii() and result_id.isalnum()
-        row_found = await self._read(ask) if is_id else None
-        if row_found is None:
-            raise ResultUnknown(f"there is no result {result_id!r}; it may not be stored yet")
-        return row_found
-
-    async def image(self, row: dict[str, Any]) -> bytes | None:
-        """Read the image of a row of the store, if it is there."""
-        if (store := self._folder_of(row)) is None:
+        if result is None:
             return None
-        return await asyncio.to_thread(store.image, row["result_id"], row["inspected_at"])
+        return Answered(result.fingerprint or "", ScoreOut.of_result(result))
 
-    async def evidence(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, np.ndarray] | None]:
-        """Read the evidence of rows of the store, as far as it is there."""
+    async def image(self, result: Result) -> bytes | None:
+        """Read the image of a result, if it is there."""
+        if (store := self._folder_of(result)) is None:
+            return None
+        return await asyncio.to_thread(store.image, result.result_id, result.inspected_at)
 
-        def read() -> list[dict[str, np.ndarray] | None]:
-            stores = [self._folder_of(row) for row in rows]
-            return [
-                None if store is None else store.evidence(row["result_id"], row["inspected_at"])
-                for row, store in zip(rows, stores, strict=True)
-            ]
+    async def evidence(self, results: Sequence[Result]) -> list[StoredEvidence | None]:
+        """Read the evidence on results, as far as it is there."""
+        return await asyncio.to_thread(lambda: [self._evidence(result) for result in results])
 
-        return await asyncio.to_thread(read)
+    def _evidence(self, result: Result) -> StoredEvidence | None:
+        store = self._folder_of(result)
+        arrays = None if store is None else store.evidence(result.result_id, result.inspected_at)
+        return None if arrays is None else StoredEvidence.of_arrays(arrays)
 
-    async def kept_normals(
-        self, filter_: Filter, limit: int, thresholds: Mapping[str, float]
-    ) -> list[dict[str, Any]]:
-        """Read kept results that count as normal (`Store.kept_normals`). Raises `StoreError`."""
-        return await self._read(lambda store: store.kept_normals(filter_, limit, thresholds))
-
-    async def defects(self, model: str) -> list[dict[str, Any]]:
-        """Read all results that somebody called a defect, kept or not. Raises `StoreError`."""
-        return await self._read(lambda store: store.defects(model))
-
-    async def last_feedback(self) -> int:
-        """Read the number of what was said last of any result. Raises `StoreError`."""
-        return await self._read(lambda store: store.last_feedback())
-
-    async def kept_latest(self, model: str, limit: int) -> list[dict[str, Any]]:
-        """Read the newest kept results. Raises `StoreError`."""
-        return await self._read(lambda store: store.kept_latest(model, limit))
-
-    def _folder_of(self, row: dict[str, Any]) -> KeptStore | None:
-        return self._keeper.store if self._keeper is not None and row["kept"] else None
-
-    async def say(
-        self, result_id: str, feedback: FeedbackIn, by: str | None, *, is_admin: bool
-    ) -> dict[str, Any]:
-        """Store what somebody found who looked at the part.
-
-        What changes the cases that a new version is held against is sealed into the audit trail
-        first; only an admin takes a confirmed defect back. Raises `FeedbackContradicts`,
-        `RoleInsufficient`, `ResultUnknown`, `AuditUnwritable` or `StoreError`.
-        """
-        is_there = await self._pin(await self.find(result_id))
-        async with self._speaking:  # so that what was said before is what is sealed as such
-            result = await self.find(result_id)
-            change = change_of(result, feedback.kind, is_admin=is_admin, is_there=is_there)
-            if change.is_sealed:
-                await self._seal(result, change)
-            if change.is_given_up:
-                await self._read(lambda store: store.nothing_kept(result_id))
-            row = feedback.model_dump() | {"result_id": result_id, "author": by}
-            row["created_at"] = datetime.now(UTC)
-            stored = await self._read(lambda store: store.add_feedback(row, after=change.after))
-        if stored is None:
-            raise FeedbackContradicts(
-                "somebody else spoke of this result just now; look at it again"
-            )
-        return stored
-
-    async def _pin(self, result: dict[str, Any]) -> bool:
-        """Keep what is kept of a result for good; False where it is gone."""
-        if self._keeper is None or not result["kept"]:
-            return True  # there is nothing that could be gone
-        pin = self._keeper.pin
-        return await asyncio.to_thread(pin, result["result_id"], result["inspected_at"])
-
-    async def _seal(self, result: dict[str, Any], change: Change) -> None:
-        details = {"model": result["model"], **change.details}
-        actor = ACTOR.get()
-        try:
-            await asyncio.to_thread(
-                self._audit.add, "feedback", result["result_id"], actor, **details
-            )
-        except OSError as error:
-            raise AuditUnwritable(
-                f"the audit trail cannot be written ({error.strerror}), so nothing is changed"
-            ) from error
+    def _folder_of(self, result: Result) -> KeptStore | None:
+        return self._keeper.store if self._keeper is not None and result.kept else None
 
     def close(self) -> None:
         """Bring over what waits, as far as it goes quickly."""
         self._writer.close()
-        self._pool.shutdown()
+        self.reader.close()
         if self._keeper is not None:
             self._keeper.close()
-        if self._reader is not None:
-            self._reader.close()
         self._lock.release()
-
-    def _open(self) -> Store:
-        return Store.open(self._url)
-
-    async def _read(self, ask: Callable[[Store], T]) -> T:
-        def work() -> T:
-            if self._reader is None:
-                self._reader = self._open()
-            return ask(self._reader)
-
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
 
 def _hold(folder: Path) -> FileLock:

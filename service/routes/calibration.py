@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import ValidationError
 
 from anomaly.roi import Roi, read_roi
+from record.result import JsonObject
 from record.store import Filter
 from service.concurrency import in_thread
 from service.errors import BodyUnusable, NothingRecorded
@@ -29,7 +30,7 @@ _MOST_IMAGES = 1000
 _MOST_JSON_BYTES = 1_000_000
 _ROI = "roi"  # the file part that is the region of interest, not an image
 _FILE = {"type": "string", "format": "binary"}
-_BODY: dict[str, Any] = {
+_BODY: JsonObject = {
     **SECURED,
     "requestBody": {
         "required": True,

@@ -6,7 +6,7 @@ is 1 - p for an anomalous part and p for a normal one, p being the share of norm
 anomalous.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request
@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from anomaly.heatmap import anomalous_pixels, encode_png
 from anomaly.types import Detection
+from record.result import JsonObject
 from service.heatmaps import to_base64
 from service.http.answering import detect_request
 from service.http.api_keys import Role
@@ -28,7 +29,7 @@ router = APIRouter(tags=["lookout"])
 _COLOUR = (0x23, 0xA4, 0x36)  # of anomalous pixels in the mask; the background is white
 _RESPONSES = problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 _IMAGE = {"schema": {"type": "string", "format": "binary"}}
-_BODY: dict[str, Any] = {
+_BODY: JsonObject = {
     **SECURED,
     "requestBody": {"required": True, "content": {"image/jpeg": _IMAGE, "image/png": _IMAGE}},
 }

@@ -2,11 +2,12 @@
 
 from functools import partial
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
+from record.result import JsonObject
 from service.concurrency import all_in_turns, in_thread
 from service.errors import ModelUnknown
 from service.http.answering import in_time
@@ -38,7 +39,7 @@ router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
 _MAY_SCORE = [Depends(needs(Role.SCORE))]
 _RESPONSES = problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-_BODY: dict[str, Any] = {
+_BODY: JsonObject = {
     **SECURED,
     "requestBody": {
         "required": True,
@@ -56,16 +57,14 @@ router.add_api_route("/health/ready", health.ready, methods=["GET"], responses=h
 
 
 @router.get("")
-async def server_metadata() -> dict[str, Any]:
+async def server_metadata() -> JsonObject:
     """Name, version and extensions of the server."""
     extensions = ["binary_tensor_data"]
     return {"name": "maskline", "version": version("maskline"), "extensions": extensions}
 
 
 @router.get("/models/{name}", dependencies=_MAY_SCORE, responses=_RESPONSES, openapi_extra=SECURED)
-async def model_metadata(
-    name: str, registry: Annotated[Registry, Depends(registry)]
-) -> dict[str, Any]:
+async def model_metadata(name: str, registry: Annotated[Registry, Depends(registry)]) -> JsonObject:
     """Inputs and outputs of a model."""
     model = await registry.acquire(name)
     grid = model.bundle.model.target.map_grid
@@ -85,7 +84,7 @@ async def model_metadata(
 @router.get(
     "/models/{name}/ready", dependencies=_MAY_SCORE, responses=_RESPONSES, openapi_extra=SECURED
 )
-async def model_ready(request: Request, name: str, inspector: _Inspector) -> dict[str, Any]:
+async def model_ready(request: Request, name: str, inspector: _Inspector) -> JsonObject:
     """Say that a model would answer now."""
     inspector.engine.registry.find(name)
     await health.ready(request, inspector)

@@ -12,6 +12,7 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from anomaly.types import Verdict
+from record.result import JsonObject, Result
 from record.store import Filter
 from service.errors import NothingRecorded, RoleInsufficient
 from service.feedback import FeedbackIn, FeedbackKind, FeedbackOut
@@ -19,7 +20,7 @@ from service.http.api_keys import Role
 from service.http.auth import SECURED, check, needs
 from service.http.problems import problems
 from service.inspector import Inspector
-from service.results.evidence import heatmap_of, media_type, needed, placement_of
+from service.results.evidence import heatmap_of, media_type, needed
 from service.results.recording import Recording
 from service.schemas import (
     ResultDetailOut,
@@ -93,11 +94,11 @@ _Recording = Annotated[Recording, Depends(recording)]
 )
 async def list_results(query: Annotated[PageQuery, Query()], record: _Recording) -> Response:
     """List results, newest first; `cursor` of the answer asks for the next page."""
-    page = await record.page(query.filter, cursor=query.cursor, limit=query.limit)
+    page = await record.reader.page(query.filter, cursor=query.cursor, limit=query.limit)
 
     def written() -> str:
-        rows = [ResultOut.of(row) for row in page.rows]
-        return ResultsOut(results=rows, cursor=page.cursor).model_dump_json()
+        outs = [ResultOut.of(result) for result in page.results]
+        return ResultsOut(results=outs, cursor=page.cursor).model_dump_json()
 
     return Response(await asyncio.to_thread(written), media_type="application/json")
 
@@ -113,17 +114,22 @@ async def export_results(
     query: Annotated[ExportQuery, Query()], record: _Recording
 ) -> StreamingResponse:
     """Send all results that fit, newest first, as JSON-Lines or CSV; a page is in memory at a time."""
-    first = await record.page(query.filter, cursor=None, limit=_PAGE)  # errors before the answer
+    first = await record.reader.page(
+        query.filter, cursor=None, limit=_PAGE
+    )  # errors before the answer
 
     async def lines() -> AsyncIterator[str]:
         page, header = first, True
         while True:
             # In a thread: a page costs tens of milliseconds, in which the event loop answers the
             # line.
-            yield await asyncio.to_thread(_written, page.rows, query.form, header=header)
+            yield await asyncio.to_thread(_written, page.results, query.form, header=header)
             if page.cursor is None:
                 return
-            page, header = await record.page(query.filter, cursor=page.cursor, limit=_PAGE), False
+            page, header = (
+                await record.reader.page(query.filter, cursor=page.cursor, limit=_PAGE),
+                False,
+            )
 
     media = "text/csv" if query.form == "csv" else "application/x-ndjson"
     name = {"Content-Disposition": f'attachment; filename="results.{query.form}"'}
@@ -138,10 +144,10 @@ async def export_results(
 )
 async def read_result(result_id: str, record: _Recording) -> ResultDetailOut:
     """Return one result by the id that its answer had, with what was said of it."""
-    return ResultDetailOut.of_found(await record.find(result_id))
+    return ResultDetailOut.of_discussed(await record.reader.find(result_id))
 
 
-_PICTURE: dict[str, Any] = {"content": {"image/png": {}, "image/jpeg": {}}}
+_PICTURE: JsonObject = {"content": {"image/png": {}, "image/jpeg": {}}}
 
 
 @router.get(
@@ -153,7 +159,8 @@ _PICTURE: dict[str, Any] = {"content": {"image/png": {}, "image/jpeg": {}}}
 )
 async def read_image(result_id: str, record: _Recording) -> Response:
     """Return the image as it was sent, if it is kept."""
-    image = needed(await record.image(await record.find(result_id)), result_id)
+    result = (await record.reader.find(result_id)).result
+    image = needed(await record.image(result), result_id)
     return Response(image, media_type=media_type(image))
 
 
@@ -168,12 +175,12 @@ async def read_heatmap(
     result_id: str, record: _Recording, inspector_: Annotated[Inspector, Depends(inspector)]
 ) -> Response:
     """Return the heatmap over the image, if both are kept."""
-    row = await record.find(result_id)
-    image = needed(await record.image(row), result_id)
-    [evidence] = await record.evidence([row])
+    result = (await record.reader.find(result_id)).result
+    image = needed(await record.image(result), result_id)
+    [evidence] = await record.evidence([result])
     content = needed(evidence, result_id)
     picture = await inspector_.heatmaps.draw(
-        lambda: heatmap_of(image, content, row), placement_of(content).source
+        lambda: heatmap_of(image, content, result), content.placement.source
     )
     return Response(picture, media_type="image/jpeg")
 
@@ -193,9 +200,9 @@ async def say(
     It may be said again; the last counts. A confirmed defect, which new versions are held against,
     is taken back by an admin only (403 `role_insufficient`).
     """
-    by = getattr(request.state, "key", None)
-    row = await record.say(result_id, feedback, by, is_admin=_is_admin(request))
-    return FeedbackOut.model_validate(row, extra="ignore")
+    author = getattr(request.state, "key", None)
+    entry = await record.feedback.add(result_id, feedback, author, is_admin=_is_admin(request))
+    return FeedbackOut.of(entry)
 
 
 def _is_admin(request: Request) -> bool:
@@ -206,16 +213,16 @@ def _is_admin(request: Request) -> bool:
     return True
 
 
-def _written(stored: list[dict[str, Any]], form: str, *, header: bool) -> str:
-    rows = [ResultOut.of(row).model_dump(mode="json") for row in stored]
+def _written(stored: list[Result], form: str, *, header: bool) -> str:
+    rows = [ResultOut.of(result).model_dump(mode="json") for result in stored]
     return _csv(rows, header=header) if form == "csv" else _jsonl(rows)
 
 
-def _jsonl(rows: list[dict[str, Any]]) -> str:
+def _jsonl(rows: list[JsonObject]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def _csv(rows: list[dict[str, Any]], *, header: bool) -> str:
+def _csv(rows: list[JsonObject], *, header: bool) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(ResultOut.model_fields))
     if header:

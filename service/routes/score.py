@@ -1,9 +1,8 @@
 """`POST /score` and `POST /v1/score/batch`."""
 
-from typing import Any
-
 from fastapi import APIRouter, Request, Response
 
+from record.result import JsonObject
 from service.http.answering import inspect_request, written
 from service.http.api_keys import Role
 from service.http.auth import SECURED, asks
@@ -17,7 +16,7 @@ from service.state import inspector
 router = APIRouter(tags=["score"])
 
 _IMAGE = {"schema": {"type": "string", "format": "binary"}}
-_BODY: dict[str, Any] = {
+_BODY: JsonObject = {
     **SECURED,
     "parameters": SCORE_PARAMETERS,
     "requestBody": {
@@ -75,7 +74,7 @@ _EXAMPLE = {
     "timings": {"read": 0.001, "decode": 0.002, "queue": 0.0, "inference": 0.06, "encode": 0.0},
 }
 _PROBLEMS = problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-_RESPONSES: dict[int | str, dict[str, Any]] = {
+_RESPONSES: dict[int | str, JsonObject] = {
     200: {"content": {"application/json": {"example": _EXAMPLE}}},
     **_PROBLEMS,
 }
@@ -95,7 +94,7 @@ async def score(request: Request) -> Response:
     return CountedResponse(inspector_.budget, await written(inspector_, answer))
 
 
-_PARTS: dict[str, Any] = {
+_PARTS: JsonObject = {
     **SECURED,
     "parameters": SCORE_PARAMETERS,
     "requestBody": {

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from bench.results import row
+from bench.results import result
 from record.store import Store, StoreError
 
 pytest.importorskip("aiohttp")
@@ -20,9 +20,9 @@ def test_a_locked_file_takes_no_rows_until_it_is_given_back(
     held = Locked(tmp_path / "results.db")
     held.stop()
     with pytest.raises(StoreError):
-        store.add([row(1, Random(0))])
+        store.add([result(1, Random(0))])
     held.start()
-    assert store.add([row(1, Random(0))]) == 1
+    assert store.add([result(1, Random(0))]) == 1
     with sqlite3.connect(tmp_path / "results.db") as connection:
         assert connection.execute("SELECT count(*) FROM results").fetchone() == (1,)
 

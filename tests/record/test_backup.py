@@ -8,7 +8,7 @@ from record.backup import BackupImpossible, backup
 from record.journal import Journal
 from record.store import Filter, Store
 from record.writer import Writer
-from tests.record.test_store import numbers, row
+from tests.record.test_store import numbers, result
 
 
 def writer(folder: Path) -> Writer:
@@ -27,7 +27,7 @@ def test_a_copy_made_under_load_restores_to_every_result_once(tmp_path: Path) ->
 
     def load() -> None:
         while not stop.is_set() and kept[0] < 20_000:
-            assert own.keep(row(kept[0]))
+            assert own.keep(result(kept[0]))
             kept[0] += 1
             if kept[0] % 500 == 0:
                 trail.add("activate", "m", None, number=kept[0])
@@ -45,7 +45,7 @@ def test_a_copy_made_under_load_restores_to_every_result_once(tmp_path: Path) ->
     restored = writer(copy)
     restored.close()
     store = Store.open(f"sqlite:///{copy / 'results.db'}")
-    found = numbers(store.page(Filter(), limit=100_000).rows)
+    found = numbers(store.page(Filter(), limit=100_000).results)
     store.close()
     assert len(found) == len(set(found))
     assert set(range(before)) <= set(found)

@@ -1,6 +1,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import insert, text
 
+from record.result import Feedback, Result
 from record.store import Filter, Store, StoreError
 from record.tables import metadata, results
 
@@ -49,58 +51,64 @@ def store(url: str) -> Iterator[Store]:
     opened.close()
 
 
-def numbers(rows: list[dict[str, Any]]) -> list[int]:
-    return [int(one["result_id"], 16) for one in rows]
+def result(number: int, **changes: Any) -> Result:
+    return Result(**row(number, **changes))
+
+
+def numbers(results: list[Result]) -> list[int]:
+    return [int(one.result_id, 16) for one in results]
 
 
 def test_what_is_stored_comes_back_whole(store: Store) -> None:
-    assert store.add([row(1)]) == 1
+    assert store.add([result(1)]) == 1
     found = store.find(f"{1:032x}")
     assert found is not None
-    assert {key: found[key] for key in row(1)} == row(1)
+    assert replace(found, id=None) == result(1)
     assert store.find("none") is None
 
 
 def test_a_result_is_stored_once_however_often_it_comes(store: Store) -> None:
-    assert store.add([row(1), row(2)]) == 2
-    assert store.add([row(2), row(3), row(3)]) == 1
-    assert store.add([row(4, idempotency_key="K")]) == 1
-    assert store.add([row(4, idempotency_key="K")]) == 0
-    assert numbers(store.page(Filter()).rows) == [4, 3, 2, 1]
+    assert store.add([result(1), result(2)]) == 2
+    assert store.add([result(2), result(3), result(3)]) == 1
+    assert store.add([result(4, idempotency_key="K")]) == 1
+    assert store.add([result(4, idempotency_key="K")]) == 0
+    assert numbers(store.page(Filter()).results) == [4, 3, 2, 1]
 
 
 def test_of_two_results_with_one_key_both_are_stored_and_the_first_is_repeated(
     store: Store,
 ) -> None:
     keyed = {"idempotency_key": "K", "fingerprint": "f" * 64}
-    assert store.add([row(1), row(2, **keyed), row(3, **keyed), row(4)]) == 4
-    assert store.add([row(5, **keyed), row(6, idempotency_key="L")]) == 2
-    assert store.add([row(5, **keyed)]) == 0
+    assert store.add([result(1), result(2, **keyed), result(3, **keyed), result(4)]) == 4
+    assert store.add([result(5, **keyed), result(6, idempotency_key="L")]) == 2
+    assert store.add([result(5, **keyed)]) == 0
     first = store.repeated("K")
     assert first is not None
-    assert (first["part_id"], first["fingerprint"]) == ("P2", "f" * 64)
-    assert numbers(store.page(Filter()).rows) == [6, 5, 4, 3, 2, 1]
+    assert (first.part_id, first.fingerprint) == ("P2", "f" * 64)
+    assert numbers(store.page(Filter()).results) == [6, 5, 4, 3, 2, 1]
     late = store.find(f"{5:032x}")
     assert late is not None
-    assert (late["idempotency_key"], late["fingerprint"]) == (None, None)
+    assert (late.idempotency_key, late.fingerprint) == (None, None)
 
 
-def test_rows_of_another_version_may_lack_columns_or_have_more(store: Store) -> None:
-    old = row(1)
-    del old["lot"]
-    assert store.add([old, row(2, lot="L", fingerprint="f" * 64), row(3, unheard_of=1)]) == 3
+def test_results_of_an_older_version_may_lack_what_was_added_since(store: Store) -> None:
+    old = {name: value for name, value in row(1).items() if name != "lot"}
+    assert store.add([Result(**old), result(2, lot="L", fingerprint="f" * 64)]) == 2
+    first = store.find(f"{1:032x}")
+    assert first is not None
+    assert first.lot is None
     found = store.find(f"{2:032x}")
     assert found is not None
-    assert (found["lot"], found["fingerprint"]) == ("L", "f" * 64)
+    assert (found.lot, found.fingerprint) == ("L", "f" * 64)
 
 
 def test_pages_are_cut_by_a_cursor_and_miss_nothing_that_comes_meanwhile(store: Store) -> None:
-    store.add([row(n) for n in range(10)])
+    store.add([result(n) for n in range(10)])
     first = store.page(Filter(), limit=4)
-    store.add([row(n) for n in range(10, 13)])
+    store.add([result(n) for n in range(10, 13)])
     second = store.page(Filter(), cursor=first.cursor, limit=4)
     third = store.page(Filter(), cursor=second.cursor, limit=4)
-    assert numbers(first.rows + second.rows + third.rows) == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
+    assert numbers(first.results + second.results + third.results) == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
     assert third.cursor is None
 
 
@@ -116,20 +124,20 @@ def test_pages_are_cut_by_a_cursor_and_miss_nothing_that_comes_meanwhile(store: 
     ],
 )
 def test_results_are_filtered(store: Store, wanted: Filter, found: list[int]) -> None:
-    store.add([row(n) for n in range(10)])
-    assert numbers(store.page(wanted).rows) == found
+    store.add([result(n) for n in range(10)])
+    assert numbers(store.page(wanted).results) == found
 
 
 def test_moments_keep_their_meaning_whatever_zone_they_came_in(store: Store) -> None:
     from datetime import timezone
 
     berlin = timezone(timedelta(hours=2))
-    store.add([row(1, inspected_at=NOON.astimezone(berlin))])
-    assert store.page(Filter(since=NOON, until=NOON + timedelta(seconds=1))).rows
+    store.add([result(1, inspected_at=NOON.astimezone(berlin))])
+    assert store.page(Filter(since=NOON, until=NOON + timedelta(seconds=1))).results
     found = store.find(f"{1:032x}")
     assert found is not None
-    assert found["inspected_at"] == NOON
-    assert found["inspected_at"].tzinfo == UTC
+    assert found.inspected_at == NOON
+    assert found.inspected_at.tzinfo == UTC
 
 
 def test_migrations_make_the_tables_that_the_code_means(store: Store) -> None:
@@ -140,10 +148,10 @@ def test_migrations_make_the_tables_that_the_code_means(store: Store) -> None:
 
 def test_a_store_is_opened_again_with_what_it_has(url: str) -> None:
     first = Store.open(url)
-    first.add([row(1)])
+    first.add([result(1)])
     first.close()
     second = Store.open(url)
-    assert numbers(second.page(Filter()).rows) == [1]
+    assert numbers(second.page(Filter()).results) == [1]
     second.close()
 
 
@@ -166,17 +174,16 @@ def test_several_threads_may_open_a_new_store_at_once(url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         stores = list(pool.map(lambda _: Store.open(url), range(4)))
     for number, store in enumerate(stores):
-        assert store.add([row(number)]) == 1
+        assert store.add([result(number)]) == 1
         store.close()
 
 
 def test_normals_to_calibrate_on_are_what_passed_and_what_people_called_good(store: Store) -> None:
-    rows = [row(n, kept=n != 8) for n in range(1, 13)]  # NG are 3, 6, 9, 12
-    store.add([one | {"calibrated_verdict": one["verdict"]} for one in rows])
+    added = [result(n, kept=n != 8) for n in range(1, 13)]  # NG are 3, 6, 9, 12
+    store.add([replace(one, calibrated_verdict=one.verdict) for one in added])
 
     def say(number: int, kind: str) -> None:
-        said = {"result_id": f"{number:032x}", "created_at": NOON, "author": "q", "kind": kind}
-        store.add_feedback(said | {"defect": None, "comment": None})
+        store.add_feedback(spoken(number, kind))
 
     say(3, "false_alarm")
     say(6, "confirmed_defect")
@@ -187,7 +194,7 @@ def test_normals_to_calibrate_on_are_what_passed_and_what_people_called_good(sto
     assert numbers(store.kept_normals(Filter(), 100)) == [11, 10, 7, 5, 4, 3, 2]
     assert numbers(store.kept_normals(Filter(camera="left"), 100)) == [11, 7, 5, 3]
     assert numbers(store.kept_normals(Filter(), 2)) == [11, 10]
-    defects = {int(one["result_id"], 16): one["kind"] for one in store.defects("flange")}
+    defects = {int(one.result.result_id, 16): one.kind for one in store.defects("flange")}
     assert defects == {9: "confirmed_defect", 6: "confirmed_defect", 1: "missed_defect"}
     assert store.defects("other") == []
     assert numbers(store.kept_latest("flange", 3)) == [12, 11, 10]
@@ -195,24 +202,23 @@ def test_normals_to_calibrate_on_are_what_passed_and_what_people_called_good(sto
 
 
 def test_old_results_are_forgotten_but_those_that_were_spoken_of(store: Store) -> None:
-    store.add([row(n) for n in range(1, 11)])
-    said = {"result_id": f"{2:032x}", "created_at": NOON, "author": None, "kind": "missed_defect"}
-    store.add_feedback(said | {"defect": None, "comment": None})
+    store.add([result(n) for n in range(1, 11)])
+    store.add_feedback(spoken(2, "missed_defect"))
     before = NOON + timedelta(seconds=7)
     assert store.forget(before, limit=3) == 3
     assert store.forget(before) == 2
     assert store.forget(before) == 0
-    assert numbers(store.page(Filter()).rows) == [10, 9, 8, 7, 2]
+    assert numbers(store.page(Filter()).results) == [10, 9, 8, 7, 2]
 
 
 def test_pages_follow_the_time_of_inspection_also_where_rows_came_late(store: Store) -> None:
-    store.add([row(n) for n in (5, 6, 7, 8)])
-    store.add([row(n) for n in (1, 2, 3, 4)])  # out of the journal, after an outage
-    store.add([row(9, inspected_at=NOON + timedelta(seconds=8))])  # the same moment as another
+    store.add([result(n) for n in (5, 6, 7, 8)])
+    store.add([result(n) for n in (1, 2, 3, 4)])  # out of the journal, after an outage
+    store.add([result(9, inspected_at=NOON + timedelta(seconds=8))])  # the same moment as another
     seen, cursor = [], None
     for _ in range(5):
         page = store.page(Filter(), cursor=cursor, limit=2)
-        seen += numbers(page.rows)
+        seen += numbers(page.results)
         cursor = page.cursor
     assert cursor is None
     assert seen == [9, 8, 7, 6, 5, 4, 3, 2, 1]
@@ -221,14 +227,16 @@ def test_pages_follow_the_time_of_inspection_also_where_rows_came_late(store: St
 def test_only_what_the_calibration_itself_passed_is_normal(store: Store) -> None:
     store.add(
         [
-            row(1, kept=True, verdict="OK", calibrated_verdict="NG"),  # the request asked for more
-            row(2, kept=True, verdict="NG", calibrated_verdict="OK"),  # for less
-            row(4, kept=True, verdict="WARN", calibrated_verdict="WARN"),
+            result(
+                1, kept=True, verdict="OK", calibrated_verdict="NG"
+            ),  # the request asked for more
+            result(2, kept=True, verdict="NG", calibrated_verdict="OK"),  # for less
+            result(4, kept=True, verdict="WARN", calibrated_verdict="WARN"),
             # Rows of a version that did not say: their score is held against their calibration's
             # threshold.
-            row(5, kept=True, verdict="OK", calibration="c" * 64, score=1.9),
-            row(7, kept=True, verdict="OK", calibration="c" * 64, score=2.1),
-            row(8, kept=True, verdict="OK", calibration="d" * 64, score=0.1),
+            result(5, kept=True, verdict="OK", calibration="c" * 64, score=1.9),
+            result(7, kept=True, verdict="OK", calibration="c" * 64, score=2.1),
+            result(8, kept=True, verdict="OK", calibration="d" * 64, score=0.1),
         ]
     )
     assert numbers(store.kept_normals(Filter(), 9)) == [4]
@@ -236,38 +244,38 @@ def test_only_what_the_calibration_itself_passed_is_normal(store: Store) -> None
 
 
 def test_defects_are_there_also_where_nothing_is_kept_of_them(store: Store) -> None:
-    store.add([row(n, kept=n == 1) for n in range(1, 4)])
+    store.add([result(n, kept=n == 1) for n in range(1, 4)])
     for number in (1, 2, 3):
         assert store.add_feedback(spoken(number, "confirmed_defect")) is not None
-    assert [one["kept"] for one in store.defects("flange")] == [False, False, True]
+    assert [one.result.kept for one in store.defects("flange")] == [False, False, True]
     store.nothing_kept(f"{1:032x}")
-    assert not any(one["kept"] for one in store.defects("flange"))
+    assert not any(one.result.kept for one in store.defects("flange"))
 
 
-def spoken(number: int, kind: str) -> dict[str, Any]:
-    said = {"result_id": f"{number:032x}", "created_at": NOON, "author": "q", "kind": kind}
-    return said | {"defect": None, "comment": None}
+def spoken(number: int, kind: str, **changes: Any) -> Feedback:
+    said = Feedback(result_id=f"{number:032x}", created_at=NOON, author="q", kind=kind)
+    return replace(said, **changes)
 
 
 def test_feedback_is_stored_only_on_what_the_speaker_knows(store: Store) -> None:
-    store.add([row(1), row(2)])
+    store.add([result(1), result(2)])
     assert store.last_feedback() == 0
     first = store.add_feedback(spoken(1, "confirmed_defect"), after=0)
     assert first is not None
-    assert store.last_feedback() == first["id"]
+    assert store.last_feedback() == first.id
     assert store.add_feedback(spoken(1, "false_alarm"), after=0) is None
     other = store.add_feedback(spoken(2, "false_alarm"), after=0)
     assert other is not None
-    assert store.add_feedback(spoken(1, "false_alarm"), after=first["id"]) is not None
+    assert store.add_feedback(spoken(1, "false_alarm"), after=first.id) is not None
     assert store.add_feedback(spoken(9, "false_alarm"), after=0) is None  # there is no such result
-    assert [one["kind"] for one in store.feedback_on(f"{1:032x}")] == [
+    assert [one.kind for one in store.feedback_on(f"{1:032x}")] == [
         "false_alarm",
         "confirmed_defect",
     ]
 
 
 def test_of_many_who_speak_at_once_one_is_heard(store: Store) -> None:
-    store.add([row(1)])
+    store.add([result(1)])
     with ThreadPoolExecutor(8) as pool:
         said = list(
             pool.map(
@@ -284,13 +292,13 @@ def test_a_moment_without_a_zone_is_utc_wherever_the_machine_stands(
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     try:
-        store.add([row(1, inspected_at=NOON.replace(tzinfo=None))])
+        store.add([result(1, inspected_at=NOON.replace(tzinfo=None))])
         found = store.find(f"{1:032x}")
         assert found is not None
-        assert found["inspected_at"] == NOON
+        assert found.inspected_at == NOON
         hour = timedelta(hours=1)
-        assert not store.page(Filter(since=(NOON + hour).replace(tzinfo=None))).rows
-        assert store.page(Filter(since=(NOON - hour).replace(tzinfo=None))).rows
+        assert not store.page(Filter(since=(NOON + hour).replace(tzinfo=None))).results
+        assert store.page(Filter(since=(NOON - hour).replace(tzinfo=None))).results
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -314,7 +322,7 @@ def test_a_store_of_the_version_before_is_brought_forward_whole_or_not_at_all(
         with pytest.raises(RuntimeError, match="killed"):
             Store.open(url)
     store = Store.open(url)
-    assert numbers(store.page(Filter()).rows) == [1]
+    assert numbers(store.page(Filter()).results) == [1]
     with store._engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     store.close()
@@ -322,7 +330,7 @@ def test_a_store_of_the_version_before_is_brought_forward_whole_or_not_at_all(
 
 def test_tables_of_a_newer_version_are_left_alone_and_said_to_be_so(url: str) -> None:
     store = Store.open(url)
-    store.add([row(1)])
+    store.add([result(1)])
     with store._engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     store.close()

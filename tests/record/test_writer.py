@@ -11,7 +11,7 @@ from record.journal import Journal
 from record.store import Filter, Store, StoreError
 from record.writer import Writer
 from tests.record.conftest import Postgres
-from tests.record.test_store import numbers, row
+from tests.record.test_store import numbers, result, row
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -24,7 +24,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 def stored(folder: Path) -> list[int]:
     store = Store.open(url(folder))
-    found = numbers(store.page(Filter(), limit=100_000).rows)
+    found = numbers(store.page(Filter(), limit=100_000).results)
     store.close()
     return sorted(found)
 
@@ -40,7 +40,7 @@ def writer(folder: Path, open_store: Callable[[], Store] | None = None) -> Write
 
 def test_kept_rows_reach_the_store(tmp_path: Path) -> None:
     own = writer(tmp_path)
-    assert all(own.keep(row(n)) for n in range(1200))
+    assert all(own.keep(result(n)) for n in range(1200))
     own.close()
     assert stored(tmp_path) == list(range(1200))
     assert own.bytes_behind == 0
@@ -52,9 +52,9 @@ def test_keeping_a_row_takes_microseconds_while_the_store_is_away(tmp_path: Path
         raise StoreError("away")
 
     own = writer(tmp_path, away)
-    rows = [row(n) for n in range(500)]
+    results = [result(n) for n in range(500)]
     started = time.perf_counter()
-    assert all(own.keep(one) for one in rows)
+    assert all(own.keep(one) for one in results)
     assert (time.perf_counter() - started) / 500 < 0.002
     own.close(0.1)
     assert own.bytes_behind > 0
@@ -73,7 +73,7 @@ def test_it_tries_again_until_the_store_is_back(tmp_path: Path) -> None:
         return Store.open(url(tmp_path))
 
     own = writer(tmp_path, twice_away)
-    own.keep(row(1))
+    own.keep(result(1))
     until(lambda: own.bytes_behind == 0)
     assert len(tries) == 3
     own.close()
@@ -82,8 +82,8 @@ def test_it_tries_again_until_the_store_is_back(tmp_path: Path) -> None:
 
 def test_a_row_the_store_refuses_keeps_no_other_waiting(tmp_path: Path) -> None:
     own = writer(tmp_path)
-    rows = [row(1), row(2, model=None), row(3)]
-    for one in rows:
+    results = [result(1), result(2, model=None), result(3)]
+    for one in results:
         own.keep(one)
     own.close()
     assert stored(tmp_path) == [1, 3]
@@ -94,7 +94,7 @@ def test_a_row_the_store_refuses_keeps_no_other_waiting(tmp_path: Path) -> None:
 def _keep_until_killed(folder: Path, said: Path) -> None:
     own = writer(folder)
     for n in range(1_000_000):
-        own.keep(row(n))
+        own.keep(result(n))
         said.write_text(str(n))  # the part is answered
 
 
@@ -120,18 +120,18 @@ def test_a_postgresql_that_is_stopped_and_started_again_gets_every_row_once(
     address = postgres.new_database("stopped")
     own = writer(tmp_path, lambda: Store.open(address))
     for n in range(300):
-        own.keep(row(n))
+        own.keep(result(n))
     until(lambda: own.bytes_behind == 0)
     postgres.stop()
     for n in range(300, 600):
-        assert own.keep(row(n))
+        assert own.keep(result(n))
     time.sleep(0.5)
     assert own.bytes_behind > 0
     postgres.start()
     until(lambda: own.bytes_behind == 0)
     own.close()
     store = Store.open(address)
-    assert sorted(numbers(store.page(Filter(), limit=1000).rows)) == list(range(600))
+    assert sorted(numbers(store.page(Filter(), limit=1000).results)) == list(range(600))
     store.close()
 
 
@@ -143,8 +143,8 @@ def test_old_results_go_while_there_is_nothing_else_to_do(tmp_path: Path) -> Non
         keep_days=1,
     )
     recent = datetime.now(UTC) - timedelta(hours=1)
-    own.keep(row(1))  # of last spring
-    own.keep(row(2, inspected_at=recent))
+    own.keep(result(1))  # of last spring
+    own.keep(result(2, inspected_at=recent))
     own.close()
     again = Writer(
         Journal(tmp_path / "journal"),
@@ -184,7 +184,7 @@ def test_lines_that_are_no_results_are_set_aside_and_keep_no_result_waiting(tmp_
         on_refused=lambda: refused.append(1),
     )
     for n in range(5):
-        own.keep(row(n))
+        own.keep(result(n))
     own.close()
     assert stored(tmp_path) == [0, 1, 2, 3, 4]
     lines = (tmp_path / "refused.jsonl").read_text().splitlines()
@@ -203,7 +203,7 @@ def test_an_error_that_nobody_expected_does_not_end_the_writer(tmp_path: Path) -
         return Store.open(url(tmp_path))
 
     own = writer(tmp_path, odd)
-    own.keep(row(1))
+    own.keep(result(1))
     until(lambda: own.is_away)
     until(lambda: own.bytes_behind == 0)
     until(lambda: not own.is_away)

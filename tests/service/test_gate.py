@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from fastapi.testclient import TestClient
 
 from anomaly.bundle import Bundle
 from record.audit import Audit
+from record.result import Discussed
 from service.errors import FeedbackContradicts, NothingStaged, RoleInsufficient, VersionChanged
 from service.feedback import change_of
 from service.http.api_keys import Role, add_key
+from tests.record.test_store import result, spoken
 from tests.service.test_calibrator import (
     BAD,
     part,
@@ -287,23 +290,27 @@ CHANGES = [
 ]
 
 
-def spoken(verdict: str) -> dict[str, Any]:
-    return {"verdict": verdict, "calibrated_verdict": verdict, "feedback": []}
+def discussed(verdict: str, *said: str, calibrated_verdict: str | None = None) -> Discussed:
+    """A result, and what was said of it, the last first."""
+    numbered = zip(said, range(7, 0, -4), strict=False)
+    feedback = [replace(spoken(1, kind), id=number) for kind, number in numbered]
+    judged = result(1, verdict=verdict, calibrated_verdict=calibrated_verdict or verdict)
+    return Discussed(judged, tuple(feedback))
 
 
 @pytest.mark.parametrize(("verdict", "before", "kind", "may_operate", "is_sealed"), CHANGES)
 def test_who_may_change_a_case_and_whether_it_is_sealed(
     verdict: str, before: str | None, kind: str, may_operate: bool, is_sealed: bool
 ) -> None:
-    said = [] if before is None else [{"kind": before, "id": 7}, {"kind": kind, "id": 3}]
-    result = spoken(verdict) | {"feedback": said}
-    change = change_of(result, kind, is_admin=True, is_there=True)
+    said = [] if before is None else [before, kind]
+    case = discussed(verdict, *said)
+    change = change_of(case, kind, is_admin=True, is_there=True)
     assert (change.is_sealed, change.before, change.after) == (is_sealed, before, 7 if said else 0)
     if may_operate:
-        assert change_of(result, kind, is_admin=False, is_there=True) == change
+        assert change_of(case, kind, is_admin=False, is_there=True) == change
     else:
         with pytest.raises(RoleInsufficient):
-            change_of(result, kind, is_admin=False, is_there=True)
+            change_of(case, kind, is_admin=False, is_there=True)
 
 
 @pytest.mark.parametrize("verdict", ["OK", "WARN", "NG"])
@@ -312,7 +319,7 @@ def test_feedback_fits_its_verdict(verdict: str) -> None:
     for kind in ("false_alarm", "confirmed_defect", "missed_defect", "confirmed_good"):
         if kind not in fits:
             with pytest.raises(FeedbackContradicts):
-                change_of(spoken(verdict), kind, is_admin=True, is_there=True)
+                change_of(discussed(verdict), kind, is_admin=True, is_there=True)
 
 
 def test_only_an_admin_takes_a_confirmed_defect_back_and_the_trail_has_it(
@@ -395,7 +402,6 @@ def test_a_defect_that_only_a_requests_threshold_let_pass_keeps_a_version_out(
     usual = client.post(f"{CALIBRATE}?false_alarm_rate=0.05", files=uploads(24)).json()
     assert (usual["review"]["missed"], usual["review"]["defects"]) == (0, 1)
     assert code(client.post(ACTIVATE)) == (409, "defects_would_pass")
-    said = spoken("OK") | {"calibrated_verdict": "NG"}
-    said["feedback"] = [{"kind": "missed_defect", "id": 1}]
+    said = discussed("OK", "missed_defect", calibrated_verdict="NG")
     with pytest.raises(RoleInsufficient):
         change_of(said, "confirmed_good", is_admin=False, is_there=True)

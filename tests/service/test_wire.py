@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from record.journal import Journal
+from record.result import Result
 from record.store import Filter, Store
 from record.writer import Writer
 from service.feedback import FeedbackIn
@@ -22,7 +24,7 @@ from service.results.idempotency import RepeatKey
 from service.schemas import ActivateIn, ResultOut, ScoreQuery
 from service.wire import Moment
 from tests.record.conftest import postgres, url
-from tests.record.test_store import row, spoken
+from tests.record.test_store import result, spoken
 from tests.service.test_results import GOOD, results, served
 
 __all__ = ["postgres", "url"]  # fixtures
@@ -55,7 +57,7 @@ def queries(draw: st.DrawFn) -> dict[str, str]:
     return {name: draw(named[name]) for name in chosen}
 
 
-def stored_as(query: ScoreQuery, number: int) -> dict[str, Any]:
+def stored_as(query: ScoreQuery, number: int) -> Result:
     """A result as `Recording.keep` writes it."""
     asked = query.model_dump(include={"part_id", "camera", "lot", "recipe", "triggered_at"})
     changes: dict[str, Any] = asked | {"inspected_at": datetime.now(UTC)}
@@ -64,14 +66,14 @@ def stored_as(query: ScoreQuery, number: int) -> dict[str, Any]:
     if query.idempotency_key is not None:
         key = RepeatKey.of(query, caller="k" * 64, image_sha256="0", item=999)
         changes |= {"idempotency_key": key.scoped, "fingerprint": key.fingerprint}
-    return row(number, regions=[], **changes)
+    return result(number, regions=[], **changes)
 
 
-def brought(folder: Path, url: str, rows: list[dict[str, Any]]) -> Store:
-    """Bring rows the way of the service: a line of the journal, then the store."""
+def brought(folder: Path, url: str, results: list[Result]) -> Store:
+    """Bring results the way of the service: a line of the journal, then the store."""
     refused = folder / "refused.jsonl"
     writer = Writer(Journal(folder / "journal"), lambda: Store.open(url), refused)
-    assert all(writer.keep(one) for one in rows)
+    assert all(writer.keep(one) for one in results)
     writer.close()
     assert not refused.exists(), refused.read_text()
     return Store.open(url)
@@ -97,22 +99,21 @@ def check(folder: Path, address: str, asked: list[dict[str, str]]) -> None:
         except ValidationError:
             continue
     assert len(accepted) > len(asked) / 10
-    rows = [stored_as(query, number) for number, query in enumerate(accepted)]
-    store = brought(folder, address, rows)
+    kept = [stored_as(query, number) for number, query in enumerate(accepted)]
+    store = brought(folder, address, kept)
     try:
-        for query, wanted in zip(accepted, rows, strict=True):
-            found = store.find(wanted["result_id"])
+        for query, wanted in zip(accepted, kept, strict=True):
+            found = store.find(wanted.result_id)
             assert found is not None
-            keys = {"idempotency_key", "fingerprint"}  # the first of two results has it
-            assert {k: found[k] for k in wanted.keys() - keys} == {
-                k: wanted[k] for k in wanted.keys() - keys
-            }
+            # The first of two results has the key.
+            anonymous = {"id": None, "idempotency_key": None, "fingerprint": None}
+            assert replace(found, **anonymous) == replace(wanted, **anonymous)
             out = ResultOut.of(found).model_dump(mode="json")
             assert out["part_id"] == query.part_id
             if query.triggered_at is not None:
                 assert ResultOut.of(found).triggered_at == query.triggered_at
-            if wanted.get("idempotency_key") is not None:
-                assert store.repeated(wanted["idempotency_key"]) is not None
+            if wanted.idempotency_key is not None:
+                assert store.repeated(wanted.idempotency_key) is not None
     finally:
         store.close()
 
@@ -141,16 +142,16 @@ EXTREMES: list[dict[str, str]] = [
 
 def test_what_people_write_is_stored_by_each_database_or_refused(url: str) -> None:
     store = Store.open(url)
-    store.add([row(1)])
+    store.add([result(1)])
     stored = 0
     for comment in ("a\0b", "\ud800", "\n\t\x1b", "\U0001f600" * 1000, "a" * 1001, "'; drop"):
         try:
             said = FeedbackIn(kind="false_alarm", comment=comment, defect="x")
         except ValidationError:
             continue
-        assert store.add_feedback(spoken(1, "false_alarm") | said.model_dump()) is not None
+        assert store.add_feedback(spoken(1, **said.model_dump())) is not None
         stored += 1
-        assert store.feedback_on(f"{1:032x}")[0]["comment"] == comment
+        assert store.feedback_on(f"{1:032x}")[0].comment == comment
     store.close()
     assert stored == 3
     with pytest.raises(ValidationError):
@@ -240,9 +241,9 @@ def test_an_id_that_is_none_is_not_found(tiny_folder: Path, tmp_path: Path) -> N
 def test_filters_compare_moments_in_any_zone(url: str) -> None:
     noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
     store = Store.open(url)
-    store.add([row(1, inspected_at=noon)])
+    store.add([result(1, inspected_at=noon)])
     for zone in (timezone(timedelta(hours=14)), timezone(-timedelta(hours=12))):
         local = noon.astimezone(zone)
-        assert store.page(Filter(since=local)).rows
-        assert not store.page(Filter(until=local)).rows
+        assert store.page(Filter(since=local)).results
+        assert not store.page(Filter(until=local)).results
     store.close()

@@ -1,0 +1,82 @@
+"""What an inspection leaves for those who judge a part without its image."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from anomaly.encoding import Encoding
+from anomaly.types import Detection, FloatArray, Placement
+from record.keep import Arrays
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEvidence:
+    """Evidence on one part, for another calibration or for a person.
+
+    `errors` is (E, L) float16, averaged over masks; `map` the patch scores (rows, cols) float16;
+    `inputs` what `anomaly.input_statistics` says of the image; `weights` the digest of the weights
+    that gathered it. `encoding` is None where it was stored before that was kept.
+    """
+
+    errors: np.ndarray
+    map: np.ndarray
+    map_threshold: float
+    placement: Placement
+    white_level: int
+    inputs: FloatArray
+    encoding: Encoding | None
+    weights: str
+
+    @classmethod
+    def of(
+        cls,
+        detection: Detection,
+        *,
+        inputs: FloatArray,
+        encoding: Encoding,
+        white_level: int,
+        weights: str,
+    ) -> "StoredEvidence":
+        """Take what a detection rests on."""
+        assert detection.errors is not None
+        return cls(
+            errors=detection.errors,
+            map=detection.patch_scores.astype(np.float16),
+            map_threshold=detection.map_threshold,
+            placement=detection.placement,
+            white_level=white_level,
+            inputs=inputs,
+            encoding=encoding,
+            weights=weights,
+        )
+
+    def arrays(self) -> Arrays:
+        """Return it as the record keeps it."""
+        placement = self.placement
+        kept = {
+            "errors": self.errors,
+            "map": self.map,
+            "map_threshold": np.array([self.map_threshold], np.float32),
+            "placement": np.array((*placement.source, *placement.canvas, *placement.box), np.int32),
+            "white_level": np.array([self.white_level], np.int32),
+            "inputs": self.inputs,
+            "weights": np.frombuffer(bytes.fromhex(self.weights), np.uint8),
+        }
+        return kept if self.encoding is None else kept | {"encoding": self.encoding.row()}
+
+    @classmethod
+    def of_arrays(cls, kept: Arrays) -> "StoredEvidence":
+        """Read it back."""
+        h, w, canvas_h, canvas_w, *box = (int(value) for value in kept["placement"])
+        top, left, bottom, right = box
+        encoding = kept.get("encoding")
+        return cls(
+            errors=kept["errors"],
+            map=kept["map"],
+            map_threshold=float(kept["map_threshold"][0]),
+            placement=Placement((h, w), (canvas_h, canvas_w), (top, left, bottom, right)),
+            white_level=int(kept["white_level"][0]),
+            inputs=kept["inputs"],
+            encoding=None if encoding is None else Encoding.of_row(encoding),
+            weights=kept["weights"].tobytes().hex(),
+        )

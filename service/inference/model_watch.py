@@ -53,7 +53,7 @@ class ModelWatch:
     def _is_news(self, slot: Slot, version: str) -> bool:
         if (slot.name, _stamp(slot.folder)) in self._given_up:
             return False
-        if self._registry.is_rolled_back(slot.name, version):
+        if self._registry.archive.is_chosen_against(slot.name, version):
             return False
         if slot.active is None:
             return slot.failure is not None

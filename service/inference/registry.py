@@ -8,13 +8,12 @@ but the first load run on the event loop, so that nothing here needs a lock but 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from anomaly.bundle import Bundle, load_bundle, model_folders, save_bundle, stored_version
-from anomaly.calibration_file import calibration_digest
+from anomaly.bundle import Bundle, model_folders, save_bundle, stored_version
 from anomaly.detector import Detector
 from anomaly.device import give_back_memory
 from anomaly.errors import ModelError, ModelNotFound
@@ -26,6 +25,7 @@ from service.errors import (
     VersionWaits,
 )
 from service.inference.model_memory import ModelMemory
+from service.inference.model_reader import ModelReader
 from service.inference.served_model import ServedModel, Slot
 from service.inference.version_archive import Archive, ChosenVersion
 
@@ -34,7 +34,7 @@ _AGAIN_S = 10.0  # after a model could not be read, requests for it try as often
 
 
 class Note(Protocol):
-    """Writes a change down."""
+    """Writes down a change that is about to happen."""
 
     def __call__(self, action: str, name: str, bundle: Bundle, **details: Any) -> None:
         """Raise what keeps the change from happening."""
@@ -53,12 +53,7 @@ class RegistryConfig:
 
 
 class Registry:
-    """Finds, loads, switches and evicts models.
-
-    `prepare(bundle)` puts a bundle on the device and warms it up. `note(action, name, bundle,
-    **details)` writes down what is about to happen; what it raises keeps it from happening.
-    `changed()` is told after a switch.
-    """
+    """Finds, loads and switches models; `prepare` is `ModelReader`'s, `changed()` follows a switch."""
 
     def __init__(
         self,
@@ -69,41 +64,14 @@ class Registry:
     ) -> None:
         self._config = config
         self._memory = config.memory
-        self._prepare = prepare
         self._changed = changed
         self._note = note
-        self._archive = Archive(config.models_dir)
+        self.archive = Archive(config.models_dir)
+        self._reader = ModelReader(self.archive, config.memory, prepare)
         self.slots: dict[str, Slot] = {}
         self.find_folders()
-        if not self.slots:
-            raise ModelNotFound(
-                f"no model in {config.models_dir.absolute()}; point MASKLINE_MODELS_DIR (or "
-                "--models) at a folder that 'maskline train' and 'maskline calibrate' wrote"
-            )
-        if config.default_model is not None and config.default_model not in self.slots:
-            raise ModelNotFound(
-                f"MASKLINE_DEFAULT_MODEL is {config.default_model!r}, but {config.models_dir} has "
-                f"only {', '.join(sorted(self.slots))}"
-            )
-
-        self._default = config.default_model
-        if self._default is None and len(self.slots) == 1:
-            self._default = next(iter(self.slots))
-        if self._default is None:
-            _log.warning(
-                "there are several models (%s) and no MASKLINE_DEFAULT_MODEL: requests that name "
-                "no model are answered 404",
-                ", ".join(sorted(self.slots)),
-            )
-
-    @property
-    def default_name(self) -> str | None:
-        """The model for requests that name none: the one the settings name, or the only one at the start.
-
-        It stays that until a restart: a folder that appears meanwhile takes no request away from
-        it.
-        """
-        return self._default
+        # Until a restart: a folder that appears meanwhile takes no request away from it.
+        self.default_name = _default_of(config, sorted(self.slots))
 
     @property
     def active(self) -> list[ServedModel]:
@@ -122,7 +90,7 @@ class Registry:
                 _log.info("model %s is loaded when it is asked for: memory is full", slot.name)
                 continue
             try:
-                slot.active = self._read_chosen(slot)
+                slot.active = self._reader.read_chosen(slot)
             except ModelError as error:
                 if slot.name == self.default_name:
                     raise
@@ -168,7 +136,7 @@ class Registry:
         slot.tried = time.monotonic()
         self._make_room(slot, self._memory.needs(slot.folder))
         try:
-            served = await asyncio.to_thread(self._read_chosen, slot)
+            served = await asyncio.to_thread(self._reader.read_chosen, slot)
         except ModelError as error:
             slot.failure = error
             raise
@@ -182,7 +150,7 @@ class Registry:
         slot = self.find(name)
         async with slot.loading:
             self._make_room(slot, self._memory.needs(slot.folder))
-            slot.staged = await asyncio.to_thread(self._read, slot, slot.folder)
+            slot.staged = await asyncio.to_thread(self._reader.read, slot, slot.folder)
         return slot
 
     async def recalibrate(
@@ -196,21 +164,21 @@ class Registry:
         slot = self.find(name)
         async with slot.loading:
             lying, version = stored_version(slot.folder), bundle.version
-            choice = self._archive.chosen(name)
-            deliberate = choice is not None and choice.instead_of == lying
+            choice = self.archive.chosen(name)
+            deliberate = self.archive.is_chosen_against(name, lying)
             if slot.active is not base or (lying != base.bundle.version and not deliberate):
                 raise VersionWaits(
                     f"version {lying} of {name!r} lies in the models' folder and does not serve; "
                     "load and activate it first, or take it away"
                 )
             await asyncio.to_thread(self._note, "calibrate", name, bundle, **details)
-            self._archive.choose(name, ChosenVersion(base.bundle.version, version))
+            self.archive.choose(name, ChosenVersion(base.bundle.version, version))
             try:
                 await asyncio.to_thread(save_bundle, bundle, slot.folder, version)
             except ModelError:
-                self._archive.choose(name, choice)
+                self.archive.choose(name, choice)
                 raise
-            slot.staged = await asyncio.to_thread(self._read, slot, slot.folder)
+            slot.staged = await asyncio.to_thread(self._reader.read, slot, slot.folder)
         return slot
 
     async def activate(
@@ -241,7 +209,7 @@ class Registry:
             slot.previous = slot.active
         slot.active = staged
         slot.failure = None
-        self._archive.choose(name, None)
+        self.archive.choose(name, None)
         self._switched(slot)
         await asyncio.to_thread(give_back_memory)  # what the version before the last one held
         return slot
@@ -261,11 +229,7 @@ class Registry:
         if slot.previous is not previous:
             raise NothingPrevious(f"another version of {name!r} was activated meanwhile")
         slot.active, slot.previous = previous, slot.active
-        previous_version = previous.bundle.version
-        self._archive.choose(
-            name,
-            None if previous_version == instead_of else ChosenVersion(previous_version, instead_of),
-        )
+        self.archive.choose(name, ChosenVersion(previous.bundle.version, instead_of))
         self._switched(slot)
         return slot
 
@@ -280,11 +244,6 @@ class Registry:
         spared = {spared_slot.name, self.default_name}
         self._memory.make_room(self.slots.values(), spared, megabytes)
 
-    def is_rolled_back(self, name: str, version: str) -> bool:
-        """Whether another version was chosen to serve instead of this one."""
-        choice = self._archive.chosen(name)
-        return choice is not None and choice.instead_of == version
-
     def find_folders(self) -> None:
         """Find the models that appeared since; one that is known keeps its versions."""
         for folder in model_folders(self._config.models_dir):
@@ -292,31 +251,27 @@ class Registry:
             if name not in self.slots:
                 self.slots[name] = Slot(name, folder)
 
-    def _read_chosen(self, slot: Slot) -> ServedModel:
-        """Read the folder's version, or the one that a rollback chose instead of it."""
-        choice = self._archive.chosen(slot.name)
-        if choice is not None and choice.instead_of == stored_version(slot.folder):
-            archived = self._archive.folder(slot.name, choice.version)
-            if archived is not None:
-                return self._read(slot, archived)
-            _log.warning("version %s of %s is not kept any more", choice.version, slot.name)
-        return self._read(slot, slot.folder)
 
-    def _read(self, slot: Slot, folder: Path) -> ServedModel:
-        started = time.monotonic()
-        bundle = replace(load_bundle(folder), name=slot.name)  # a folder may have been renamed
-        detector = self._prepare(bundle)
-        digests: dict[str | None, str] = {None: calibration_digest(detector.calibration)}
-        digests |= {
-            camera: calibration_digest(camera_calibration)
-            for camera, camera_calibration in bundle.cameras.items()
-        }
-        model = ServedModel(slot.name, bundle, detector, self._memory.needs(folder), digests)
-        self._archive.keep(folder, slot.name, bundle.version)
-        give_back_memory()  # reading and warming up leave more than twice what a model holds
-        seconds = time.monotonic() - started
-        _log.info("loaded model %s version %s in %.1f s", slot.name, bundle.version, seconds)
-        return model
+def _default_of(config: RegistryConfig, names: Sequence[str]) -> str | None:
+    """Choose the model for requests that name none; raises `ModelNotFound` where there is none."""
+    if not names:
+        raise ModelNotFound(
+            f"no model in {config.models_dir.absolute()}; point MASKLINE_MODELS_DIR (or "
+            "--models) at a folder that 'maskline train' and 'maskline calibrate' wrote"
+        )
+    if config.default_model is not None and config.default_model not in names:
+        raise ModelNotFound(
+            f"MASKLINE_DEFAULT_MODEL is {config.default_model!r}, but {config.models_dir} has "
+            f"only {', '.join(names)}"
+        )
+    if config.default_model is not None or len(names) == 1:
+        return config.default_model or names[0]
+    _log.warning(
+        "there are several models (%s) and no MASKLINE_DEFAULT_MODEL: requests that name "
+        "no model are answered 404",
+        ", ".join(names),
+    )
+    return None
 
 
 def _check_meant(present: ServedModel | None, version: str | None) -> None:

@@ -78,11 +78,16 @@ class Archive:
             return None
         return ChosenVersion(version, instead_of)
 
+    def is_chosen_against(self, name: str, version: str) -> bool:
+        """Whether another version of a model was chosen to serve instead of this one."""
+        choice = self.chosen(name)
+        return choice is not None and choice.instead_of == version
+
     def choose(self, name: str, choice: ChosenVersion | None) -> None:
-        """Remember a rollback; None: the folder's own version serves again."""
+        """Remember which version serves; None, or the one that lies in the folder: the folder's own."""
         choices = self._read()
         choices.pop(name, None)
-        if choice is not None:
+        if choice is not None and choice.version != choice.instead_of:
             choices[name] = {"version": choice.version, "instead_of": choice.instead_of}
         try:
             self._root.mkdir(exist_ok=True)

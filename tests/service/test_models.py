@@ -15,7 +15,7 @@ from anomaly.errors import ModelCorrupt
 from record.audit import Audit
 from service.app import create_app
 from service.errors import AuditUnwritable
-from service.inference import registry
+from service.inference import model_reader, registry
 from service.inference.version_archive import Archive, ChosenVersion
 from tests.conftest import is_freed, normal_pixels, png
 from tests.service.conftest import settings
@@ -75,6 +75,7 @@ def test_what_a_switch_leaves_is_given_back(
         return True
 
     monkeypatch.setattr(registry, "give_back_memory", count)
+    monkeypatch.setattr(model_reader, "give_back_memory", count)
     publish(tiny_bundle, models / "left", "v2")
     client.post("/v1/models/left:load")
     assert given_back == 1
@@ -323,7 +324,7 @@ def test_a_broken_model_is_read_again_after_a_while_and_not_at_each_request(
             reads.append(folder)
             return load_bundle(folder)
 
-        monkeypatch.setattr("service.inference.registry.load_bundle", counted)
+        monkeypatch.setattr("service.inference.model_reader.load_bundle", counted)
         for _ in range(3):
             assert client.post("/score?model=right", content=GOOD).status_code == 503
         assert not reads

@@ -1,18 +1,12 @@
 """The results of inspections in a database: SQLite by default, PostgreSQL by URL."""
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
-from importlib import resources
 from types import MappingProxyType
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import (
     ColumnElement,
@@ -38,13 +32,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError, StatementError
 
+from record.migrate import migrate
 from record.result import Defect, Feedback, Result
 from record.tables import feedback, results
 
 _BUSY_S = 10.0
-_MIGRATING = threading.Lock()  # Alembic keeps its context in a module
-_HEAD = "head"
-_MIGRATION_LOCK = 0x6D61736B  # any number that nobody else locks: "mask"
 
 
 _NEWEST = (results.c.inspected_at.desc(), results.c.id.desc())
@@ -124,8 +116,7 @@ class Store:
             engine = create_engine(url, pool_pre_ping=True)
             if engine.dialect.name == "sqlite":
                 event.listen(engine, "connect", _as_a_service_wants_it)
-            with _MIGRATING:
-                _migrate(engine)
+            migrate(engine)
         except CommandError as error:
             raise StoreError(
                 f"the tables of {_shown(url)} are of another version of Maskline, perhaps a "
@@ -352,32 +343,6 @@ def _last_id(connection: Connection) -> int:
 def _count_after(connection: Connection, last: int) -> int:
     statement = select(func.count()).select_from(results).where(results.c.id > last)
     return int(connection.execute(statement).scalar() or 0)
-
-
-def _migrate(engine: Engine) -> None:
-    """Bring the tables to this version's form, whole or not at all; another process waits meanwhile."""
-    try:
-        with engine.begin() as connection:
-            _upgrade(connection)
-    except BaseException:
-        engine.dispose()  # whoever tries again every few seconds would gather connections
-        raise
-
-
-def _upgrade(connection: Connection) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(resources.files("record") / "migrations"))
-    config.attributes["connection"] = connection
-    revision = MigrationContext.configure(connection).get_current_revision()
-    if revision == ScriptDirectory.from_config(config).get_revision(_HEAD).revision:
-        return
-    if (
-        connection.dialect.name == "sqlite"
-    ):  # whose driver begins no transaction for a table's change
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-    else:
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
-    command.upgrade(config, _HEAD)
 
 
 def _as_a_service_wants_it(connection: Any, record: Any) -> None:

@@ -14,7 +14,7 @@ from anomaly.types import Detection, RgbImage
 from service.budget import Budget
 from service.concurrency import in_thread
 from service.inference.inspection import Inspection, Source
-from service.schemas import HeatmapKind, HeatmapOut
+from service.schemas.scoring import HeatmapKind, HeatmapOut
 from service.workers import WorkerPool
 
 T = TypeVar("T")

@@ -31,7 +31,7 @@ from service.metrics import Metrics
 from service.results.drift import DriftMonitor
 from service.results.idempotency import Lookup, RepeatKey, Repeats, nothing_stored
 from service.results.recording import Recording, image_digest
-from service.schemas import ModelRef, ScoreOut, ScoreQuery
+from service.schemas.scoring import ModelRef, ScoreOut, ScoreQuery
 from service.settings import Settings
 from service.timings import Timings
 from service.workers import WorkerPool

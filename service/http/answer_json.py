@@ -6,7 +6,7 @@ every other thread of the interpreter.
 
 from pydantic import BaseModel
 
-from service.schemas import BatchItemOut, BatchOut, HeatmapOut, ScoreOut
+from service.schemas.scoring import BatchItemOut, BatchOut, HeatmapOut, ScoreOut
 
 _EMPTY = b'"data":""'  # in no text of JSON, where quotes are escaped
 

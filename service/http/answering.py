@@ -16,7 +16,7 @@ from service.http.disconnect import while_wanted
 from service.inference.inspection import Inspection
 from service.inference.queue import Priority
 from service.inspector import Inspector
-from service.schemas import BatchOut, ScoreOut, ScoreQuery
+from service.schemas.scoring import BatchOut, ScoreOut, ScoreQuery
 from service.timings import Timings
 
 T = TypeVar("T")

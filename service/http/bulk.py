@@ -12,7 +12,7 @@ from service.http.counted import CountedRequest
 from service.http.disconnect import while_wanted
 from service.http.problems import code_of, document, rule_of
 from service.inspector import Inspector
-from service.schemas import BatchItemOut, BatchOut, Problem, ScoreOut, ScoreQuery
+from service.schemas.scoring import BatchItemOut, BatchOut, Problem, ScoreOut, ScoreQuery
 from service.timings import Timings, first_stage
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from record.result import JsonObject
-from service.schemas import ScoreQuery
+from service.schemas.scoring import ScoreQuery
 
 _PREFIX = "x-maskline-"
 

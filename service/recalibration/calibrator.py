@@ -24,7 +24,7 @@ from service.inference.served_model import ServedModel, Slot
 from service.inspector import Inspector
 from service.recalibration.reviewer import Reviewer, errors_of, gather
 from service.results.recording import Recording
-from service.schemas import GroupBy, ReviewOut
+from service.schemas.calibration import GroupBy, ReviewOut
 
 _MIN_NORMALS = 20
 _WIDER = (

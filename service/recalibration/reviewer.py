@@ -25,7 +25,7 @@ from service.feedback import is_held_against
 from service.inference.served_model import ServedModel
 from service.inspector import Inspector
 from service.results.recording import Recording
-from service.schemas import ReviewOut
+from service.schemas.calibration import ReviewOut
 
 _log = logging.getLogger(__name__)
 _CHUNK = 200

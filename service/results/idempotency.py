@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from service.errors import IdempotencyMismatch
-from service.schemas import ScoreOut, ScoreQuery
+from service.schemas.scoring import ScoreOut, ScoreQuery
 
 _REMEMBERED = 10_000  # answers, for repeats that come before the record has them
 # How an answer is wrapped and when it comes, not what it says.

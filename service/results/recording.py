@@ -23,7 +23,7 @@ from service.metrics import Metrics
 from service.results.feedback_log import FeedbackLog
 from service.results.idempotency import Answered, RepeatKey
 from service.results.reader import ResultReader
-from service.schemas import ScoreOut, ScoreQuery
+from service.schemas.scoring import ScoreOut, ScoreQuery
 from service.settings import Settings
 
 NOTHING_KEPT = KeepConfig("none")

@@ -21,7 +21,7 @@ from service.http.problems import problems
 from service.inference.served_model import ServedModel
 from service.recalibration.calibrator import CalibrationRequest, Calibrator, Normals
 from service.routes.models import versions
-from service.schemas import CalibrateIn, CalibrateQuery, CalibrationOut
+from service.schemas.calibration import CalibrateIn, CalibrateQuery, CalibrationOut
 from service.state import AppState, app_state
 
 router = APIRouter(tags=["models"])

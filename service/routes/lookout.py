@@ -21,7 +21,7 @@ from service.http.api_keys import Role
 from service.http.auth import SECURED, needs
 from service.http.problems import problems
 from service.inspector import Inspector
-from service.schemas import ScoreQuery
+from service.schemas.scoring import ScoreQuery
 from service.state import inspector
 
 router = APIRouter(tags=["lookout"])

@@ -11,7 +11,7 @@ from service.http.problems import problems
 from service.inference.registry import Registry
 from service.inference.served_model import ServedModel, Slot
 from service.inspector import Inspector
-from service.schemas import (
+from service.schemas.models import (
     ActivateIn,
     BrokenModelOut,
     DriftOut,

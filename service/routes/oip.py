@@ -31,7 +31,7 @@ from service.inference.registry import Registry
 from service.inference.served_model import ServedModel
 from service.inspector import Inspector
 from service.routes import health
-from service.schemas import ScoreQuery
+from service.schemas.scoring import ScoreQuery
 from service.state import inspector, registry
 from service.timings import Timings, first_stage
 

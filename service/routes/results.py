@@ -22,11 +22,7 @@ from service.http.problems import problems
 from service.inspector import Inspector
 from service.results.evidence import heatmap_of, media_type, needed
 from service.results.recording import Recording
-from service.schemas import (
-    ResultDetailOut,
-    ResultOut,
-    ResultsOut,
-)
+from service.schemas.results import ResultDetailOut, ResultOut, ResultsOut
 from service.state import inspector
 from service.wire import Label, Moment
 

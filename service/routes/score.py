@@ -10,7 +10,7 @@ from service.http.bulk import inspect_all
 from service.http.counted import CountedResponse
 from service.http.parameters import SCORE_PARAMETERS, score_query
 from service.http.problems import problems
-from service.schemas import BatchOut, ScoreOut
+from service.schemas.scoring import BatchOut, ScoreOut
 from service.state import inspector
 
 router = APIRouter(tags=["score"])

@@ -308,7 +308,7 @@ def test_a_store_of_the_version_before_is_brought_forward_whole_or_not_at_all(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("record.store._HEAD", "0004")
+        patched.setattr("record.migrate._HEAD", "0004")
         old = Store.open(url)
         with old._engine.begin() as connection:
             before = {k: v for k, v in row(1, idempotency_key="K").items() if k != "fingerprint"}

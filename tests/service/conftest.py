@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from service.app import create_app
-from service.schemas import ModelRef, ScoreOut
+from service.schemas.scoring import ModelRef, ScoreOut
 from service.settings import Settings
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from service.http import answering
 from service.http.answer_json import is_short, write
-from service.schemas import BatchItemOut, BatchOut, HeatmapOut, ModelRef, Problem, ScoreOut
+from service.schemas.scoring import BatchItemOut, BatchOut, HeatmapOut, ModelRef, Problem, ScoreOut
 from tests.conftest import normal_pixels, png
 from tests.service.conftest import score_out
 

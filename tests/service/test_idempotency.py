@@ -20,7 +20,7 @@ from service.app import create_app
 from service.errors import IdempotencyMismatch
 from service.http.api_keys import Role, add_key
 from service.results.idempotency import Answered, RepeatKey, Repeats
-from service.schemas import ScoreOut, ScoreQuery
+from service.schemas.scoring import ScoreOut, ScoreQuery
 from tests.conftest import normal_pixels, planted, png
 from tests.service.conftest import score_out, settings
 from tests.service.test_faults import Held

@@ -21,7 +21,9 @@ from record.store import Filter, Store
 from record.writer import Writer
 from service.feedback import FeedbackIn
 from service.results.idempotency import RepeatKey
-from service.schemas import ActivateIn, ResultOut, ScoreQuery
+from service.schemas.models import ActivateIn
+from service.schemas.results import ResultOut
+from service.schemas.scoring import ScoreQuery
 from service.wire import Moment
 from tests.record.conftest import postgres, url
 from tests.record.test_store import result, spoken

@@ -1,20 +1,15 @@
-"""The shapes of the wire, and one conversion from `Detection`."""
+"""An inspection on the wire: what may be asked, and the answer."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from anomaly.calibration_report import CalibrationReport
-from anomaly.drift import Drift
 from anomaly.familiarity import CODES, InputWarning
 from anomaly.types import Detection, Region, Verdict
-from record.result import Discussed, JsonObject, Result
-from service.feedback import FeedbackOut
-from service.wire import IdempotencyKey, Label, Moment, Text
+from record.result import Result
+from service.wire import IdempotencyKey, Label, Moment
 
-GroupBy = Literal["result_id", "part_id", "lot", "camera"]
 HeatmapKind = Literal["none", "float16", "png", "overlay", "overlay_png"]
 
 
@@ -195,59 +190,6 @@ class ScoreOut(BaseModel):
         return cls.model_validate(result.row() | {"model": model, "heatmap": None}, extra="ignore")
 
 
-class ResultOut(BaseModel):
-    """One inspection as it is stored."""
-
-    result_id: str
-    inspected_at: datetime
-    triggered_at: datetime | None
-    part_id: str | None
-    camera: str | None
-    lot: str | None
-    recipe: str | None
-    verdict: str
-    calibrated_verdict: Annotated[
-        str | None,
-        Field(description="The calibration's own, whatever threshold the request asked for."),
-    ]
-    score: float
-    threshold: float
-    p_value: float
-    score_std: float
-    model: str
-    version: str
-    digest: str
-    calibration: Annotated[str | None, Field(description="Digest of the calibration that judged.")]
-    image_sha256: str
-    kept: Annotated[bool | None, Field(description="Whether its image was to be kept.")]
-    regions: list[RegionOut]
-    timings: dict[str, float]
-
-    @classmethod
-    def of(cls, result: Result) -> "ResultOut":
-        """Convert a stored result."""
-        return cls.model_validate(result.row(), extra="ignore")
-
-
-class ResultDetailOut(ResultOut):
-    """One inspection with what people said of it, the last first; the last counts."""
-
-    feedback: list[FeedbackOut]
-
-    @classmethod
-    def of_discussed(cls, discussed: Discussed) -> "ResultDetailOut":
-        """Convert a stored result with what was said of it."""
-        feedback = [FeedbackOut.of(entry) for entry in discussed.feedback]
-        return cls.model_validate(discussed.result.row() | {"feedback": feedback}, extra="ignore")
-
-
-class ResultsOut(BaseModel):
-    """A page of results, newest first."""
-
-    results: list[ResultOut]
-    cursor: Annotated[str | None, Field(description="Asks for the next page; null at the end.")]
-
-
 class BatchItemOut(BaseModel):
     """One image of a batch: its result, or what was wrong with it."""
 
@@ -261,154 +203,6 @@ class BatchOut(BaseModel):
     """The answers to a batch, in the order of its parts."""
 
     items: list[BatchItemOut]
-
-
-class ModelOut(ModelRef):
-    """A loaded model."""
-
-    is_default: bool
-    canvas: int
-    cameras: Annotated[list[str], Field(description="Those with a calibration of their own.")]
-    false_alarm_rate: float
-    threshold: float
-    warn_threshold: float | None
-    calibration_images: int
-    calibration_groups: int
-    smallest_false_alarm_rate: float
-
-
-class BrokenModelOut(BaseModel):
-    """A model that cannot be read, and why."""
-
-    name: str
-    code: str
-    detail: str
-
-
-class ModelsOut(BaseModel):
-    """All loaded models, the names of all there are, and those that cannot be read."""
-
-    models: list[ModelOut]
-    known: list[str]
-    broken: list[BrokenModelOut]
-
-
-class VersionsOut(BaseModel):
-    """Which version of a model serves, which waits to be activated, which went before."""
-
-    name: str
-    active: str | None
-    staged: str | None
-    previous: str | None
-
-
-class NormalsIn(BaseModel):
-    """Which stored results count as normal parts to calibrate on.
-
-    Those that their calibration's own threshold let pass and nobody called a missed defect, and
-    those called a false alarm or good.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    camera: Label | None = None
-    lot: Label | None = None
-    since: Moment | None = None
-    until: Moment | None = None
-    limit: Annotated[int, Field(ge=2, le=2000, description="The newest so many.")] = 500
-    group_by: Annotated[
-        GroupBy,
-        Field(description="What counts as one independent group."),
-    ] = "result_id"
-
-
-class CalibrateIn(BaseModel):
-    """A new calibration from stored results."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    results: NormalsIn = NormalsIn()
-    roi: Annotated[
-        JsonObject | Literal["none"] | None,
-        Field(description="Polygons (include, ignore, size), or 'none'; left out, it stays."),
-    ] = None
-
-
-class CalibrateQuery(BaseModel):
-    """How a new calibration may be wrong, and whom it is for."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    false_alarm_rate: Annotated[float | None, Field(gt=0, lt=1)] = None
-    warn_rate: Annotated[float | None, Field(gt=0, lt=1)] = None
-    camera: Annotated[Label | None, Field(description="For this camera or product alone.")] = None
-    activate: Annotated[bool, Field(description="Let it serve at once, if no defect passes.")] = (
-        False
-    )
-
-
-class ReviewOut(BaseModel):
-    """What a version makes of the results that are stored, as far as their images are kept."""
-
-    defects: Annotated[int, Field(description="Confirmed defects that were judged again.")]
-    defects_missing: Annotated[
-        list[str],
-        Field(description="Ids of confirmed defects whose image was kept and cannot be read now."),
-    ]
-    defects_not_kept: Annotated[
-        int, Field(description="Confirmed defects whose image was never kept: nothing judges them.")
-    ]
-    defects_passing: Annotated[list[str], Field(description="Ids of those that would be OK.")]
-    missed: Annotated[int, Field(description="Missed defects that were judged again.")]
-    missed_not_judged: Annotated[int, Field(description="Missed defects whose image is not there.")]
-    missed_found: Annotated[int, Field(description="How many of them would not be OK any more.")]
-    compared: Annotated[int, Field(description="Latest results that were judged again.")]
-    to_reject: Annotated[int, Field(description="Passed, and would be NG.")]
-    to_pass: Annotated[int, Field(description="Were NG, and would pass.")]
-    messages: list[str]
-
-
-class CalibrationOut(BaseModel):
-    """A staged calibration: what it promises, and what it would change."""
-
-    versions: VersionsOut
-    version: str
-    activated: bool
-    normals: int
-    statement: CalibrationReport
-    review: Annotated[ReviewOut | None, Field(description="null where no results are recorded.")]
-
-
-class DriftOut(BaseModel):
-    """What the watch over one camera's parts found."""
-
-    camera: Annotated[str, Field(description="none: parts that were sent without a camera.")]
-    drift: Drift
-
-
-class DriftsOut(BaseModel):
-    """Whether camera or parts changed; a camera is listed once it has sent a part."""
-
-    model: str
-    cameras: list[DriftOut]
-
-
-class RollbackIn(BaseModel):
-    """Which version is meant."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    version: Annotated[
-        str | None,
-        Field(max_length=128, description="The one that was reviewed; 409 where it is another."),
-    ] = None
-
-
-class ActivateIn(RollbackIn):
-    """Which version is to serve, and why although a confirmed defect would pass or cannot be judged."""
-
-    force: bool = False
-    reason: Annotated[Text | None, Field(min_length=3)] = None
 
 
 class Problem(BaseModel):

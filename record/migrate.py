@@ -1,0 +1,40 @@
+"""Brings a database's tables to this version's form."""
+
+import threading
+from importlib import resources
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine
+
+_MIGRATING = threading.Lock()  # Alembic keeps its context in a module
+_HEAD = "head"
+_MIGRATION_LOCK = 0x6D61736B  # any number that nobody else locks: "mask"
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the tables to this version's form, whole or not at all; another process waits meanwhile."""
+    try:
+        with _MIGRATING, engine.begin() as connection:
+            _upgrade(connection)
+    except BaseException:
+        engine.dispose()  # whoever tries again every few seconds would gather connections
+        raise
+
+
+def _upgrade(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(resources.files("record") / "migrations"))
+    config.attributes["connection"] = connection
+    revision = MigrationContext.configure(connection).get_current_revision()
+    if revision == ScriptDirectory.from_config(config).get_revision(_HEAD).revision:
+        return
+    if (
+        connection.dialect.name == "sqlite"
+    ):  # whose driver begins no transaction for a table's change
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+    command.upgrade(config, _HEAD)

@@ -1,0 +1,80 @@
+"""Models and their versions on the wire."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from anomaly.drift import Drift
+from service.schemas.scoring import ModelRef
+from service.wire import Text
+
+
+class ModelOut(ModelRef):
+    """A loaded model."""
+
+    is_default: bool
+    canvas: int
+    cameras: Annotated[list[str], Field(description="Those with a calibration of their own.")]
+    false_alarm_rate: float
+    threshold: float
+    warn_threshold: float | None
+    calibration_images: int
+    calibration_groups: int
+    smallest_false_alarm_rate: float
+
+
+class BrokenModelOut(BaseModel):
+    """A model that cannot be read, and why."""
+
+    name: str
+    code: str
+    detail: str
+
+
+class ModelsOut(BaseModel):
+    """All loaded models, the names of all there are, and those that cannot be read."""
+
+    models: list[ModelOut]
+    known: list[str]
+    broken: list[BrokenModelOut]
+
+
+class VersionsOut(BaseModel):
+    """Which version of a model serves, which waits to be activated, which went before."""
+
+    name: str
+    active: str | None
+    staged: str | None
+    previous: str | None
+
+
+class DriftOut(BaseModel):
+    """What the watch over one camera's parts found."""
+
+    camera: Annotated[str, Field(description="none: parts that were sent without a camera.")]
+    drift: Drift
+
+
+class DriftsOut(BaseModel):
+    """Whether camera or parts changed; a camera is listed once it has sent a part."""
+
+    model: str
+    cameras: list[DriftOut]
+
+
+class RollbackIn(BaseModel):
+    """Which version is meant."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: Annotated[
+        str | None,
+        Field(max_length=128, description="The one that was reviewed; 409 where it is another."),
+    ] = None
+
+
+class ActivateIn(RollbackIn):
+    """Which version is to serve, and why although a confirmed defect would pass or cannot be judged."""
+
+    force: bool = False
+    reason: Annotated[Text | None, Field(min_length=3)] = None

@@ -87,7 +87,9 @@ def find_regions(anomaly_map: FloatArray, placement: Placement, level: float) ->
     above = (inside > level).astype(np.uint8)
     count, labels, stats, centroids = cv2.connectedComponentsWithStats(above, connectivity=8)
     regions = [
-        _region(inside, labels == label, stats[label], centroids[label], placement)
+        _region(
+            inside, labels == label, stats[label], centroid=centroids[label], placement=placement
+        )
         for label in range(1, count)
         if stats[label, cv2.CC_STAT_AREA] >= _MIN_REGION_CANVAS_PX
     ]
@@ -180,6 +182,7 @@ def _region(
     inside: FloatArray,
     member: np.ndarray,
     stats: np.ndarray,
+    *,
     centroid: np.ndarray,
     placement: Placement,
 ) -> Region:

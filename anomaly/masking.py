@@ -51,6 +51,7 @@ def training_masks(
     kind: MaskKind,
     salience: torch.Tensor,
     grid: Grid,
+    *,
     mask_ratio: float,
     generator: torch.Generator,
 ) -> torch.Tensor:

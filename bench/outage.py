@@ -152,7 +152,7 @@ async def _drive(
     async with aiohttp.ClientSession(connector=connector) as session:
         await ready(session, address)
         for number in range(200):  # warm
-            await _post(session, address, images[number % 32], -1, Posted())
+            await _post(session, address, images[number % 32], number=-1, posted=Posted())
         started = time.perf_counter()
         span = options.parts / options.rate
         leaves = started + 0.2 * span
@@ -166,7 +166,9 @@ async def _drive(
         for number in range(options.parts):
             await asyncio.sleep(max(0.0, started + number / options.rate - time.perf_counter()))
             image = images[number % 32]
-            tasks.append(asyncio.create_task(_post(session, address, image, number, posted)))
+            tasks.append(
+                asyncio.create_task(_post(session, address, image, number=number, posted=posted))
+            )
         await asyncio.gather(*events, *tasks)
     return posted, away
 
@@ -185,7 +187,7 @@ async def _killed(
 
 
 async def _post(
-    session: aiohttp.ClientSession, address: str, image: bytes, number: int, posted: Posted
+    session: aiohttp.ClientSession, address: str, image: bytes, *, number: int, posted: Posted
 ) -> None:
     """Send a part again until it is answered."""
     url = f"{address}/score?heatmap=none&part_id={number}"

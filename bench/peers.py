@@ -44,7 +44,7 @@ Fit = Callable[[Sequence[Sample], TrainConfig, int], Peer]
 
 
 def outcome(
-    fit: Fit, dataset: Dataset, config: TrainConfig, seed: int, group_by: str | None
+    fit: Fit, dataset: Dataset, config: TrainConfig, *, seed: int, group_by: str | None
 ) -> Outcome:
     """Fit a peer on the training split and score the others with it."""
     normal = [s for s in dataset.select("train") if s.is_normal]

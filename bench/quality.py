@@ -75,7 +75,9 @@ def _set(dataset: Dataset, folder: Path, options: argparse.Namespace) -> None:
             if method == OURS:
                 result, config = ours(dataset, folder / f"seed{seed}", config, options)
             else:
-                result = outcome(PEERS[method], dataset, config, seed, options.group_by)
+                result = outcome(
+                    PEERS[method], dataset, config, seed=seed, group_by=options.group_by
+                )
             row = {
                 "seed": seed,
                 **figures(result, test),

@@ -81,7 +81,14 @@ def soak(model: Path, seconds: float, rate: float, *, quiet: bool = False) -> Se
         save_bundle(bundle, models / "soak", "v1")
         process, url = _start(models)
         try:
-            _keep_busy(seen, _Traffic(url, models, bundle), process.pid, seconds, rate, quiet=quiet)
+            _keep_busy(
+                seen,
+                _Traffic(url, models, bundle),
+                process.pid,
+                seconds=seconds,
+                rate=rate,
+                quiet=quiet,
+            )
         finally:
             _stop(process, seen)
     return seen
@@ -118,7 +125,7 @@ def _stop(process: subprocess.Popen[bytes], seen: Seen) -> None:
 
 
 def _keep_busy(
-    seen: Seen, traffic: "_Traffic", pid: int, seconds: float, rate: float, *, quiet: bool
+    seen: Seen, traffic: "_Traffic", pid: int, *, seconds: float, rate: float, quiet: bool
 ) -> None:
     until = time.monotonic() + seconds
     senders = [

@@ -131,7 +131,7 @@ def trained(
         "waiting for data" + (" and backbone" if fresh else "")
     )
     if not fresh:
-        print(profiled(measured.trainer, measured.batches, measured.step, flops, peak))
+        print(profiled(measured.trainer, measured.batches, measured.step, flops=flops, peak=peak))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ def _trainer(samples: list[Sample], config: TrainConfig) -> Trainer:
 
 
 def profiled(
-    trainer: Trainer, batches: Iterator[torch.Tensor], first: int, flops: float, peak: float
+    trainer: Trainer, batches: Iterator[torch.Tensor], first: int, *, flops: float, peak: float
 ) -> str:
     """Say what ten steps spend their time on, and at what rate their matrix products run."""
     cuda = trainer.device.type == "cuda"

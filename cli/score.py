@@ -18,6 +18,7 @@ def calibrate(
         Path, typer.Argument(help="Held-out normal images: a folder, a set, or a manifest.")
     ],
     false_alarm_rate: Rate = 0.01,
+    *,
     warn_rate: WarnRate = None,
     roi: Annotated[
         Path | None,
@@ -66,6 +67,7 @@ def evaluate(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures to this file ('-': print).")
     ] = None,
+    *,
     report: Annotated[
         Path | None, typer.Option(help="Write report.html and pictures to this folder.")
     ] = None,
@@ -105,6 +107,7 @@ def score(
     heatmaps: Annotated[
         Path | None, typer.Option(help="Write an overlay for each image to this folder.")
     ] = None,
+    *,
     out: Annotated[
         Path | None,
         typer.Option(help="Append JSON lines to this file, skipping the images it has already."),

@@ -15,6 +15,7 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    *,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Serve without API keys: to whoever reaches the port.")
@@ -32,6 +33,7 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Where to work.")] = Path("maskline-demo"),
     serve: Annotated[bool, typer.Option(help="Serve the model at the end.")] = True,
     port: Annotated[int, typer.Option(help="Port to serve on.")] = 8000,
+    *,
     recipe: Annotated[str, typer.Option(help="Recipe name or TOML file.")] = "demo",
     set_: Overrides = None,
     as_json: AsJson = False,

@@ -13,6 +13,7 @@ def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
     recipe: Annotated[str, typer.Option(help="Recipe name or TOML file.")] = "default",
+    *,
     set_: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
     calibrate: Annotated[
@@ -63,6 +64,7 @@ def pretrain(
     ],
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
     recipe: Annotated[str, typer.Option(help="Recipe name or TOML file.")] = "pretrain",
+    *,
     set_: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
     relist: Annotated[
@@ -115,6 +117,7 @@ def sweep(
     recipe: Annotated[
         str, typer.Option(help="Recipe name or TOML file with a [sweep] table of ranges.")
     ] = "sweep",
+    *,
     trials: Annotated[int, typer.Option(help="How many to add.", min=1)] = 20,
     set_: Overrides = None,
 ) -> None:

@@ -62,10 +62,10 @@ class Audit:
         self._rows.parent.mkdir(parents=True, exist_ok=True)
         with self._locked():
             before = self._recovered(_read_head(self._head))
-            return self._add(before, action, subject, by, details)
+            return self._add(before, action, subject, by=by, details=details)
 
     def _add(
-        self, before: Head, action: str, subject: str, by: str | None, details: JsonObject
+        self, before: Head, action: str, subject: str, *, by: str | None, details: JsonObject
     ) -> Head:
         row = {
             "number": before.number + 1,
@@ -93,14 +93,18 @@ class Audit:
         if last_line:
             os.truncate(self._rows, self._rows.stat().st_size - len(last_line))
             cut = hashlib.sha256(last_line).hexdigest()
-            return self._add(head, "recovered", "half a row was cut off", None, {"sha256": cut})
+            return self._add(
+                head, "recovered", "half a row was cut off", by=None, details={"sha256": cut}
+            )
         if len(lines) - 1 == head.number + 1:
             with contextlib.suppress(ValueError):
                 row = json.loads(lines[-2])
                 if row.get("before") == head.hash and row.get("hash") == _seal(row):
                     recovered = Head(head.number + 1, str(row["hash"]))
                     details = {"row": recovered.number}
-                    return self._add(recovered, "recovered", "the head lagged", None, details)
+                    return self._add(
+                        recovered, "recovered", "the head lagged", by=None, details=details
+                    )
         return head
 
     def rows(self) -> Iterator[JsonObject]:

@@ -31,9 +31,8 @@ def _upgrade(connection: Connection) -> None:
     revision = MigrationContext.configure(connection).get_current_revision()
     if revision == ScriptDirectory.from_config(config).get_revision(_HEAD).revision:
         return
-    if (
-        connection.dialect.name == "sqlite"
-    ):  # whose driver begins no transaction for a table's change
+    if connection.dialect.name == "sqlite":
+        # Its driver begins no transaction for a table's change.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")

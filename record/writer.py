@@ -41,6 +41,7 @@ class Writer:
         journal: Journal,
         open_store: Callable[[], Store],
         refused: Path,
+        *,
         keep_days: float = math.inf,
         on_refused: Callable[[], None] = lambda: None,
     ) -> None:

@@ -97,9 +97,9 @@ def _recording(settings: Settings, metrics: Metrics) -> Recording | None:
         settings.record_dir,
         settings.database_url,
         metrics,
-        settings.keeping,
-        settings.keep_url,
-        settings.record_days,
+        keep=settings.keeping,
+        keep_url=settings.keep_url,
+        record_days=settings.record_days,
     )
 
 

@@ -64,13 +64,17 @@ class Heatmaps:
         size = picture_size(detection.placement.source)
         if kind == "png":
             png = grey_png(detection.anomaly_map, detection.map_threshold, detection.placement)
-            return _heatmap_out(kind, "image/png", png, size, detection)
+            return _heatmap_out(kind, "image/png", png, size=size, detection=detection)
         # Once more: the model's may be smaller. A side of half of it is what a JPEG is reduced for.
         image = decoded(inspection.source, self.max_image_pixels, min(size) // 2)
         picture = overlay(image, detection, inspection.model.config.preprocess.white_level)
         if kind == "overlay_png":
-            return _heatmap_out(kind, "image/png", encode_png(picture), size, detection)
-        return _heatmap_out(kind, "image/jpeg", encode_jpeg(picture), size, detection)
+            return _heatmap_out(
+                kind, "image/png", encode_png(picture), size=size, detection=detection
+            )
+        return _heatmap_out(
+            kind, "image/jpeg", encode_jpeg(picture), size=size, detection=detection
+        )
 
 
 def decoded(source: Source, max_pixels: int, canvas: int) -> RgbImage:
@@ -85,7 +89,7 @@ def float16_heatmap(detection: Detection) -> HeatmapOut:
     limit = np.finfo(np.float16).max
     grid = np.ascontiguousarray(np.clip(detection.patch_scores, -limit, limit), dtype="<f2")
     return _heatmap_out(
-        "float16", "application/octet-stream", grid.tobytes(), grid.shape, detection
+        "float16", "application/octet-stream", grid.tobytes(), size=grid.shape, detection=detection
     )
 
 
@@ -96,7 +100,7 @@ def to_base64(data: bytes) -> str:
 
 
 def _heatmap_out(
-    kind: HeatmapKind, media_type: str, data: bytes, size: tuple[int, ...], detection: Detection
+    kind: HeatmapKind, media_type: str, data: bytes, *, size: tuple[int, ...], detection: Detection
 ) -> HeatmapOut:
     return HeatmapOut(
         kind=kind,

@@ -85,7 +85,7 @@ class Inspector:
         named = query.model_copy(update={"model": self.engine.registry.find(query.model).name})
         sha256 = await self.in_pool(partial(image_digest, data))
         repeat = RepeatKey.of(named, caller=caller, image_sha256=sha256, item=item)
-        inspect = partial(self.inspect_image, data, query, deadline, timings, repeat)
+        inspect = partial(self.inspect_image, data, query, deadline, timings, repeat=repeat)
         stored: Lookup = nothing_stored if self.recording is None else self.recording.repeated
         return await self.repeats.once(repeat, inspect, stored)
 
@@ -95,10 +95,11 @@ class Inspector:
         query: ScoreQuery,
         deadline: float,
         timings: Timings,
+        *,
         repeat: RepeatKey | None = None,
     ) -> ScoreOut:
         """Answer for one image; `timings` follows it from stage to stage."""
-        inspection = await self.detect(source, query, deadline, timings, repeat)
+        inspection = await self.detect(source, query, deadline, timings, repeat=repeat)
         with self.metrics.timed("encode", timings):
             heatmap = await self.heatmaps.of(inspection, query.heatmap)
         return ScoreOut.of(
@@ -117,6 +118,7 @@ class Inspector:
         query: ScoreQuery,
         deadline: float,
         timings: Timings,
+        *,
         repeat: RepeatKey | None = None,
     ) -> Inspection:
         """Decode, queue and infer one image, and judge it as this request wants."""

@@ -66,7 +66,7 @@ def fit_evidence(
     if model.memory is not None:
         fit_memory(model, source, rows, config.run.seed)
     if model.repair is not None:
-        material = _material(model, samples, source, rows, config, quiet=quiet)
+        material = _material(model, samples, source, rows=rows, config=config, quiet=quiet)
         fit_repair(model, material, config, quiet=quiet)
 
 
@@ -104,13 +104,22 @@ def fit_repair(
             corrupted = _flat(model, material.corrupted, index)
             positive = _positive(model, material, index)
             if len(positive):
-                _train_head(head, normal, corrupted, positive, settings, generator, bar)
+                _train_head(
+                    head,
+                    normal,
+                    corrupted,
+                    positive=positive,
+                    settings=settings,
+                    generator=generator,
+                    bar=bar,
+                )
 
 
 def _train_head(
     head: nn.Module,
     normal: tuple[torch.Tensor, torch.Tensor],
     corrupted: tuple[torch.Tensor, torch.Tensor],
+    *,
     positive: torch.Tensor,
     settings: EvidenceConfig,
     generator: torch.Generator,
@@ -145,9 +154,9 @@ def _material(
     model: AnomalyModel,
     samples: Sequence[Sample],
     source: ImageTokens,
+    *,
     rows: Sequence[int],
     config: TrainConfig,
-    *,
     quiet: bool,
 ) -> _Material:
     corruption = _Corruption(model, np.random.default_rng((config.run.seed, 5)))

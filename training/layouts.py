@@ -114,7 +114,7 @@ def _split_set(
     for split, below in splits:
         drawn = ("validation",) if split == "train" and "validation" not in given_splits else ()
         masks = next(iter(_masks_in(below)), truth)
-        samples = _one_split(below, split, masks, drawn, reading)
+        samples = _one_split(below, split, masks, drawn=drawn, reading=reading)
         yield from samples
         if masks is not None:
             by_truth.setdefault(masks.path, (masks, []))[1].extend(samples)
@@ -139,7 +139,7 @@ def _refuse_defects_as_lots(splits: Sequence[tuple[str, Folder]]) -> None:
 
 
 def _one_split(
-    folder: Folder, split: str, truth: Folder | None, drawn: tuple[str, ...], reading: Reading
+    folder: Folder, split: str, truth: Folder | None, *, drawn: tuple[str, ...], reading: Reading
 ) -> list[Sample]:
     if paired(folder.images):
         return read_pairs(folder, split, drawn, reading.sample)
@@ -153,11 +153,11 @@ def _one_split(
         reading.left_out[
             f"images in {printable(folder.name)}/ without a folder for their kind"
         ] += len(folder.images)
-    return _of_kinds(folder, split, truth, drawn, reading)
+    return _of_kinds(folder, split, truth, drawn=drawn, reading=reading)
 
 
 def _of_kinds(
-    folder: Folder, split: str, truth: Folder | None, drawn: tuple[str, ...], reading: Reading
+    folder: Folder, split: str, truth: Folder | None, *, drawn: tuple[str, ...], reading: Reading
 ) -> list[Sample]:
     samples: list[Sample] = []
     kinds = _kinds(folder)
@@ -186,7 +186,7 @@ def _kinds_set(folder: Folder, truth: Folder | None, reading: Reading) -> Iterat
             f"{few_of([*map(printable, unclear)])} hold; put good parts into good/"
         )
     drawn = ("train", "validation", "test")[: 3 if len(kinds) > len(good) else 2]
-    samples = _of_kinds(folder, "train", truth, drawn, reading)
+    samples = _of_kinds(folder, "train", truth, drawn=drawn, reading=reading)
     samples = [s if s.is_normal else replace(s, split="test", drawn_into=()) for s in samples]
     if truth is not None:
         check_masks([s for s in samples if not s.is_normal], truth)

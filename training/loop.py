@@ -110,12 +110,19 @@ def train(
     setup = TokenSetup(model.target, model.window, run_folder, world, fitted=start is not None)
     source = prepare_tokens(samples, config, setup, _progress("features", quiet))
     loss = optimise(
-        model, source, config, run_folder, mark, world=world, resume=resume, quiet=quiet
+        model,
+        source,
+        config,
+        run_folder=run_folder,
+        mark=mark,
+        world=world,
+        resume=resume,
+        quiet=quiet,
     )
     if world.is_first:
         fit_evidence(model, samples, source, config, quiet=quiet)
     return model.eval(), {"images": sum(s.quality is None for s in samples)} | card_of(
-        model, config, world, loss, started
+        model, config, world, loss=loss, started=started
     )
 
 
@@ -123,9 +130,9 @@ def optimise(
     model: AnomalyModel,
     source: TokenSource,
     config: TrainConfig,
+    *,
     run_folder: Path,
     mark: str,
-    *,
     world: World = ALONE,
     resume: bool = False,
     quiet: bool = False,
@@ -135,7 +142,7 @@ def optimise(
     checkpoint = run_folder / CHECKPOINT
     first = _resume(trainer, checkpoint, mark) if resume else 0
     with RunLog(run_folder, first, config.run, on=world.is_first) as log:
-        loss = _run(trainer, first, checkpoint, mark, log, quiet=quiet)
+        loss = _run(trainer, first, checkpoint, mark=mark, log=log, quiet=quiet)
     with torch.no_grad():
         torch._foreach_copy_(list(model.mae.parameters()), trainer.average)
     model.eval()
@@ -143,7 +150,7 @@ def optimise(
 
 
 def card_of(
-    model: AnomalyModel, config: TrainConfig, world: World, loss: float, started: float
+    model: AnomalyModel, config: TrainConfig, world: World, *, loss: float, started: float
 ) -> dict[str, Any]:
     """Describe a finished training, for the model's card."""
     device = model.target.mean.device
@@ -225,7 +232,7 @@ def new_trainer(
 
 
 def _run(
-    trainer: Trainer, first: int, checkpoint: Path, mark: str, log: RunLog, *, quiet: bool
+    trainer: Trainer, first: int, checkpoint: Path, *, mark: str, log: RunLog, quiet: bool
 ) -> float:
     """Take all steps from `first` on; returns the last logged loss."""
     config = trainer.config
@@ -278,9 +285,13 @@ def take_step(trainer: Trainer, step: int, tokens: torch.Tensor) -> torch.Tensor
     if config.objective.masks == "complementary":
         tokens = tokens[::2].repeat_interleave(2, dim=0)[: len(tokens)]
     visible, queries = draw_indices(
-        tokens, model.window, config, step_generator(step, config.run.seed), trainer.world
+        tokens,
+        model.window,
+        config,
+        generator=step_generator(step, config.run.seed),
+        world=trainer.world,
     )
-    loss = _gradients(trainer, step, tokens, visible, queries)
+    loss = _gradients(trainer, step, tokens, visible=visible, queries=queries)
     trainer.scaler.unscale_(trainer.optimiser)
     torch.nn.utils.clip_grad_norm_(model.mae.parameters(), config.optimiser.clip_norm)
     trainer.scaler.step(trainer.optimiser)
@@ -290,12 +301,17 @@ def take_step(trainer: Trainer, step: int, tokens: torch.Tensor) -> torch.Tensor
 
 
 def _gradients(
-    trainer: Trainer, step: int, tokens: torch.Tensor, visible: torch.Tensor, queries: torch.Tensor
+    trainer: Trainer,
+    step: int,
+    tokens: torch.Tensor,
+    *,
+    visible: torch.Tensor,
+    queries: torch.Tensor,
 ) -> torch.Tensor:
     """Gather the gradients of a batch, in fewer images at once where memory does not hold all."""
     while True:
         try:
-            return _accumulate(trainer, step, tokens, visible, queries)
+            return _accumulate(trainer, step, tokens, visible=visible, queries=queries)
         except torch.OutOfMemoryError as error:
             fewer = min(trainer.at_once, len(tokens)) // 2
             if fewer == 0 or trainer.world.size > 1:  # the others wait in this step's exchange
@@ -310,7 +326,12 @@ def _gradients(
 
 
 def _accumulate(
-    trainer: Trainer, step: int, tokens: torch.Tensor, visible: torch.Tensor, queries: torch.Tensor
+    trainer: Trainer,
+    step: int,
+    tokens: torch.Tensor,
+    *,
+    visible: torch.Tensor,
+    queries: torch.Tensor,
 ) -> torch.Tensor:
     config, target = trainer.config, trainer.model.target
     precision = precision_of(config, tokens.device)
@@ -342,6 +363,7 @@ def draw_indices(
     tokens: torch.Tensor,
     window: Grid,
     config: TrainConfig,
+    *,
     generator: torch.Generator,
     world: World = ALONE,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -355,7 +377,7 @@ def draw_indices(
     salience = torch.zeros(batch, tokens.shape[1])
     if settings.masks == "salient":
         salience[share] = (tokens - tokens.mean(dim=1, keepdim=True)).norm(dim=2).cpu()
-    masks = training_masks(settings.masks, salience, window, ratio, generator)
+    masks = training_masks(settings.masks, salience, window, mask_ratio=ratio, generator=generator)
     visible, hidden = split_indices(masks)
     count = max(1, round(hidden.shape[1] * settings.decode_share))
     order = torch.rand(hidden.shape, generator=generator).argsort(dim=1)[:, :count]

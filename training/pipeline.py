@@ -216,7 +216,12 @@ def evaluate_model(
     if report is not None:
         white = bundle.model.config.preprocess.white_level
         path = write_report(
-            report, result.figures, result.scores, result.labels, result.pictures, white
+            report,
+            result.figures,
+            result.scores,
+            labels=result.labels,
+            pictures=result.pictures,
+            white_level=white,
         )
     return result.figures, path
 

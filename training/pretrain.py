@@ -44,8 +44,10 @@ def pretrain(
     setup = TokenSetup(model.target, model.window, run, world)
     shards = find_shards(roots)
     source, mark, images = _source(roots, shards, config, setup, relist=relist)
-    loss = optimise(model, source, config, run, mark, world=world, resume=resume, quiet=quiet)
-    training = {"images": images} | card_of(model, config, world, loss, started)
+    loss = optimise(
+        model, source, config, run_folder=run, mark=mark, world=world, resume=resume, quiet=quiet
+    )
+    training = {"images": images} | card_of(model, config, world, loss=loss, started=started)
     origin = {"data": [root.name for root in roots], "maskline": version("maskline")}
     bundle = Bundle(out.absolute().name, model.eval(), None, {"training": training | origin})
     return save_bundle(bundle, out, new_version()) if world.is_first else bundle

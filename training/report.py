@@ -46,6 +46,7 @@ def write_report(
     folder: Path,
     figures: dict[str, Any],
     scores: np.ndarray,
+    *,
     labels: tuple[str, ...],
     pictures: tuple[ReportPicture, ...],
     white_level: int,

@@ -214,7 +214,7 @@ def _crack(drawing: _Drawing, generator: np.random.Generator) -> _Drawing:
     x, y = _HOLES[int(generator.integers(len(_HOLES)))]
     heading = np.arctan2(_BORE[1] - y, _BORE[0] - x) + generator.uniform(-0.9, 0.9)
     start = np.array([x, y]) + (_HOLE_RADIUS + 6) * np.array([np.cos(heading), np.sin(heading)])
-    _walk(line, start, heading, int(generator.integers(9, 18)), generator)
+    _walk(line, start, heading, steps=int(generator.integers(9, 18)), generator=generator)
     weight = cv2.GaussianBlur(line.astype(np.float32) / 255, (0, 0), 0.7)
     surface = drawing.surface - generator.uniform(0.25, 0.45) * weight
     wide = cv2.dilate(line, np.ones((3, 3), np.uint8))
@@ -222,7 +222,12 @@ def _crack(drawing: _Drawing, generator: np.random.Generator) -> _Drawing:
 
 
 def _walk(
-    line: np.ndarray, start: np.ndarray, heading: float, steps: int, generator: np.random.Generator
+    line: np.ndarray,
+    start: np.ndarray,
+    heading: float,
+    *,
+    steps: int,
+    generator: np.random.Generator,
 ) -> None:
     """Draw a jagged path that now and then forks."""
     place = start
@@ -232,7 +237,9 @@ def _walk(
         ends = [tuple(int(v) for v in point) for point in (place, onward)]
         cv2.line(line, ends[0], ends[1], 255, 2)
         if steps > 6 and step > 2 and generator.random() < 0.12:
-            _walk(line, onward, heading + generator.choice([-0.8, 0.8]), 4, generator)
+            _walk(
+                line, onward, heading + generator.choice([-0.8, 0.8]), steps=4, generator=generator
+            )
         place = onward
 
 

@@ -165,14 +165,14 @@ _AWS = {
 
 
 def _answer(
-    request: Request, status: int, code: str, detail: str, headers: dict[str, str] | None = None
+    request: Request, status: int, code: str, *, detail: str, headers: dict[str, str] | None = None
 ) -> JSONResponse:
     """Answer with a problem document; other protocols find their own fields in it."""
-    return _answer_at(request.url.path, status, code, detail, headers)
+    return _answer_at(request.url.path, status, code, detail=detail, headers=headers)
 
 
 def _answer_at(
-    path: str, status: int, code: str, detail: str, headers: dict[str, str] | None = None
+    path: str, status: int, code: str, *, detail: str, headers: dict[str, str] | None = None
 ) -> JSONResponse:
     content = document(status, code, detail)
     if path.startswith("/v2"):
@@ -190,7 +190,9 @@ def refusal(scope: Scope, error: ServiceError, metrics: Metrics) -> JSONResponse
     headers = (_headers(rule.status, error) or {}) | (
         {"Connection": "close"} if _has_body(scope) else {}
     )
-    return _answer_at(scope["path"], rule.status, code_of(error, rule), str(error), headers)
+    return _answer_at(
+        scope["path"], rule.status, code_of(error, rule), detail=str(error), headers=headers
+    )
 
 
 def _has_body(scope: Scope) -> bool:
@@ -211,7 +213,7 @@ def _handler(rule: Rule, metrics: Metrics) -> Handler:
         metrics.rejected.labels(rule.reason).inc()
         code = code_of(error, rule)
         headers = _headers(rule.status, error)
-        return _answer(request, rule.status, code, str(error), headers)
+        return _answer(request, rule.status, code, detail=str(error), headers=headers)
 
     return handle
 
@@ -247,7 +249,7 @@ def _invalid(metrics: Metrics) -> Handler:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return _answer(request, 422, "parameter_invalid", f"{where}: {first['msg']}")
+        return _answer(request, 422, "parameter_invalid", detail=f"{where}: {first['msg']}")
 
     return handle
 
@@ -264,7 +266,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = _HTTP_CODES.get(error.status_code, "http_error")
     headers = dict(error.headers) if error.headers else None
-    return _answer(request, error.status_code, code, str(error.detail), headers)
+    return _answer(request, error.status_code, code, detail=str(error.detail), headers=headers)
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -38,6 +38,7 @@ class Recording:
         folder: Path,
         database_url: str | None,
         metrics: Metrics,
+        *,
         keep: KeepConfig = NOTHING_KEPT,
         keep_url: str | None = None,
         record_days: float = math.inf,
@@ -61,7 +62,11 @@ class Recording:
                 "MASKLINE_RECORD=off",
             ) from error
         self._writer = Writer(
-            journal, open_store, folder / "refused.jsonl", record_days, metrics.record_refused.inc
+            journal,
+            open_store,
+            folder / "refused.jsonl",
+            keep_days=record_days,
+            on_refused=metrics.record_refused.inc,
         )
         self.reader = ResultReader(open_store)
         self.feedback = FeedbackLog(self.reader, self._keeper, Audit(folder))

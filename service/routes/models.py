@@ -68,6 +68,7 @@ async def activate(
     request: Request,
     name: str,
     parts: Annotated[AppState, Depends(app_state)],
+    *,
     how: ActivateIn | None = None,
     version: _Version = None,
 ) -> VersionsOut:

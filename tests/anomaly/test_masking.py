@@ -87,7 +87,9 @@ def test_every_kind_of_mask_hides_one_count_and_never_all_or_nothing(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     salience = torch.rand(6, rows * cols, generator=generator)
-    masks = training_masks(kind, salience, Grid(rows, cols, 16), ratio, generator)
+    masks = training_masks(
+        kind, salience, Grid(rows, cols, 16), mask_ratio=ratio, generator=generator
+    )
     counts = masks.sum(dim=1)
     assert bool((counts == counts[0]).all())
     assert 1 <= int(counts[0]) <= rows * cols - 1
@@ -98,7 +100,11 @@ def test_every_kind_of_mask_hides_one_count_and_never_all_or_nothing(
 def drawn(kind: MaskKind, salience: torch.Tensor | None = None) -> torch.Tensor:
     given_salience = torch.zeros(64, 196) if salience is None else salience
     return training_masks(
-        kind, given_salience, Grid(14, 14, 16), 0.75, torch.Generator().manual_seed(3)
+        kind,
+        given_salience,
+        Grid(14, 14, 16),
+        mask_ratio=0.75,
+        generator=torch.Generator().manual_seed(3),
     )
 
 

@@ -137,7 +137,7 @@ def check_fits(calibration: Calibration, kinds: int, cells: int) -> None:
         )
 
 
-def require(ok: bool, problem: str) -> None:
+def require(ok: bool, problem: str) -> None:  # noqa: FBT001  (reads as an assertion)
     """Raise `ConfigError` with the problem unless all is well."""
     if not ok:
         raise ConfigError(problem)

@@ -181,7 +181,7 @@ class FeatureTarget(Target):
         self.register_buffer("input_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("input_spread", torch.tensor(spread).view(3, 1, 1), persistent=False)
 
-    def train(self, mode: bool = True) -> "FeatureTarget":
+    def train(self, mode: bool = True) -> "FeatureTarget":  # noqa: FBT001  (torch's)
         """Stay in evaluation mode: the backbone's batch statistics are frozen with its weights."""
         return super().train(mode=False)
 

@@ -21,6 +21,7 @@ from anomaly.calibration import Calibration
 from bench.sessions import with_tiles
 from training.calibrate import measure
 from training.data import open_dataset
+from training.progress import SHOWN
 
 RATES = (0.01, 0.02, 0.05)
 
@@ -47,7 +48,9 @@ def main() -> None:
     options = parser.parse_args()
     model = load_bundle(options.model, check_golden=False).model.eval()
     held = [s for s in with_tiles(open_dataset(options.data)).samples if s.split != "train"]
-    normals = measure(model, [s for s in held if s.is_normal], skip_unreadable=False, quiet=False)
+    normals = measure(
+        model, [s for s in held if s.is_normal], skip_unreadable=False, progress=SHOWN
+    )
     counts = split_and_count(normals, options.splits, options.share)
     print(f"{len(set(normals.groups))} groups, {len(normals.groups)} normal images")
     print(table(counts))

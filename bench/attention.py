@@ -27,6 +27,7 @@ from anomaly.types import Grid
 from training.config import load_recipe
 from training.data import open_dataset
 from training.pipeline import evaluate_model, train_model
+from training.progress import QUIET
 
 _TOKEN_DIM = 728  # of the default recipe's target
 _ROUNDS = 9
@@ -216,9 +217,9 @@ def quality(data: Path, options: argparse.Namespace, name: str, *, linear: bool)
     dataset, folder = open_dataset(data), options.out / f"{data.name}-{name}"
     started = time.monotonic()
     with linear_attention() if linear else nullcontext():
-        bundle = train_model(dataset, folder, config, quiet=True)
+        bundle = train_model(dataset, folder, config, progress=QUIET)
         seconds = time.monotonic() - started
-        figures, _ = evaluate_model(folder, dataset, quiet=True)
+        figures, _ = evaluate_model(folder, dataset, progress=QUIET)
     calibration = bundle.calibration
     synthetic = 0.0 if calibration is None else calibration.synthetic_auroc or 0.0
     return Quality(synthetic, figures["image_AUROC"], seconds)

@@ -29,6 +29,7 @@ from training.pipeline import (
     evaluate_model,
     train_model,
 )
+from training.progress import QUIET
 
 
 def main() -> None:
@@ -61,16 +62,16 @@ def few(
         # Only its autoencoder is wanted: the memory and the head belong to a product.
         scoring = replace(config.model.scoring, families=("masked",))
         alone = replace(config, model=replace(config.model, scoring=scoring))
-        train_model(other_sets, base, alone, Training(calibration=None), quiet=True)
+        train_model(other_sets, base, alone, Training(calibration=None), progress=QUIET)
     shorter = replace(config, optimiser=replace(config.optimiser, steps=options.adapt_steps))
     for shots in options.shots:
         few_images = subset(dataset, shots, options.seed)
         for start, recipe in ((None, config), (base, shorter)):
             out = options.out / f"{name}-{shots}-{'scratch' if start is None else 'adapted'}"
             started = time.monotonic()
-            train_model(few_images, out, recipe, Training(init=start), quiet=True)
+            train_model(few_images, out, recipe, Training(init=start), progress=QUIET)
             seconds = time.monotonic() - started
-            figures, _ = evaluate_model(out, dataset, quiet=True)
+            figures, _ = evaluate_model(out, dataset, progress=QUIET)
             row = {
                 "set": name,
                 "shots": shots,
@@ -88,14 +89,14 @@ def together(
 ) -> list[dict[str, Any]]:
     """Train one model on all sets, calibrate it for each and test each."""
     model = options.out / "together"
-    train_model(joined(sets), model, config, Training(calibration=None), quiet=True)
+    train_model(joined(sets), model, config, Training(calibration=None), progress=QUIET)
     rows = []
     for dataset in sets:
         folder = options.out / f"together-{dataset.root.name}"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(model, folder)
-        calibrate_folder(folder, normal_images(dataset.root), Recalibration(), quiet=True)
-        figures, _ = evaluate_model(folder, dataset, quiet=True)
+        calibrate_folder(folder, normal_images(dataset.root), Recalibration(), progress=QUIET)
+        figures, _ = evaluate_model(folder, dataset, progress=QUIET)
         rows.append({"set": dataset.root.name, "image_AUROC": figures["image_AUROC"]})
         print(json.dumps(rows[-1]), flush=True)
     return rows

@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from starlette.testclient import TestClient
-from tqdm import tqdm
 
 from anomaly.device import give_back_memory
 from service.app import create_app
 from service.settings import Settings
+from training.progress import SHOWN, Progress
 
 _ALLOWED = (200, 400, 413, 415)
 _SLOWEST_S = 10.0
@@ -47,7 +47,7 @@ def main() -> None:
     sys.exit(1 if failures else 0)
 
 
-def run(model: Path, count: int, seed: int = 0, *, quiet: bool = False) -> list[str]:
+def run(model: Path, count: int, seed: int = 0, *, progress: Progress = SHOWN) -> list[str]:
     """Send the bodies; print what was answered and return what went wrong."""
     settings = Settings(
         models_dir=model,
@@ -60,7 +60,9 @@ def run(model: Path, count: int, seed: int = 0, *, quiet: bool = False) -> list[
     failures: list[str] = []
     slowest, before = 0.0, (0, 0)
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
-        for index, body in enumerate(tqdm(bodies(count, seed), total=count, disable=quiet)):
+        for index, body in enumerate(
+            progress.each(bodies(count, seed), "bodies", total=count, unit="body")
+        ):
             if index == min(_WARM, count // 2):
                 before = _held()
             started = time.monotonic()

@@ -30,6 +30,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from training.progress import QUIET
+
 _ROOT = Path(__file__).parent.parent
 _TEST_FILES = (
     "tests/anomaly/test_detector.py",
@@ -201,9 +203,9 @@ def demo(check: Check) -> Rows:
     config = load_recipe("demo", ["run.export=never", *short])
     started = time.monotonic()
     with _profiled(check.folder / "demo.profile"):
-        bundle = train_model(parts, check.model, config, quiet=True)
+        bundle = train_model(parts, check.model, config, progress=QUIET)
     whole_s = time.monotonic() - started
-    figures, _ = evaluate_model(check.model, parts, quiet=True)
+    figures, _ = evaluate_model(check.model, parts, progress=QUIET)
     card = bundle.card["training"]
     yield {
         "recipe": "demo",
@@ -475,9 +477,9 @@ def best(check: Check) -> Rows:
         config = load_recipe(recipe, ["run.export=never", "run.workers=8", *short])
         out = check.folder / f"work/models/{recipe}"
         started = time.monotonic()
-        bundle = train_model(open_dataset(check.data), out, config, quiet=True)
+        bundle = train_model(open_dataset(check.data), out, config, progress=QUIET)
         whole_s = time.monotonic() - started
-        figures, _ = evaluate_model(out, open_dataset(check.data), quiet=True)
+        figures, _ = evaluate_model(out, open_dataset(check.data), progress=QUIET)
         yield {
             "recipe": f"{recipe}, {config.optimiser.steps} steps",
             "set": check.data.name,

@@ -32,6 +32,7 @@ from training.config import TrainConfig, load_recipe
 from training.data import Dataset, Sample, open_dataset
 from training.pipeline import Training, train_model
 from training.plan import with_canvas
+from training.progress import Progress
 
 OURS = "Maskline"
 _COLUMNS = {
@@ -98,7 +99,11 @@ def ours(
     """Train, calibrate and score Maskline; also the recipe with what was planned."""
     started = time.monotonic()
     bundle = train_model(
-        dataset, folder, config, Training(group_by=options.group_by), quiet=options.quiet
+        dataset,
+        folder,
+        config,
+        Training(group_by=options.group_by),
+        progress=Progress(not options.quiet),
     )
     train_s = time.monotonic() - started
     detector = detector_of(bundle)

@@ -30,10 +30,10 @@ def main() -> None:
     os.environ[MODEL] = str(options.model.absolute())
     os.environ[FREE] = "1" if options.free else "0"
     start = {"maskline": _maskline, "litserve": _litserve, "ray": _ray, "bentoml": _bentoml}
-    start[options.name](options.model, options.port, options.free)
+    start[options.name](options.model, options.port, free=options.free)
 
 
-def _maskline(model: Path, port: int, free: bool) -> None:
+def _maskline(model: Path, port: int, *, free: bool) -> None:
     from service.inference.engine import Engine
     from service.run import serve
 
@@ -54,7 +54,7 @@ def _record() -> str:
     return os.environ.get("MASKLINE_RECORD", "off")
 
 
-def _litserve(model: Path, port: int, free: bool) -> None:
+def _litserve(model: Path, port: int, *, free: bool) -> None:
     import litserve
 
     from bench.lit import Api
@@ -64,7 +64,7 @@ def _litserve(model: Path, port: int, free: bool) -> None:
     server.run(port=port, host="127.0.0.1", generate_client_file=False, log_level="warning")
 
 
-def _ray(model: Path, port: int, free: bool) -> None:
+def _ray(model: Path, port: int, *, free: bool) -> None:
     import ray
     from ray import serve as replicas
 
@@ -90,7 +90,7 @@ def _ray(model: Path, port: int, free: bool) -> None:
     replicas.run(app.bind(), blocking=True)
 
 
-def _bentoml(model: Path, port: int, free: bool) -> None:
+def _bentoml(model: Path, port: int, *, free: bool) -> None:
     module = "bench.bento:Scoring"
     arguments = ["bentoml", "serve", module, "--port", str(port), "--host", "127.0.0.1"]
     os.environ.update(_environment())

@@ -25,11 +25,11 @@ from pathlib import Path
 
 import httpx2
 import numpy as np
-from tqdm import tqdm
 
 from anomaly.bundle import Bundle, load_bundle, save_bundle
 from bench.decode import jpeg, picture
 from bench.local import free_port
+from training.progress import SHOWN, Progress
 
 _SENDERS = 3
 _EVERY_S = 5.0
@@ -73,7 +73,7 @@ def main() -> None:
     sys.exit(1 if failures else 0)
 
 
-def soak(model: Path, seconds: float, rate: float, *, quiet: bool = False) -> Seen:
+def soak(model: Path, seconds: float, rate: float, *, progress: Progress = SHOWN) -> Seen:
     """Start a service and keep it busy."""
     bundle, seen = load_bundle(model, check_golden=False), Seen()
     with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +87,7 @@ def soak(model: Path, seconds: float, rate: float, *, quiet: bool = False) -> Se
                 process.pid,
                 seconds=seconds,
                 rate=rate,
-                quiet=quiet,
+                progress=progress,
             )
         finally:
             _stop(process, seen)
@@ -125,7 +125,7 @@ def _stop(process: subprocess.Popen[bytes], seen: Seen) -> None:
 
 
 def _keep_busy(
-    seen: Seen, traffic: "_Traffic", pid: int, *, seconds: float, rate: float, quiet: bool
+    seen: Seen, traffic: "_Traffic", pid: int, *, seconds: float, rate: float, progress: Progress
 ) -> None:
     until = time.monotonic() + seconds
     senders = [
@@ -135,7 +135,7 @@ def _keep_busy(
     for sender in senders:
         sender.start()
     next_swap, version = time.monotonic() + _SWAP_S, 1
-    with tqdm(total=round(seconds), unit="s", disable=quiet) as bar:
+    with progress.bar("soak", total=round(seconds), unit="s") as bar:
         while (now := time.monotonic()) < until:
             if now >= next_swap:
                 next_swap, version = now + _SWAP_S, version + 1

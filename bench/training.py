@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
-from tqdm import tqdm
 
 from anomaly.device import usable_cores
 from training.config import TrainConfig, load_recipe
@@ -27,6 +26,7 @@ from training.decoded import Decoded, decoded_once
 from training.images import ImageRequest, reading
 from training.loop import Trainer, new_model, new_trainer, precision_of, take_step
 from training.meter import Meter, feature_flops, finish, matrix_rate, training_flops
+from training.progress import SHOWN
 from training.tokens import ImageTokens, TokenSetup, prepare_tokens
 from training.world import ALONE
 
@@ -177,11 +177,7 @@ def rates_of(
 def _trainer(samples: list[Sample], config: TrainConfig) -> Trainer:
     model = new_model(config)
     setup = TokenSetup(model.target, model.window, Path(), ALONE)
-
-    def progress(items: Iterator[int], total: int) -> Iterator[int]:
-        return iter(tqdm(items, total=total, desc="features", disable=None))
-
-    source: ImageTokens = prepare_tokens(samples, config, setup, progress)
+    source: ImageTokens = prepare_tokens(samples, config, setup, SHOWN)
     model.mae.train()
     return new_trainer(config, model, source, ALONE)
 

@@ -450,11 +450,11 @@ def panel(plot: Plot) -> Timeseries | Stat | Heatmap:
     if isinstance(made, Stat):
         made = made.reduce_options(ReduceDataOptions().calcs(["lastNotNull"]))
     for number, query in enumerate(plot.queries):
-        made = made.with_target(_target(query, number, plot.kind is Heatmap))
+        made = made.with_target(_target(query, number, is_heatmap=plot.kind is Heatmap))
     return made
 
 
-def _target(query: Query, number: int, is_heatmap: bool) -> Dataquery:
+def _target(query: Query, number: int, *, is_heatmap: bool) -> Dataquery:
     target = Dataquery().expr(query.expr).ref_id(chr(ord("A") + number)).datasource(_SOURCE)
     target = target.legend_format(query.legend) if query.legend else target
     return target.format(PromQueryFormat.HEATMAP) if is_heatmap else target

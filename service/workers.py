@@ -76,7 +76,8 @@ class WorkerPool(Executor):
         self._queue.put(task)
         return task.future
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    # The signature is that of concurrent.futures.
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001
         """Take no more tasks; wait for those that run, but for none that takes longer than it may."""
         self._closed.set()
         if cancel_futures:

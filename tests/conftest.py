@@ -18,6 +18,7 @@ from training.calibrate import calibrate_model
 from training.config import TrainConfig, load_recipe
 from training.data import Sample
 from training.loop import train
+from training.progress import QUIET
 
 SIDE = 64
 TINY = (
@@ -127,9 +128,9 @@ def tiny_bundle(
     tiny_data: Path, tiny_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
     run = tmp_path_factory.mktemp("run")
-    model, card = train(samples(tiny_data / "train/good"), tiny_config, run, quiet=True)
+    model, card = train(samples(tiny_data / "train/good"), tiny_config, run, progress=QUIET)
     normals = samples(tiny_data / "validation/good")
-    calibration = calibrate_model(model, normals, CalibrationSettings(0.05), quiet=True)
+    calibration = calibrate_model(model, normals, CalibrationSettings(0.05), progress=QUIET)
     return Bundle("tiny", model, calibration, {"training": card})
 
 

@@ -15,6 +15,7 @@ from training.config import load_recipe
 from training.data import open_dataset
 from training.loop import train
 from training.pipeline import Recalibration, Training, calibrate_folder, train_model
+from training.progress import QUIET
 
 pytestmark = [
     pytest.mark.gpu,
@@ -24,12 +25,12 @@ pytestmark = [
 
 def test_a_model_trained_on_a_gpu_serves_on_a_cpu(tiny_data: Path, tmp_path: Path) -> None:
     config = load_recipe("default", [*TINY, "run.device=cuda"])
-    train_model(open_dataset(tiny_data), tmp_path / "model", config, Training(), quiet=True)
+    train_model(open_dataset(tiny_data), tmp_path / "model", config, Training(), progress=QUIET)
     bundle = load_bundle(tmp_path / "model")  # holds the golden scores
     assert bundle.card["training"]["device"].startswith("cuda")
     normal = samples(tiny_data / "validation/good")
     again = calibrate_folder(
-        tmp_path / "model", normal, Recalibration(0.05), device="cuda", quiet=True
+        tmp_path / "model", normal, Recalibration(0.05), device="cuda", progress=QUIET
     )
     assert bundle.calibration is not None
     assert again.calibration.threshold == pytest.approx(
@@ -41,8 +42,8 @@ def test_a_run_goes_on_on_a_gpu(tiny_data: Path, tmp_path: Path) -> None:
     changes = ["optimiser.steps=12", "run.checkpoint_every=4", "run.device=cuda"]
     config = load_recipe("default", [*TINY, *changes])
     normals = samples(tiny_data / "train/good")
-    _, card = train(normals, config, tmp_path / "run", quiet=True)
-    _, again = train(normals, config, tmp_path / "run", resume=True, quiet=True)
+    _, card = train(normals, config, tmp_path / "run", progress=QUIET)
+    _, again = train(normals, config, tmp_path / "run", resume=True, progress=QUIET)
     assert card["steps"] == again["steps"] == 12
     assert again["final_loss"] is None  # nothing was left to do
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from anomaly.calibrate import NormalSet, calibrate
 from anomaly.calibration import DEFAULT_SETTINGS, Calibration, CalibrationSettings
@@ -21,6 +20,7 @@ from training.data import Sample, read_images
 from training.errors import DataError
 from training.evidence import altered_cells
 from training.groups import with_copies_together, with_groups
+from training.progress import SHOWN, Progress
 
 __all__ = ["batches", "calibrate_model", "canvas_errors", "measure", "with_groups"]
 
@@ -35,14 +35,16 @@ def calibrate_model(
     settings: CalibrationSettings = DEFAULT_SETTINGS,
     *,
     skip_unreadable: bool = False,
-    quiet: bool = False,
+    progress: Progress = SHOWN,
 ) -> Calibration:
     """Calibrate on normal images that the model was not trained on.
 
     Images of one session count as one, and so do copies of one file; see `with_groups`. Raises
     `DataError`, `CalibrationError`.
     """
-    normals = measure(model, samples, settings.roi, skip_unreadable=skip_unreadable, quiet=quiet)
+    normals = measure(
+        model, samples, settings.roi, skip_unreadable=skip_unreadable, progress=progress
+    )
     return calibrate(normals, settings)
 
 
@@ -52,7 +54,7 @@ def measure(
     roi: Roi | None = None,
     *,
     skip_unreadable: bool = False,
-    quiet: bool = False,
+    progress: Progress = SHOWN,
 ) -> NormalSet:
     """Gather evidence on the images and on corrupted copies of them, and which cells `roi` leaves.
 
@@ -72,7 +74,7 @@ def measure(
     encodings: list[Encoding] = []
     grid = model.target.map_grid
     copies_of_each = _copies(len(samples))
-    with tqdm(total=len(samples), desc="calibration", unit="image", disable=quiet) as bar:
+    with progress.bar("calibration", total=len(samples), unit="image") as bar:
         side = model.config.preprocess.canvas
         for batch in batches(samples, canvas=side, skip_unreadable=skip_unreadable):
             images = [image for _, image in batch]

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from anomaly.bundle import Bundle
 from training.config import TrainConfig
 from training.data import open_dataset
 from training.outputs import DEMO, check_own_folder, claim
 from training.pipeline import evaluate_model, train_model
+from training.progress import SHOWN, Progress
 from training.synthetic import PartsConfig, write_parts
 
 MODEL = "flange"
@@ -34,7 +33,7 @@ def run_demo(
     parts: PartsConfig,
     *,
     say: Callable[[str], None],
-    quiet: bool = False,
+    progress: Progress = SHOWN,
 ) -> Demo:
     """Run the main job in `folder`; `say` gets one line before each stage."""
     check_own_folder(folder, DEMO, ())
@@ -42,12 +41,14 @@ def run_demo(
     data, models = folder / "parts", folder / "models"
     say(f"1/4 drawing {parts.total} parts into {data}")
     images = write_parts(data, parts, seed=config.run.seed)
-    for _ in tqdm(images, total=parts.total, desc="drawing", unit="image", disable=quiet):
+    for _ in progress.each(images, "drawing", total=parts.total, unit="image"):
         pass
     dataset = open_dataset(data)
     say(f"2/4 training on {len(dataset.select('train'))} good parts, 3/4 calibrating on others")
-    bundle = train_model(dataset, models / MODEL, config, quiet=quiet)
+    bundle = train_model(dataset, models / MODEL, config, progress=progress)
     say("4/4 evaluating on parts that neither has seen")
-    figures, report = evaluate_model(models / MODEL, dataset, report=folder / "report", quiet=quiet)
+    figures, report = evaluate_model(
+        models / MODEL, dataset, report=folder / "report", progress=progress
+    )
     example = next(sample for sample in dataset.select("test") if sample.label == "scratch")
     return Demo(bundle, models, report or folder, figures, example.path)

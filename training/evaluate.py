@@ -9,7 +9,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from anomaly.bundle import Bundle
 from anomaly.detector import Detector
@@ -20,6 +19,7 @@ from training.calibrate import batches
 from training.checkpoint import write_whole
 from training.data import Sample, read_mask
 from training.errors import DataError
+from training.progress import SHOWN, Progress
 from training.report import ReportPicture, keep_extremes
 from training.truth import check_mask_sizes
 
@@ -51,7 +51,7 @@ def evaluate(
     samples: Sequence[Sample],
     *,
     skip_unreadable: bool = False,
-    quiet: bool = False,
+    progress: Progress = SHOWN,
 ) -> Evaluation:
     """Score a test split and compute its figures.
 
@@ -60,7 +60,7 @@ def evaluate(
     Raises `DataError` when there is nothing to tell apart.
     """
     check_test(samples)
-    tally = _tally(detector, samples, skip_unreadable=skip_unreadable, quiet=quiet)
+    tally = _tally(detector, samples, skip_unreadable=skip_unreadable, progress=progress)
     scores = np.array([d.pred_score for d in tally.detections])
     labels = tuple(sample.label for sample in tally.samples)
     anomalous = np.array([not sample.is_normal for sample in tally.samples])
@@ -95,10 +95,10 @@ def _need_both(anomalous: np.ndarray) -> None:
 
 
 def _tally(
-    detector: Detector, samples: Sequence[Sample], *, skip_unreadable: bool, quiet: bool
+    detector: Detector, samples: Sequence[Sample], *, skip_unreadable: bool, progress: Progress
 ) -> _Tally:
     tally = _Tally()
-    with tqdm(total=len(samples), desc="evaluation", unit="image", disable=quiet) as bar:
+    with progress.bar("evaluation", total=len(samples), unit="image") as bar:
         side = detector.model.config.preprocess.canvas
         for batch in batches(samples, canvas=side, skip_unreadable=skip_unreadable):
             started = time.perf_counter()

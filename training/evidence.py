@@ -23,6 +23,7 @@ from anomaly.types import RgbImage
 from training.config import EvidenceConfig, TrainConfig
 from training.coreset import select
 from training.data import Sample, read_images
+from training.progress import SHOWN, Progress
 from training.tokens import ImageTokens, target_tokens
 
 _CHUNK = 8
@@ -59,15 +60,15 @@ def fit_evidence(
     source: ImageTokens,
     config: TrainConfig,
     *,
-    quiet: bool = False,
+    progress: Progress = SHOWN,
 ) -> None:
     """Fit the memory and the repair head of a trained model, in place."""
     rows = _rows(len(samples), model, config)
     if model.memory is not None:
         fit_memory(model, source, rows, config.run.seed)
     if model.repair is not None:
-        material = _material(model, samples, source, rows=rows, config=config, quiet=quiet)
-        fit_repair(model, material, config, quiet=quiet)
+        material = _material(model, samples, source, rows=rows, config=config, progress=progress)
+        fit_repair(model, material, config, progress=progress)
 
 
 @torch.inference_mode()
@@ -89,16 +90,14 @@ def fit_memory(model: AnomalyModel, source: ImageTokens, rows: Sequence[int], se
 
 
 def fit_repair(
-    model: AnomalyModel, material: _Material, config: TrainConfig, *, quiet: bool = False
+    model: AnomalyModel, material: _Material, config: TrainConfig, *, progress: Progress = SHOWN
 ) -> None:
     """Train each block's head to tell altered cells from normal ones."""
     repair = model.repair
     if repair is None:
         return
     settings, generator = config.evidence, torch.Generator().manual_seed(config.run.seed)
-    with tqdm(
-        total=settings.steps * len(repair.heads), desc="repair head", unit="step", disable=quiet
-    ) as bar:
+    with progress.bar("repair head", total=settings.steps * len(repair.heads), unit="step") as bar:
         for index, head in enumerate(repair.heads):
             normal = _flat(model, material.normal, index)
             corrupted = _flat(model, material.corrupted, index)
@@ -157,7 +156,7 @@ def _material(
     *,
     rows: Sequence[int],
     config: TrainConfig,
-    quiet: bool,
+    progress: Progress,
 ) -> _Material:
     corruption = _Corruption(model, np.random.default_rng((config.run.seed, 5)))
     normal: list[_Pair] = []
@@ -165,7 +164,7 @@ def _material(
     altered: list[torch.Tensor] = []
     origin: list[torch.Tensor] = []
     copies = max(1, min(config.evidence.copies, _patch_limit(model, config) // len(rows)))
-    with tqdm(total=len(rows), desc="corruption", unit="image", disable=quiet) as bar:
+    with progress.bar("corruption", total=len(rows), unit="image") as bar:
         for chunk in _chunks(rows):
             read = read_images([samples[i] for i in chunk], canvas=config.model.preprocess.canvas)
             images = [image for _, image in read]

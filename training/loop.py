@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from anomaly.config import to_dict
 from anomaly.device import to_device
@@ -29,6 +28,7 @@ from training.exposure import warn_of_dark
 from training.index import identity
 from training.log import RunLog
 from training.meter import Meter, matrix_rate, training_flops
+from training.progress import SHOWN, Progress
 from training.schedule import (
     draw_mask_ratio,
     ema_decay,
@@ -84,7 +84,7 @@ def train(
     world: World = ALONE,
     start: Start | None = None,
     resume: bool = False,
-    quiet: bool = False,
+    progress: Progress = SHOWN,
 ) -> tuple[AnomalyModel, dict[str, Any]]:
     """Train on normal images; returns the model and the training part of its card.
 
@@ -97,7 +97,7 @@ def train(
             f"{len(samples)} normal training image(s): too few; a few dozen are a start"
         )
     started = time.monotonic()
-    quiet = quiet or not world.is_first
+    progress = progress.within(is_first=world.is_first)
     mark, checkpoint = fingerprint(config, identity(samples)), run_folder / CHECKPOINT
     if resume and checkpoint.is_file():
         check_run(checkpoint, mark)  # before features take minutes
@@ -108,7 +108,7 @@ def train(
     if start is not None:
         begin_with(model, start)
     setup = TokenSetup(model.target, model.window, run_folder, world, fitted=start is not None)
-    source = prepare_tokens(samples, config, setup, _progress("features", quiet))
+    source = prepare_tokens(samples, config, setup, progress)
     loss = optimise(
         model,
         source,
@@ -117,10 +117,10 @@ def train(
         mark=mark,
         world=world,
         resume=resume,
-        quiet=quiet,
+        progress=progress,
     )
     if world.is_first:
-        fit_evidence(model, samples, source, config, quiet=quiet)
+        fit_evidence(model, samples, source, config, progress=progress)
     return model.eval(), {"images": sum(s.quality is None for s in samples)} | card_of(
         model, config, world, loss=loss, started=started
     )
@@ -135,14 +135,14 @@ def optimise(
     mark: str,
     world: World = ALONE,
     resume: bool = False,
-    quiet: bool = False,
+    progress: Progress = SHOWN,
 ) -> float:
     """Train the autoencoder in place, with the average of its weights at the end; returns the last loss."""
     trainer = new_trainer(config, model, source, world)
     checkpoint = run_folder / CHECKPOINT
     first = _resume(trainer, checkpoint, mark) if resume else 0
     with RunLog(run_folder, first, config.run, on=world.is_first) as log:
-        loss = _run(trainer, first, checkpoint, mark=mark, log=log, quiet=quiet)
+        loss = _run(trainer, first, checkpoint, mark=mark, log=log, progress=progress)
     with torch.no_grad():
         torch._foreach_copy_(list(model.mae.parameters()), trainer.average)
     model.eval()
@@ -232,14 +232,14 @@ def new_trainer(
 
 
 def _run(
-    trainer: Trainer, first: int, checkpoint: Path, *, mark: str, log: RunLog, quiet: bool
+    trainer: Trainer, first: int, checkpoint: Path, *, mark: str, log: RunLog, progress: Progress
 ) -> float:
     """Take all steps from `first` on; returns the last logged loss."""
     config = trainer.config
     last = config.optimiser.steps
     trainer.model.mae.train()
     loss, meter, batches = math.nan, _meter(trainer), trainer.source.steps(first)
-    with tqdm(total=last, initial=first, desc="training", unit="step", disable=quiet) as bar:
+    with progress.bar("training", total=last, unit="step", initial=first) as bar:
         for step in range(first, last):
             with meter.waiting():
                 tokens = next(batches)  # (b, L, C), this process's share
@@ -416,10 +416,3 @@ def precision_of(config: TrainConfig, device: torch.device) -> torch.dtype:
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-
-
-def _progress(name: str, quiet: bool) -> Any:
-    def wrap(items: Iterable[int], total: int) -> Iterator[int]:
-        return iter(tqdm(items, desc=name, total=total, unit="batch", disable=quiet))
-
-    return wrap

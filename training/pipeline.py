@@ -25,6 +25,7 @@ from training.groups import check_groups, with_copies_together
 from training.loop import Start, train
 from training.plan import plan, with_canvas
 from training.pretrained import MaeChoices, import_mae
+from training.progress import SHOWN, Progress
 from training.report import write_report
 from training.samples import printable
 from training.seen import candidates, held_out_of, remember_calibration, remember_training, to_test
@@ -84,7 +85,7 @@ def train_model(
     how: Training = USUAL_TRAINING,
     *,
     world: World = ALONE,
-    quiet: bool = False,
+    progress: Progress = SHOWN,
 ) -> Bundle:
     """Train on the set's normal images and save the model to `out`.
 
@@ -99,11 +100,17 @@ def train_model(
         normals = held_out_of(earlier, normals, how.group_by) if normals else []
         config, start = adapted(config, earlier)
     if world.is_first:
-        config = plan(samples, config, quiet=quiet)
+        config = plan(samples, config, progress=progress)
     config = with_canvas(config, world.from_first(config.model.preprocess.canvas))
     samples = with_compressed(samples, config.augment.compression, config.run.seed)
     model, card = train(
-        samples, config, run_folder(out), world=world, start=start, resume=how.resume, quiet=quiet
+        samples,
+        config,
+        run_folder(out),
+        world=world,
+        start=start,
+        resume=how.resume,
+        progress=progress,
     )
     origin = _origin(dataset) | ({} if init is None else {"init": init.name})
     bundle = Bundle(out.absolute().name, model, None, {"training": card | origin})
@@ -116,7 +123,7 @@ def train_model(
             with_compressed(normals, config.augment.compression, config.run.seed),
             how.calibration,
             skip_unreadable=how.skip_unreadable,
-            quiet=quiet,
+            progress=progress,
         )
         bundle = with_graph(bundle, config.run.export)
     return save_bundle(bundle, out, new_version())
@@ -161,7 +168,7 @@ def calibrate_folder(
     group_by: str | None = None,
     skip_unreadable: bool = False,
     device: str = "auto",
-    quiet: bool = False,
+    progress: Progress = SHOWN,
 ) -> Recalibrated:
     """Calibrate the model in a folder anew, in place, under a new version.
 
@@ -178,7 +185,7 @@ def calibrate_folder(
     bundle.model.to(choose_device(device))
     copied = with_compressed(normals, compression_of(bundle))
     normal_set = measure(
-        bundle.model, copied, choices.roi, skip_unreadable=skip_unreadable, quiet=quiet
+        bundle.model, copied, choices.roi, skip_unreadable=skip_unreadable, progress=progress
     )
     calibration = calibrate(normal_set, choices)
     same_roi = before is not None and before.roi is choices.roi
@@ -197,7 +204,7 @@ def evaluate_model(
     report: Path | None = None,
     skip_unreadable: bool = False,
     device: str = "auto",
-    quiet: bool = False,
+    progress: Progress = SHOWN,
 ) -> tuple[dict[str, Any], Path | None]:
     """Evaluate a model folder on a set's test split; returns the figures and the report's path.
 
@@ -207,7 +214,7 @@ def evaluate_model(
     bundle = load_bundle(model)
     samples, seen_before = to_test(bundle, dataset)
     detector = detector_of(bundle, choose_device(device))
-    result = evaluate(bundle, detector, samples, skip_unreadable=skip_unreadable, quiet=quiet)
+    result = evaluate(bundle, detector, samples, skip_unreadable=skip_unreadable, progress=progress)
     result.figures["test_images_seen_before"] = seen_before
     result.figures["data"] = dataset.listing.as_dict()
     if json_file is not None:
@@ -277,14 +284,14 @@ def _calibrated(
     settings: CalibrationSettings = DEFAULT_SETTINGS,
     *,
     skip_unreadable: bool,
-    quiet: bool,
+    progress: Progress,
 ) -> Bundle:
     calibration = calibrate_model(
         bundle.model,
         normals,
         settings,
         skip_unreadable=skip_unreadable,
-        quiet=quiet,
+        progress=progress,
     )
     return remember_calibration(bundle.calibrated(calibration), normals)
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
-from tqdm import tqdm
 
 from anomaly.corruption import corrupt
 from anomaly.memory_bank import Memory
@@ -22,6 +21,7 @@ from anomaly.types import RgbImage
 from training.config import TrainConfig
 from training.coreset import select
 from training.data import Sample, read_images
+from training.progress import SHOWN, Progress
 
 _log = logging.getLogger(__name__)
 _NATIVE = 1.15  # a canvas may exceed the images' shorter side by this much
@@ -30,7 +30,9 @@ _BANK = 2000
 _CANDIDATES = 20_000
 
 
-def plan(samples: Sequence[Sample], config: TrainConfig, *, quiet: bool = False) -> TrainConfig:
+def plan(
+    samples: Sequence[Sample], config: TrainConfig, *, progress: Progress = SHOWN
+) -> TrainConfig:
     """Return the recipe with its canvas decided."""
     if not config.plan.canvases or config.model.target.kind != "features":
         return config
@@ -44,7 +46,7 @@ def plan(samples: Sequence[Sample], config: TrainConfig, *, quiet: bool = False)
         return with_canvas(config, first)
     aurocs = {
         canvas: separation(images, with_canvas(config, canvas))
-        for canvas in tqdm(fitting, desc="canvas", disable=quiet)
+        for canvas in progress.each(fitting, "canvas", total=len(fitting), unit="canvas")
     }
     canvas_chosen = first
     for canvas in fitting[1:]:

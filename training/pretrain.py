@@ -11,6 +11,7 @@ from training.config import TrainConfig
 from training.errors import RecipeError
 from training.index import indexed
 from training.loop import card_of, new_model, optimise
+from training.progress import SHOWN, Progress
 from training.shards import Shards, StreamTokens, find_shards
 from training.tokens import TokenSetup, TokenSource, fresh_tokens
 from training.world import ALONE, World
@@ -25,7 +26,7 @@ def pretrain(
     world: World = ALONE,
     resume: bool = False,
     relist: bool = False,
-    quiet: bool = False,
+    progress: Progress = SHOWN,
 ) -> Bundle:
     """Train an autoencoder on all images below `roots`, or in their shards; save it uncalibrated.
 
@@ -38,14 +39,21 @@ def pretrain(
             "every compression"
         )
     started = time.monotonic()
-    quiet = quiet or not world.is_first
+    progress = progress.within(is_first=world.is_first)
     run.mkdir(parents=True, exist_ok=True)
     model = new_model(config, world)
     setup = TokenSetup(model.target, model.window, run, world)
     shards = find_shards(roots)
     source, mark, images = _source(roots, shards, config, setup, relist=relist)
     loss = optimise(
-        model, source, config, run_folder=run, mark=mark, world=world, resume=resume, quiet=quiet
+        model,
+        source,
+        config,
+        run_folder=run,
+        mark=mark,
+        world=world,
+        resume=resume,
+        progress=progress,
     )
     training = {"images": images} | card_of(model, config, world, loss=loss, started=started)
     origin = {"data": [root.name for root in roots], "maskline": version("maskline")}

@@ -15,6 +15,7 @@ from training.data import Dataset
 from training.errors import DataError, RecipeError, TrainingError
 from training.outputs import SWEEP, claim
 from training.pipeline import USUAL_TRAINING, Training, check_enough, train_model
+from training.progress import SHOWN, Progress
 
 _STUDY = "maskline"
 
@@ -35,7 +36,7 @@ def sweep(
     overrides: tuple[str, ...] = (),
     *,
     trials: int,
-    quiet: bool = False,
+    progress: Progress = SHOWN,
 ) -> Best:
     """Run trials into `out`/trial-N and keep the study in `out`/study.db; a second call adds to the first.
 
@@ -62,11 +63,13 @@ def sweep(
     def tried(trial: Any) -> float:
         drawn = draw(trial, ranges)
         config = load_recipe(recipe, (*overrides, *drawn))
-        value = attempt(dataset, out / f"trial-{trial.number}", config, quiet=quiet)
+        value = attempt(dataset, out / f"trial-{trial.number}", config, progress=progress)
         trial.set_user_attr("overrides", drawn)
         return value
 
-    study.optimize(tried, n_trials=trials, catch=(TrainingError,), show_progress_bar=not quiet)
+    study.optimize(
+        tried, n_trials=trials, catch=(TrainingError,), show_progress_bar=progress.is_shown
+    )
     finished = [t for t in study.trials if t.state.name == "COMPLETE"]
     if not finished:
         raise DataError(f"none of the {len(study.trials)} trials ended well; see the log above")
@@ -74,9 +77,9 @@ def sweep(
     return Best(best.number, best.value or 0.0, tuple(best.user_attrs["overrides"]))
 
 
-def attempt(dataset: Dataset, folder: Path, config: TrainConfig, *, quiet: bool) -> float:
+def attempt(dataset: Dataset, folder: Path, config: TrainConfig, *, progress: Progress) -> float:
     """Train and calibrate; returns the AUROC on synthetic defects."""
-    bundle = train_model(dataset, folder, config, Training(), quiet=quiet)
+    bundle = train_model(dataset, folder, config, Training(), progress=progress)
     auroc = None if bundle.calibration is None else bundle.calibration.synthetic_auroc
     if auroc is None:
         raise DataError("too few validation images for synthetic defects to be tried on")

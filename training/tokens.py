@@ -6,7 +6,7 @@ sent through the backbone at every step instead, by worker processes that stay a
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from training.config import TrainConfig
 from training.data import Sample, read_images
 from training.decoded import decoded_once
 from training.images import Damage, ImageRequest, reading
+from training.progress import Progress
 from training.schedule import batch_indices
 from training.world import ALONE, World, shared_file
 
@@ -205,7 +206,7 @@ def prepare_tokens(
     samples: Sequence[Sample],
     config: TrainConfig,
     setup: TokenSetup,
-    progress: Callable[[Iterator[int], int], Iterator[int]],
+    progress: Progress,
 ) -> ImageTokens:
     """Fit the target's standardisation on the images and return their tokens, cached if they may be."""
     target = setup.target
@@ -235,12 +236,12 @@ def _fill(
     tokens: torch.Tensor,
     canvases: Canvases,
     setup: TokenSetup,
-    progress: Callable[[Iterator[int], int], Iterator[int]],
+    progress: Progress,
 ) -> None:
     """Compute the tokens of this process's share of the images."""
     target, world = setup.target, setup.world
     starts = range(0, len(canvases), _CHUNK)[world.local_rank :: world.local_size]
-    for start in progress(iter(starts), len(starts)):
+    for start in progress.each(starts, "features", total=len(starts), unit="batch"):
         rows = list(range(start, min(start + _CHUNK, len(canvases))))
         pixels = canvases.load(rows, target.mean.device)
         for variation in range(len(tokens)):

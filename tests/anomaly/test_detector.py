@@ -16,6 +16,7 @@ from anomaly.scoring import Evidence
 from anomaly.types import RgbImage
 from tests.conftest import normal_pixels, planted, samples
 from training.calibrate import calibrate_model
+from training.progress import QUIET
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_a_defect_outside_the_region_is_not_seen(tiny_bundle: Bundle, tiny_data:
     left = Roi.of_polygons([[(0, 0), (0.5, 0), (0.5, 1), (0, 1)]])
     normal = samples(tiny_data / "validation/good")
     calibration = calibrate_model(
-        tiny_bundle.model, normal, CalibrationSettings(0.05, roi=left), quiet=True
+        tiny_bundle.model, normal, CalibrationSettings(0.05, roi=left), progress=QUIET
     )
     detector = Detector(tiny_bundle.model, calibration)
     part = normal_pixels(77)

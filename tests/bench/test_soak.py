@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from bench.soak import Held, grown, report, soak
+from training.progress import QUIET
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ def test_too_short_a_run_promises_nothing() -> None:
 
 @pytest.mark.slow
 def test_the_soak_asks_in_every_form_and_finds_nothing_to_complain_of(tiny_folder: Path) -> None:
-    seen = soak(tiny_folder, 6, 30, quiet=True)
+    seen = soak(tiny_folder, 6, 30, progress=QUIET)
     assert seen.failures == []
     assert seen.answers["raw 200"] > 10
     assert len(seen.answers) > 5

@@ -10,6 +10,7 @@ from training.config import load_recipe
 from training.data import open_dataset
 from training.errors import DataError
 from training.pipeline import Training, train_model
+from training.progress import QUIET
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def runs(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path
         )
         config = load_recipe("default", changes)
         how = Training() if name == "slow" else Training(calibration=None)
-        train_model(open_dataset(tiny_data), folder / name, config, how, quiet=True)
+        train_model(open_dataset(tiny_data), folder / name, config, how, progress=QUIET)
     return [folder / "slow", folder / "quick"]
 
 

@@ -19,6 +19,7 @@ from training.data import Sample, open_dataset, read_images
 from training.errors import RecipeError
 from training.pipeline import Recalibration, calibrate_folder, train_model
 from training.pretrain import pretrain
+from training.progress import QUIET
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_a_picture_of_sixteen_bits_has_no_compressed_copy(tmp_path: Path) -> Non
 
 
 def test_a_part_and_its_copy_count_once(tiny_bundle: Bundle, normals: list[Sample]) -> None:
-    found = measure(tiny_bundle.model, with_compressed(normals, (30, 95)), quiet=True)
+    found = measure(tiny_bundle.model, with_compressed(normals, (30, 95)), progress=QUIET)
     assert len(found.groups) == 2 * len(normals)
     assert len(set(found.groups)) == len(normals)
     assert {one.format for one in found.encodings} == {"PNG", "JPEG"}
@@ -68,13 +69,13 @@ def test_a_model_trained_on_copies_is_calibrated_on_them_now_and_later(
     tiny_data: Path, tmp_path: Path, normals: list[Sample]
 ) -> None:
     config = load_recipe("default", [*TINY, "augment.compression=[30, 95]", "optimiser.steps=10"])
-    train_model(open_dataset(tiny_data), tmp_path / "model", config, quiet=True)
+    train_model(open_dataset(tiny_data), tmp_path / "model", config, progress=QUIET)
     bundle = load_bundle(tmp_path / "model")
     assert bundle.calibration is not None
     assert bundle.card["training"]["images"] == 24
     assert compression_of(bundle) == (30, 95)
     assert (bundle.calibration.images.groups, len(bundle.calibration.images.scores)) == (40, 80)
-    again = calibrate_folder(tmp_path / "model", normals, Recalibration(0.05), quiet=True)
+    again = calibrate_folder(tmp_path / "model", normals, Recalibration(0.05), progress=QUIET)
     assert (again.calibration.images.groups, len(again.calibration.images.scores)) == (40, 80)
 
 
@@ -87,4 +88,4 @@ def test_two_qualities_in_order(wrong: str) -> None:
 def test_pretraining_says_that_it_has_no_copies(tiny_data: Path, tmp_path: Path) -> None:
     config = load_recipe("pretrain", [*TINY, "augment.compression=[30, 95]"])
     with pytest.raises(RecipeError, match=r"augment\.compression"):
-        pretrain([tiny_data], tmp_path / "out", tmp_path / "run", config, quiet=True)
+        pretrain([tiny_data], tmp_path / "out", tmp_path / "run", config, progress=QUIET)

@@ -14,6 +14,7 @@ from training.data import Sample
 from training.decoded import Decoded, decoded_once
 from training.images import ImageRequest, PlacedImages, reading, workers
 from training.loop import train
+from training.progress import QUIET
 from training.world import ALONE, World
 
 
@@ -44,10 +45,10 @@ def test_each_image_is_decoded_once_and_training_is_the_same(
     normals: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = count_decoding(monkeypatch)
-    without, _ = train(normals, fresh("run.decoded_limit_gb=0.0"), tmp_path / "a", quiet=True)
+    without, _ = train(normals, fresh("run.decoded_limit_gb=0.0"), tmp_path / "a", progress=QUIET)
     every_time = len(seen)
     seen.clear()
-    kept, _ = train(normals, fresh(), tmp_path / "b", quiet=True)
+    kept, _ = train(normals, fresh(), tmp_path / "b", progress=QUIET)
     # Once for the statistics, once for the steps.
     assert len(seen) <= 2 * len(normals) < every_time
     for one, other in zip(without.mae.parameters(), kept.mae.parameters(), strict=True):

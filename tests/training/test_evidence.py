@@ -12,6 +12,7 @@ from tests.conftest import normal_pixels, planted, samples
 from training.config import TrainConfig, load_recipe
 from training.evidence import altered_cells
 from training.plan import plan, separation
+from training.progress import QUIET
 
 
 def test_the_repair_head_and_the_memory_see_a_planted_defect(tiny_bundle: Bundle) -> None:
@@ -54,7 +55,7 @@ def recipe(*canvases: int) -> TrainConfig:
 @pytest.mark.slow
 def test_a_larger_canvas_is_taken_only_where_it_tells_more(tmp_path: Path) -> None:
     normals = samples(speckled(tmp_path, 256))
-    decided = plan(normals, recipe(64, 256, 512), quiet=True)
+    decided = plan(normals, recipe(64, 256, 512), progress=QUIET)
     assert decided.model.preprocess.canvas in (64, 256)  # 512 px would be invented
     aurocs = {
         canvas: separation(
@@ -70,7 +71,7 @@ def test_a_larger_canvas_is_taken_only_where_it_tells_more(tmp_path: Path) -> No
 
 
 def test_small_images_get_the_smallest_canvas_without_a_trial(tmp_path: Path) -> None:
-    decided = plan(samples(speckled(tmp_path, 64)), recipe(64, 256), quiet=True)
+    decided = plan(samples(speckled(tmp_path, 64)), recipe(64, 256), progress=QUIET)
     assert decided.model.preprocess.canvas == 64
 
 

@@ -26,6 +26,7 @@ from training.pipeline import (
     evaluate_model,
     train_model,
 )
+from training.progress import QUIET
 from training.samples import Sample
 from training.shards import find_shards, pack
 from training.sweep import sweep
@@ -61,7 +62,7 @@ def test_groups_are_made_before_the_split(tmp_path: Path, again: bool) -> None:
 def test_training_groups_before_it_splits(tmp_path: Path, tiny_config: TrainConfig) -> None:
     dataset = open_dataset(bursts(tmp_path / "burst"))
     how = Training(group_by=r"(part\d+)_")
-    bundle = train_model(dataset, tmp_path / "m", short(tiny_config), how, quiet=True)
+    bundle = train_model(dataset, tmp_path / "m", short(tiny_config), how, progress=QUIET)
     assert bundle.card["training"]["sessions"] == 8
     assert bundle.calibration is not None
     assert bundle.calibration.images.groups == 2
@@ -100,13 +101,13 @@ def test_too_few_to_train_and_to_calibrate_is_said_before_the_work(
     for folder, count in (("five", {".": 5}), ("one", {"train/good": 5, "validation/good": 1})):
         data = write_set(tmp_path / folder, count)
         with pytest.raises(DataError, match="a calibration needs at least 2"):
-            train_model(open_dataset(data), tmp_path / "m", tiny_config, quiet=True)
+            train_model(open_dataset(data), tmp_path / "m", tiny_config, progress=QUIET)
     data = write_set(tmp_path / "eight", {".": 8})
     how = Training(group_by="folder")
     with pytest.raises(DataError, match="are in one folder"):
-        train_model(open_dataset(data), tmp_path / "m", tiny_config, how, quiet=True)
+        train_model(open_dataset(data), tmp_path / "m", tiny_config, how, progress=QUIET)
     assert not (tmp_path / "m.run").exists()
-    bundle = train_model(open_dataset(data), tmp_path / "m", short(tiny_config), quiet=True)
+    bundle = train_model(open_dataset(data), tmp_path / "m", short(tiny_config), progress=QUIET)
     assert bundle.calibration is not None
 
 
@@ -145,7 +146,7 @@ def test_copies_are_one_part_wherever_parts_are_counted(
     assert len(sessions(list(dataset.samples))) == 2
     assert any("exact copies" in note for note in dataset.listing.notes)
     for listed in (samples(tmp_path), with_groups(samples(tmp_path), "image")):
-        assert len(set(measure(tiny_bundle.model, listed, quiet=True).groups)) == 2
+        assert len(set(measure(tiny_bundle.model, listed, progress=QUIET).groups)) == 2
 
 
 def test_a_copy_is_never_on_both_sides(tmp_path: Path) -> None:
@@ -170,15 +171,15 @@ def test_other_images_of_the_same_names_are_not_gone_on_with(
     config, run = short(tiny_config), tmp_path / "run"
     one = write_set(tmp_path / "one", {".": 6})
     other = write_set(tmp_path / "other", {".": 6}, first=50)
-    train(open_dataset(one).samples, config, run, quiet=True)
-    train(open_dataset(one).samples, config, run, resume=True, quiet=True)
+    train(open_dataset(one).samples, config, run, progress=QUIET)
+    train(open_dataset(one).samples, config, run, resume=True, progress=QUIET)
     moved = shutil.copytree(one, tmp_path / "moved")
-    train(open_dataset(moved).samples, config, run, resume=True, quiet=True)
+    train(open_dataset(moved).samples, config, run, resume=True, progress=QUIET)
     with pytest.raises(ResumeError, match="other images"):
-        train(open_dataset(other).samples, config, run, resume=True, quiet=True)
+        train(open_dataset(other).samples, config, run, resume=True, progress=QUIET)
     (moved / "000.png").rename(moved / "9.png")
     with pytest.raises(ResumeError, match="other images"):
-        train(open_dataset(moved).samples, config, run, resume=True, quiet=True)
+        train(open_dataset(moved).samples, config, run, resume=True, progress=QUIET)
 
 
 def test_other_files_of_the_same_names_are_another_listing(tmp_path: Path) -> None:
@@ -207,7 +208,7 @@ def trained(
     for index in range(3):
         (data / "NG").mkdir(exist_ok=True)
         (data / f"NG/{index}.png").write_bytes(png(255 - normal_pixels(900 + index)))
-    train_model(open_dataset(data), root / "m", short(tiny_config), quiet=True)
+    train_model(open_dataset(data), root / "m", short(tiny_config), progress=QUIET)
     return root / "m", data
 
 
@@ -224,11 +225,11 @@ def test_a_model_is_not_calibrated_on_what_it_was_trained_on(
     shutil.copytree(model, tmp_path / "m")
     images = calibration_images(renamed).samples
     with pytest.raises(DataError, match=f"trained on {len(used)} of these {len(used)} images"):
-        calibrate_folder(tmp_path / "m", images, Recalibration(), quiet=True)
+        calibrate_folder(tmp_path / "m", images, Recalibration(), progress=QUIET)
     for index in range(4):
         (renamed / f"new{index}.png").write_bytes(png(normal_pixels(8000 + index)))
     images = calibration_images(renamed).samples
-    done = calibrate_folder(tmp_path / "m", images, Recalibration(), quiet=True)
+    done = calibrate_folder(tmp_path / "m", images, Recalibration(), progress=QUIET)
     assert done.calibration.images.groups == 4
     assert f"left out: {len(used)} of {len(used) + 4} images" in caplog.text
 
@@ -237,11 +238,11 @@ def test_a_set_without_splits_is_tested_on_what_the_model_has_not_seen(
     trained: tuple[Path, Path], tiny_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, data = trained
-    figures, _ = evaluate_model(model, open_dataset(data), quiet=True)
+    figures, _ = evaluate_model(model, open_dataset(data), progress=QUIET)
     assert figures["images"] == 4 + 3
     assert figures["test_images_seen_before"] == 0
     assert "left out: 16 images that the model was trained or calibrated on" in caplog.text
-    other, _ = evaluate_model(tiny_folder, open_dataset(data), quiet=True)
+    other, _ = evaluate_model(tiny_folder, open_dataset(data), progress=QUIET)
     assert other["images"] == 20 + 3
 
 
@@ -252,7 +253,7 @@ def test_testing_on_what_was_trained_on_is_said(
     shutil.copytree(data / "NG", tmp_path / "test/NG")
     shutil.copytree(data / "OK", tmp_path / "test/good")
     with caplog.at_level(logging.WARNING):
-        figures, _ = evaluate_model(model, open_dataset(tmp_path), quiet=True)
+        figures, _ = evaluate_model(model, open_dataset(tmp_path), progress=QUIET)
     assert figures["test_images_seen_before"] == 16
     assert "figures flatter it" in caplog.text
 
@@ -263,7 +264,7 @@ def test_a_test_of_one_kind_is_refused_before_any_model_is_read(
 ) -> None:
     write_set(tmp_path, {"train/good": 5} | {f"test/{kind}": 2 for kind in kinds})
     with pytest.raises(DataError, match=r"no test images|needs both normal"):
-        evaluate_model(tmp_path / "no model", open_dataset(tmp_path), quiet=True)
+        evaluate_model(tmp_path / "no model", open_dataset(tmp_path), progress=QUIET)
 
 
 def test_a_mask_of_another_size_is_refused_before_any_model_is_read(
@@ -272,7 +273,7 @@ def test_a_mask_of_another_size_is_refused_before_any_model_is_read(
     data = shutil.copytree(tiny_data, tmp_path / "set")
     (data / "ground_truth/blob/005_mask.png").write_bytes(png(normal_pixels(1, (128, 96))[..., 0]))
     with pytest.raises(DataError, match=r"005_mask.png is 96×128 px, its image 128×96 px"):
-        evaluate_model(tmp_path / "no model", open_dataset(data), quiet=True)
+        evaluate_model(tmp_path / "no model", open_dataset(data), progress=QUIET)
 
 
 def test_pixel_figures_say_of_how_many_images_they_are(
@@ -281,7 +282,7 @@ def test_pixel_figures_say_of_how_many_images_they_are(
     data = shutil.copytree(tiny_data, tmp_path / "set")
     for number in range(4):
         (data / f"ground_truth/blob/{number:03d}_mask.png").unlink()
-    figures, _ = evaluate_model(tiny_folder, open_dataset(data), quiet=True)
+    figures, _ = evaluate_model(tiny_folder, open_dataset(data), progress=QUIET)
     assert figures["pixel_images"] == 8 + 2
     assert figures["pixel_images_without_mask"] == 4
 
@@ -291,7 +292,7 @@ def test_a_card_of_before_says_nothing(
 ) -> None:
     save_bundle(tiny_bundle, tmp_path / "m", "v1")
     images = calibration_images(tiny_data / "train/good").samples
-    done = calibrate_folder(tmp_path / "m", images, Recalibration(), quiet=True)
+    done = calibrate_folder(tmp_path / "m", images, Recalibration(), progress=QUIET)
     assert done.calibration.images.groups == 24
 
 
@@ -314,7 +315,7 @@ def test_a_model_to_start_from_has_seen_its_images_too(
     for index, path in enumerate(used):
         shutil.copy(path, tmp_path / f"more/validation/good/old{index}.png")
     dataset, how = open_dataset(tmp_path / "more"), Training(init=model)
-    bundle = train_model(dataset, tmp_path / "m", short(tiny_config), how, quiet=True)
+    bundle = train_model(dataset, tmp_path / "m", short(tiny_config), how, progress=QUIET)
     assert bundle.calibration is not None
     assert bundle.calibration.images.groups == 3
     assert len(bundle.card["images_seen"]["trained"]) == 16 * (len(used) + 4)
@@ -324,7 +325,7 @@ def test_a_sweep_of_too_few_images_ends_before_its_first_trial(tmp_path: Path) -
     pytest.importorskip("optuna")
     data = write_set(tmp_path / "data", {".": 5})
     with pytest.raises(DataError, match="too few images to train and to calibrate"):
-        sweep(open_dataset(data), tmp_path / "out", "sweep", trials=1, quiet=True)
+        sweep(open_dataset(data), tmp_path / "out", "sweep", trials=1, progress=QUIET)
     assert not (tmp_path / "out").exists()
 
 

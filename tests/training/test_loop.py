@@ -17,6 +17,7 @@ from training.data import Sample
 from training.errors import DataError, NotWritten, OutOfMemory, ResumeError, TrainingDiverged
 from training.loop import new_model, train
 from training.meter import training_flops
+from training.progress import QUIET
 from training.schedule import batch_indices, ema_decay, learning_rate
 
 
@@ -36,9 +37,9 @@ def weights(model: torch.nn.Module) -> torch.Tensor:
 def test_two_runs_of_one_seed_are_equal_and_another_seed_differs(
     normals: list[Sample], tmp_path: Path
 ) -> None:
-    first, _ = train(normals, short(), tmp_path / "a", quiet=True)
-    second, _ = train(normals, short(), tmp_path / "b", quiet=True)
-    other, _ = train(normals, short("run.seed=1"), tmp_path / "c", quiet=True)
+    first, _ = train(normals, short(), tmp_path / "a", progress=QUIET)
+    second, _ = train(normals, short(), tmp_path / "b", progress=QUIET)
+    other, _ = train(normals, short("run.seed=1"), tmp_path / "c", progress=QUIET)
     assert torch.equal(weights(first), weights(second))
     assert not torch.equal(weights(first), weights(other))
 
@@ -51,7 +52,7 @@ def test_a_resumed_run_equals_an_unbroken_one(
     changes: tuple[str, ...],
 ) -> None:
     config = short(*changes)
-    unbroken, _ = train(normals, config, tmp_path / "whole", quiet=True)
+    unbroken, _ = train(normals, config, tmp_path / "whole", progress=QUIET)
     take_step = loop.take_step
 
     def power_cut(trainer: loop.Trainer, step: int, tokens: torch.Tensor) -> torch.Tensor:
@@ -61,9 +62,9 @@ def test_a_resumed_run_equals_an_unbroken_one(
 
     monkeypatch.setattr(loop, "take_step", power_cut)
     with pytest.raises(KeyboardInterrupt):
-        train(normals, config, tmp_path / "cut", quiet=True)
+        train(normals, config, tmp_path / "cut", progress=QUIET)
     monkeypatch.undo()
-    resumed, _ = train(normals, config, tmp_path / "cut", resume=True, quiet=True)
+    resumed, _ = train(normals, config, tmp_path / "cut", resume=True, progress=QUIET)
     assert torch.equal(weights(unbroken), weights(resumed))
     logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "cut")]
     losses = [[json.loads(line)["loss"] for line in log.splitlines()] for log in logs]
@@ -73,27 +74,27 @@ def test_a_resumed_run_equals_an_unbroken_one(
 def test_resuming_without_a_checkpoint_starts_from_the_beginning(
     normals: list[Sample], tmp_path: Path
 ) -> None:
-    _, card = train(normals, short(), tmp_path, resume=True, quiet=True)
+    _, card = train(normals, short(), tmp_path, resume=True, progress=QUIET)
     assert card["steps"] == 12
 
 
 def test_another_recipe_or_other_images_cannot_be_resumed(
     normals: list[Sample], tmp_path: Path
 ) -> None:
-    train(normals, short(), tmp_path, quiet=True)
+    train(normals, short(), tmp_path, progress=QUIET)
     with pytest.raises(ResumeError, match="another recipe"):
-        train(normals, short("optimiser.learning_rate=0.1"), tmp_path, resume=True, quiet=True)
+        train(normals, short("optimiser.learning_rate=0.1"), tmp_path, resume=True, progress=QUIET)
     with pytest.raises(ResumeError, match="another recipe"):
-        train(normals[:-1], short(), tmp_path, resume=True, quiet=True)
+        train(normals[:-1], short(), tmp_path, resume=True, progress=QUIET)
     (tmp_path / "checkpoint.safetensors").write_bytes(b"torn")
     with pytest.raises(ResumeError, match="cannot be read"):
-        train(normals, short(), tmp_path, resume=True, quiet=True)
+        train(normals, short(), tmp_path, resume=True, progress=QUIET)
 
 
 def test_a_checkpoint_is_written_whole_or_not_at_all(
     normals: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(normals, short(), tmp_path, quiet=True)
+    train(normals, short(), tmp_path, progress=QUIET)
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
 
     def full(descriptor: int) -> None:
@@ -101,7 +102,7 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(
 
     monkeypatch.setattr(checkpoint_module.os, "fsync", full)
     with pytest.raises(NotWritten, match="No space left on device; what was there"):
-        train(normals, short("run.seed=4"), tmp_path, quiet=True)
+        train(normals, short("run.seed=4"), tmp_path, progress=QUIET)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.safetensors", "log.jsonl"]
 
@@ -118,7 +119,7 @@ def test_a_non_finite_loss_stops_with_the_step_and_the_batch(
 
     monkeypatch.setattr(loop, "objective", diverging)
     with pytest.raises(TrainingDiverged, match=r"nan at step 6; its batch was .*\.png") as caught:
-        train(normals, short(), tmp_path, quiet=True)
+        train(normals, short(), tmp_path, progress=QUIET)
     assert "learning_rate" in str(caught.value)
 
 
@@ -126,7 +127,7 @@ def test_the_loss_falls_and_the_log_says_so(
     tiny_config: TrainConfig, normals: list[Sample], tmp_path: Path
 ) -> None:
     config = replace(tiny_config, run=replace(tiny_config.run, tensorboard=True, log_every=10))
-    _, card = train(normals, config, tmp_path, quiet=True)
+    _, card = train(normals, config, tmp_path, progress=QUIET)
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(10, 81, 10))
     assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
@@ -143,7 +144,7 @@ def test_features_are_cached_and_trained_on(normals: list[Sample], tmp_path: Pat
         'model.scoring.errors=["cosine"]',
         "objective.cosine_weight=1.0",
     )
-    cached, _ = train(normals, config, tmp_path / "a", quiet=True)
+    cached, _ = train(normals, config, tmp_path / "a", progress=QUIET)
     assert [tuple(bank.shape) for bank in cached.memory.banks] == [
         (200, 24),
         (200, 40),
@@ -154,25 +155,25 @@ def test_features_are_cached_and_trained_on(normals: list[Sample], tmp_path: Pat
         normals,
         replace(config, run=replace(config.run, cache_limit_gb=0.0)),
         tmp_path / "b",
-        quiet=True,
+        progress=QUIET,
     )
     torch.testing.assert_close(cached.target.mean, fresh.target.mean, atol=2e-3, rtol=1e-2)
 
 
 def test_one_image_is_too_few(normals: list[Sample], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="too few"):
-        train(normals[:1], short(), tmp_path, quiet=True)
+        train(normals[:1], short(), tmp_path, progress=QUIET)
 
 
 def test_bf16_autocast_trains_on_any_device(normals: list[Sample], tmp_path: Path) -> None:
-    model, card = train(normals, short("run.precision=bf16"), tmp_path, quiet=True)
+    model, card = train(normals, short("run.precision=bf16"), tmp_path, progress=QUIET)
     assert card["precision"] == "torch.bfloat16"
     assert all(p.dtype == torch.float32 for p in model.mae.parameters())
 
 
 def test_a_batch_in_parts_learns_the_same(normals: list[Sample], tmp_path: Path) -> None:
-    whole, _ = train(normals, short(), tmp_path / "a", quiet=True)
-    parts, _ = train(normals, short("run.at_once=5"), tmp_path / "b", quiet=True)
+    whole, _ = train(normals, short(), tmp_path / "a", progress=QUIET)
+    parts, _ = train(normals, short("run.at_once=5"), tmp_path / "b", progress=QUIET)
     # Sums in another order: the processor at hand decides how far apart they end (2.6e-4 was seen).
     torch.testing.assert_close(weights(parts), weights(whole), atol=5e-4, rtol=1e-3)
 
@@ -183,7 +184,7 @@ def test_out_of_memory_takes_fewer_images_at_once_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    whole, _ = train(normals, short(), tmp_path / "a", quiet=True)
+    whole, _ = train(normals, short(), tmp_path / "a", progress=QUIET)
     forward, fits = MaskedAutoencoder.forward, 5
 
     def small_device(self: MaskedAutoencoder, tokens: torch.Tensor, *indices: torch.Tensor) -> Any:
@@ -193,7 +194,7 @@ def test_out_of_memory_takes_fewer_images_at_once_and_says_so(
 
     monkeypatch.setattr(MaskedAutoencoder, "forward", small_device)
     found, _ = train(
-        normals, short('model.scoring.families=["masked"]'), tmp_path / "b", quiet=True
+        normals, short('model.scoring.families=["masked"]'), tmp_path / "b", progress=QUIET
     )
     assert [r.message for r in caplog.records if "out of memory" in r.message] == [
         "out of memory: 8 images at once from step 1 on",
@@ -202,7 +203,7 @@ def test_out_of_memory_takes_fewer_images_at_once_and_says_so(
     torch.testing.assert_close(weights(found.mae), weights(whole.mae), atol=2e-4, rtol=1e-3)
     fits = 0
     with pytest.raises(OutOfMemory, match=r"run\.at_once=1"):
-        train(normals, short(), tmp_path / "c", quiet=True)
+        train(normals, short(), tmp_path / "c", progress=QUIET)
 
 
 @pytest.mark.parametrize("kind", MASK_KINDS)
@@ -210,12 +211,12 @@ def test_every_kind_of_mask_can_be_trained_with(
     normals: list[Sample], tmp_path: Path, kind: str
 ) -> None:
     changes = (f"objective.masks={kind}", 'model.scoring.families=["masked"]')
-    model, _ = train(normals, short(*changes), tmp_path, quiet=True)
+    model, _ = train(normals, short(*changes), tmp_path, progress=QUIET)
     assert bool(weights(model).isfinite().all())
 
 
 def test_the_log_says_how_well_the_machine_is_used(normals: list[Sample], tmp_path: Path) -> None:
-    train(normals, short("run.log_every=6"), tmp_path, quiet=True)
+    train(normals, short("run.log_every=6"), tmp_path, progress=QUIET)
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert all(0 < row["matrix_share"] < 1.5 for row in rows)
     assert all(0 <= row["data_wait"] < 1 for row in rows)
@@ -242,8 +243,8 @@ def test_a_run_is_tracked_in_mlflow_and_goes_on_in_the_same_one(
     mlflow = pytest.importorskip("mlflow")
     where = f"sqlite:///{tmp_path}/tracked.db"
     config = short(f'run.mlflow="{where}"', "run.log_every=4")
-    train(normals, config, tmp_path / "part.run", quiet=True)
-    train(normals, config, tmp_path / "part.run", resume=True, quiet=True)
+    train(normals, config, tmp_path / "part.run", progress=QUIET)
+    train(normals, config, tmp_path / "part.run", resume=True, progress=QUIET)
     client = mlflow.MlflowClient(tracking_uri=where)
     (experiment,) = [e for e in client.search_experiments() if e.name == "maskline"]
     (run,) = client.search_runs([experiment.experiment_id])
@@ -276,6 +277,6 @@ def test_the_schedule_warms_up_and_decays_to_nothing() -> None:
 @pytest.mark.parametrize("precision", ["auto", "fp16"])
 def test_training_on_a_gpu(normals: list[Sample], tmp_path: Path, precision: str) -> None:
     config = short("run.device=cuda", f"run.precision={precision}", "run.compile=true")
-    model, card = train(normals, config, tmp_path, quiet=True)
+    model, card = train(normals, config, tmp_path, progress=QUIET)
     assert card["device"].startswith("cuda")
     assert bool(weights(model).isfinite().all())

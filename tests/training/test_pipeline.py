@@ -29,6 +29,7 @@ from training.pipeline import (
     evaluate_model,
     train_model,
 )
+from training.progress import QUIET
 from training.scoring import read_done, score_files
 
 
@@ -37,16 +38,16 @@ def test_train_calibrate_and_evaluate_from_paths(
 ) -> None:
     dataset = open_dataset(tiny_data)
     out = tmp_path / "models" / "part"
-    raw = train_model(dataset, out, tiny_config, Training(calibration=None), quiet=True)
+    raw = train_model(dataset, out, tiny_config, Training(calibration=None), progress=QUIET)
     assert raw.calibration is None
     with pytest.raises(ModelUncalibrated):
-        evaluate_model(out, dataset, quiet=True)
+        evaluate_model(out, dataset, progress=QUIET)
     calibrated = calibrate_folder(
-        out, samples(tiny_data / "validation/good"), Recalibration(0.05), quiet=True
+        out, samples(tiny_data / "validation/good"), Recalibration(0.05), progress=QUIET
     ).bundle
     assert calibrated.version > raw.version
     figures, page = evaluate_model(
-        out, dataset, json_file=tmp_path / "f.json", report=tmp_path / "report", quiet=True
+        out, dataset, json_file=tmp_path / "f.json", report=tmp_path / "report", progress=QUIET
     )
     assert json.loads((tmp_path / "f.json").read_text()) == figures
     assert figures["image_AUROC"] > 0.95
@@ -67,7 +68,7 @@ def test_training_leaves_log_and_checkpoint_beside_the_model(
     tiny_data: Path, tiny_config: TrainConfig, tmp_path: Path
 ) -> None:
     config = replace(tiny_config, optimiser=replace(tiny_config.optimiser, steps=4))
-    train_model(open_dataset(tiny_data), tmp_path / "m", config, quiet=True)
+    train_model(open_dataset(tiny_data), tmp_path / "m", config, progress=QUIET)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m", "m.run"]
     card = load_bundle(tmp_path / "m").card
     assert card["training"]["recipe"]["optimiser"]["steps"] == 4
@@ -81,32 +82,32 @@ def test_broken_training_images_are_skipped_only_on_request(
     data = write_set(tmp_path / "data", {"train/good": 6, "validation/good": 4})
     (data / "train/good/003.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"003\.png"):
-        train_model(open_dataset(data), tmp_path / "m", config, quiet=True)
+        train_model(open_dataset(data), tmp_path / "m", config, progress=QUIET)
     assert not (tmp_path / "m").exists()
     bundle = train_model(
-        open_dataset(data), tmp_path / "m", config, Training(skip_unreadable=True), quiet=True
+        open_dataset(data), tmp_path / "m", config, Training(skip_unreadable=True), progress=QUIET
     )
     assert bundle.card["training"]["images"] == 5
 
 
 def test_calibrating_on_nothing_readable_is_said(tiny_bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no images"):
-        calibrate_model(tiny_bundle.model, [], quiet=True)
+        calibrate_model(tiny_bundle.model, [], progress=QUIET)
     (tmp_path / "a.png").write_bytes(b"broken")
     with pytest.raises(DataError, match="none of"):
-        calibrate_model(tiny_bundle.model, samples(tmp_path), skip_unreadable=True, quiet=True)
+        calibrate_model(tiny_bundle.model, samples(tmp_path), skip_unreadable=True, progress=QUIET)
 
 
 def test_one_session_cannot_calibrate(tiny_bundle: Bundle, tiny_data: Path) -> None:
     one = [replace(s, session="lot1") for s in samples(tiny_data / "validation/good")]
     with pytest.raises(CalibrationError, match="at least 2"):
-        calibrate_model(tiny_bundle.model, one, quiet=True)
+        calibrate_model(tiny_bundle.model, one, progress=QUIET)
 
 
 def test_calibration_is_reproducible(tiny_bundle: Bundle, tiny_data: Path) -> None:
     normals = samples(tiny_data / "validation/good")[:12]
-    first = calibrate_model(tiny_bundle.model, normals, quiet=True)
-    second = calibrate_model(tiny_bundle.model, normals, quiet=True)
+    first = calibrate_model(tiny_bundle.model, normals, progress=QUIET)
+    second = calibrate_model(tiny_bundle.model, normals, progress=QUIET)
     assert first.threshold == second.threshold
     assert first.candidates == second.candidates
 
@@ -187,10 +188,10 @@ def test_an_empty_folder_to_score_is_said(tiny_folder: Path, tmp_path: Path) -> 
 def test_a_test_split_needs_both_kinds(tiny_folder: Path, tmp_path: Path) -> None:
     data = write_set(tmp_path, {"train/good": 3, "validation/good": 3})
     with pytest.raises(DataError, match="no test images"):
-        evaluate_model(tiny_folder, open_dataset(data), quiet=True)
+        evaluate_model(tiny_folder, open_dataset(data), progress=QUIET)
     write_set(data, {"test/good": 3})
     with pytest.raises(DataError, match="both normal"):
-        evaluate_model(tiny_folder, open_dataset(data), quiet=True)
+        evaluate_model(tiny_folder, open_dataset(data), progress=QUIET)
 
 
 def test_sets_without_masks_have_no_pixel_figures(tiny_folder: Path, tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ def test_sets_without_masks_have_no_pixel_figures(tiny_folder: Path, tmp_path: P
     (data / "test/odd").mkdir()
     noise = np.random.default_rng(0).integers(0, 255, (50, 60, 3), dtype=np.uint8)
     (data / "test/odd/a.png").write_bytes(png(noise))
-    figures, _ = evaluate_model(tiny_folder, open_dataset(data), quiet=True)
+    figures, _ = evaluate_model(tiny_folder, open_dataset(data), progress=QUIET)
     assert figures["image_AUROC"] == 1.0
     assert "pixel_AUROC" not in figures
 
@@ -209,7 +210,7 @@ def test_saving_a_calibration_keeps_the_weights(
     save_bundle(tiny_bundle, tmp_path / "m", "v1")
     before = (tmp_path / "m/model.safetensors").read_bytes()
     calibrate_folder(
-        tmp_path / "m", samples(tiny_data / "validation/good")[:10], Recalibration(), quiet=True
+        tmp_path / "m", samples(tiny_data / "validation/good")[:10], Recalibration(), progress=QUIET
     )
     assert (tmp_path / "m/model.safetensors").read_bytes() == before
 
@@ -222,15 +223,15 @@ def test_regions_and_cameras_are_calibrated_beside_the_rest(
     normals = samples(tiny_data / "validation/good")
     roi = tmp_path / "roi.json"
     roi.write_text('{"ignore": [[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]]}')
-    with_roi = calibrate_folder(model, normals, Recalibration(0.05, 0.2, roi), quiet=True)
+    with_roi = calibrate_folder(model, normals, Recalibration(0.05, 0.2, roi), progress=QUIET)
     assert with_roi.before is None  # scores of another region are not to be compared
     assert with_roi.calibration.roi is not None
-    kept = calibrate_folder(model, normals, Recalibration(0.05), quiet=True)
+    kept = calibrate_folder(model, normals, Recalibration(0.05), progress=QUIET)
     assert kept.calibration.roi is not None
     assert kept.before is not None
     assert not kept.before.are_unlike
     side = calibrate_folder(
-        model, normals[:20], Recalibration(0.1, roi=Path("none"), camera="side"), quiet=True
+        model, normals[:20], Recalibration(0.1, roi=Path("none"), camera="side"), progress=QUIET
     )
     loaded = load_bundle(model)
     assert loaded.version == side.bundle.version

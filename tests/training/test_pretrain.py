@@ -18,6 +18,7 @@ from training.index import indexed
 from training.loop import Start, begin_with, new_model
 from training.pipeline import Training, train_model
 from training.pretrain import pretrain
+from training.progress import QUIET
 from training.shards import Shards, ShardStream, find_shards
 from training.world import World
 
@@ -44,13 +45,15 @@ def shards(products: Path, tmp_path: Path) -> Path:
 def test_many_products_give_an_autoencoder_that_a_product_starts_from(
     products: Path, tiny_data: Path, tmp_path: Path, tiny_config: TrainConfig
 ) -> None:
-    bundle = pretrain([products], tmp_path / "base", tmp_path / "base.run", config(), quiet=True)
+    bundle = pretrain(
+        [products], tmp_path / "base", tmp_path / "base.run", config(), progress=QUIET
+    )
     assert bundle.calibration is None
     assert bundle.card["training"]["images"] == 20
     base = load_bundle(tmp_path / "base", check_golden=False)
     how = Training(init=tmp_path / "base")
     none = load_recipe("default", [*TINY, "optimiser.steps=1", "optimiser.learning_rate=1e-9"])
-    started = train_model(open_dataset(tiny_data), tmp_path / "part", none, how, quiet=True)
+    started = train_model(open_dataset(tiny_data), tmp_path / "part", none, how, progress=QUIET)
     pairs = zip(base.model.mae.parameters(), started.model.mae.parameters(), strict=True)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in pairs)
     assert torch.equal(base.model.target.mean, started.model.target.mean)
@@ -66,9 +69,9 @@ def test_many_products_give_an_autoencoder_that_a_product_starts_from(
 def test_a_stopped_pretraining_goes_on_over_the_same_listing(
     products: Path, tmp_path: Path
 ) -> None:
-    whole = pretrain([products], tmp_path / "a", tmp_path / "a.run", config(), quiet=True)
+    whole = pretrain([products], tmp_path / "a", tmp_path / "a.run", config(), progress=QUIET)
     again = pretrain(
-        [products], tmp_path / "a", tmp_path / "a.run", config(), resume=True, quiet=True
+        [products], tmp_path / "a", tmp_path / "a.run", config(), resume=True, progress=QUIET
     )
     pairs = zip(whole.model.mae.parameters(), again.model.mae.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
@@ -81,13 +84,15 @@ def test_a_stopped_pretraining_goes_on_over_the_same_listing(
             config(),
             resume=True,
             relist=True,
-            quiet=True,
+            progress=QUIET,
         )
 
 
 def test_shards_are_streamed(shards: Path, tmp_path: Path) -> None:
     out, run = tmp_path / "base", tmp_path / "base.run"
-    bundle = pretrain([shards], out, run, config("run.workers=2", "run.log_every=4"), quiet=True)
+    bundle = pretrain(
+        [shards], out, run, config("run.workers=2", "run.log_every=4"), progress=QUIET
+    )
     assert bundle.card["training"]["images"] is None
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [4, 8, 12]
@@ -125,8 +130,8 @@ def test_damaged_images_are_counted_named_and_too_many_stop_the_run(
             file.add(path, path.name)
     roots, out = [shards, broken], tmp_path / "base"
     with pytest.raises(DataError, match="cannot be decoded"):
-        pretrain(roots, out, tmp_path / "a.run", config(), quiet=True)
-    pretrain(roots, out, tmp_path / "b.run", config("run.unreadable=0.2"), quiet=True)
+        pretrain(roots, out, tmp_path / "a.run", config(), progress=QUIET)
+    pretrain(roots, out, tmp_path / "b.run", config("run.unreadable=0.2"), progress=QUIET)
     assert "0.tar:0: the PNG is truncated" in caplog.text
 
 
@@ -148,10 +153,10 @@ def test_damaged_files_are_replaced_counted_and_named(
     assert damage.read == 200
     assert [name.partition(":")[0] for name in damage.files] == [str(bad)]
     assert f"left out: {bad}" in caplog.text
-    pretrain([data], tmp_path / "m", tmp_path / "m.run", told, quiet=True)
+    pretrain([data], tmp_path / "m", tmp_path / "m.run", told, progress=QUIET)
     none = config("optimiser.steps=50")
     with pytest.raises(DataError, match="cannot be decoded"):
-        pretrain([data], tmp_path / "m", tmp_path / "m.run", none, quiet=True)
+        pretrain([data], tmp_path / "m", tmp_path / "m.run", none, progress=QUIET)
     with pytest.raises(DataError, match=r"1 of the 4 images read so far.*run\.unreadable"):
         Damage(0.0, read=2).note(2, [f"{bad}: truncated"])
     with pytest.raises(DataError, match="of the 200 images"):
@@ -163,10 +168,10 @@ def test_shards_without_images_are_said_to_be_so(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "0.tar", "w") as file:
         file.add(tmp_path / "notes.txt", "notes.txt")
     with pytest.raises(DataError, match=r"no images in the shards read by process 0 of 1"):
-        pretrain([tmp_path], tmp_path / "m", tmp_path / "m.run", config(), quiet=True)
+        pretrain([tmp_path], tmp_path / "m", tmp_path / "m.run", config(), progress=QUIET)
     (tmp_path / "0.tar").write_bytes(b"no archive")
     with pytest.raises(DataError, match=r"no images in the shards .*0\.tar"):
-        pretrain([tmp_path], tmp_path / "m", tmp_path / "m.run", config(), quiet=True)
+        pretrain([tmp_path], tmp_path / "m", tmp_path / "m.run", config(), progress=QUIET)
 
 
 def test_fewer_shards_than_processes_is_said(shards: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from tests.conftest import TINY
 from training.config import load_recipe, load_sweep
 from training.data import Dataset, open_dataset
 from training.errors import DataError, RecipeError
+from training.progress import QUIET
 from training.sweep import draw, sweep, toml
 
 optuna = pytest.importorskip("optuna")
@@ -39,8 +40,8 @@ def test_trials_are_kept_and_added_to(
     monkeypatch.setattr(Dataset, "select", never)
     dataset, out = open_dataset(tiny_data), tmp_path / "study"
     short = (*TINY, "optimiser.steps=4")
-    first = sweep(dataset, out, recipe, short, trials=2, quiet=True)
-    best = sweep(dataset, out, recipe, short, trials=1, quiet=True)
+    first = sweep(dataset, out, recipe, short, trials=2, progress=QUIET)
+    best = sweep(dataset, out, recipe, short, trials=1, progress=QUIET)
     assert best.value >= first.value > 0.4
     assert {p.name for p in out.iterdir()} >= {"study.db", "trial-0", "trial-1", "trial-2"}
     tried = {trial.params["optimiser.learning_rate"] for trial in trials_of(out)}
@@ -82,7 +83,7 @@ def test_a_recipe_without_ranges_and_a_range_that_is_none_are_refused(
             recipe,
             (*TINY, "optimiser.batch_size=0"),
             trials=1,
-            quiet=True,
+            progress=QUIET,
         )
 
 

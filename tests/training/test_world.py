@@ -17,6 +17,7 @@ from training import loop
 from training.config import load_recipe
 from training.data import open_dataset
 from training.errors import DataError
+from training.progress import QUIET
 from training.world import ALONE, World
 
 STEPS = ("optimiser.steps=12", "run.log_every=1", "run.checkpoint_every=4", "run.workers=1")
@@ -46,7 +47,7 @@ def train(processes: int, data: Path, out: Path, *changes: str, resume: bool = F
 def alone(data: Path, run: Path, *changes: str) -> torch.Tensor:
     """Train in this process; returns the autoencoder's weights."""
     config = load_recipe("default", (*TINY, *STEPS, *changes))
-    model, _ = loop.train(open_dataset(data).select("train"), config, run, quiet=True)
+    model, _ = loop.train(open_dataset(data).select("train"), config, run, progress=QUIET)
     return weights(model.mae)
 
 

@@ -30,8 +30,8 @@ from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed, preprocess
 from anomaly.scoring import Evidence, reconstruct
 from anomaly.types import Grid, Placement, RgbImage
-from training.calibrate import batches
 from training.data import Sample, open_dataset, read_mask
+from training.decoding import STRICT
 from training.evaluate import canvas_mask
 from training.truth import mask_files
 
@@ -109,13 +109,15 @@ def gather(model: AnomalyModel, data: Path) -> Material:
     held_out = [s for s in dataset.select("validation") if s.is_normal]
     normals: list[RgbImage] = []
     copies: list[RgbImage] = []
-    for batch in batches(held_out, canvas=model.config.preprocess.canvas):
+    for batch in STRICT.on(model.config.preprocess.canvas).batches(held_out):
         images = [image for _, image in batch]
         normals += images
         of = [i for i in range(len(images)) for _ in range(2)]
         copies += [corrupt(images[i], images[i - 1], generator)[0] for i in of]
     test = dataset.select("test")
-    images_shown = [i for b in batches(test, canvas=model.config.preprocess.canvas) for _, i in b]
+    images_shown = [
+        i for b in STRICT.on(model.config.preprocess.canvas).batches(test) for _, i in b
+    ]
     return Material(
         _split(model, normals),
         _split(model, copies),

@@ -48,9 +48,7 @@ def main() -> None:
     options = parser.parse_args()
     model = load_bundle(options.model, check_golden=False).model.eval()
     held = [s for s in with_tiles(open_dataset(options.data)).samples if s.split != "train"]
-    normals = measure(
-        model, [s for s in held if s.is_normal], skip_unreadable=False, progress=SHOWN
-    )
+    normals = measure(model, [s for s in held if s.is_normal], progress=SHOWN)
     counts = split_and_count(normals, options.splits, options.share)
     print(f"{len(set(normals.groups))} groups, {len(normals.groups)} normal images")
     print(table(counts))

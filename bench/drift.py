@@ -21,8 +21,8 @@ from anomaly.input_statistics import input_statistics
 from anomaly.preprocess import place
 from anomaly.runtime import detector_of
 from anomaly.types import RgbImage
-from training.calibrate import batches
 from training.data import open_dataset
+from training.decoding import STRICT
 
 _BATCH = 8
 _LAST = 100
@@ -52,7 +52,7 @@ def main() -> None:
         open_dataset(options.data).select("test"),
     )
     images: dict[str, list[RgbImage]] = {}
-    for batch in batches(test, canvas=canvas):
+    for batch in STRICT.on(canvas).batches(test):
         for sample, image in batch:
             images.setdefault("good" if sample.is_normal else sample.label, []).append(image)
     good, parts = images.pop("good"), options.parts

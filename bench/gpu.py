@@ -30,6 +30,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from training.decoding import STRICT
 from training.progress import QUIET
 
 _ROOT = Path(__file__).parent.parent
@@ -237,12 +238,12 @@ def parity(check: Check) -> Rows:
     from anomaly.bundle import load_bundle
     from anomaly.detector import Detector
     from anomaly.runtime import detector_of
-    from training.data import open_dataset, read_images
+    from training.data import open_dataset
 
     bundle = load_bundle(check.model)
     assert bundle.calibration is not None
     test = open_dataset(check.parts).select("test")[:: 8 if check.small else 1]
-    read = list(read_images(test, canvas=bundle.model.config.preprocess.canvas))
+    read = list(STRICT.on(bundle.model.config.preprocess.canvas).images(test))
     defective = np.array([not sample.is_normal for sample, _ in read])
     images = [image for _, image in read]
 

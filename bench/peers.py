@@ -22,9 +22,10 @@ from anomaly.preprocess import preprocess
 from anomaly.targets import build_target, load_backbone
 from anomaly.types import Block, FloatArray, Placement
 from bench.figures import Outcome
-from training.calibrate import batches, with_groups
+from training.calibrate import with_groups
 from training.config import TrainConfig
 from training.data import Dataset, Sample
+from training.decoding import STRICT
 
 # As many patches as anomalib's greedy selection bears on two cores; our own memory keeps as many.
 _CORESET_FROM, _CORESET = 100_000, 2_000
@@ -148,7 +149,7 @@ def _run(
     maps: list[FloatArray] = []
     placements: list[Placement] = []
     seconds = 0.0
-    for batch in batches(samples, canvas=config.model.preprocess.canvas):
+    for batch in STRICT.on(config.model.preprocess.canvas).batches(samples):
         started = time.perf_counter()
         pixels, placed = preprocess([image for _, image in batch], config.model.preprocess)
         scored, drawn = peer.score(pixels)
@@ -160,7 +161,7 @@ def _run(
 
 
 def _canvases(samples: Sequence[Sample], config: TrainConfig) -> Any:
-    for batch in batches(samples, canvas=config.model.preprocess.canvas):
+    for batch in STRICT.on(config.model.preprocess.canvas).batches(samples):
         yield preprocess([image for _, image in batch], config.model.preprocess)[0]
 
 

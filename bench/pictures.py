@@ -17,9 +17,9 @@ from anomaly.bundle import load_bundle
 from anomaly.heatmap import as_uint8, encode_jpeg, overlay
 from anomaly.runtime import detector_of
 from anomaly.types import Detection, RgbImage
-from training.calibrate import batches
 from training.checkpoint import write_whole
 from training.data import Sample, open_dataset, read_mask
+from training.decoding import STRICT
 
 _SIDE, _CAPTION = 224, 22
 
@@ -55,8 +55,8 @@ def main() -> None:
 def _score(model: Path, data: Path) -> list[_Scored]:
     detector = detector_of(load_bundle(model))
     scored = []
-    for batch in batches(
-        open_dataset(data).select("test"), canvas=detector.model.config.preprocess.canvas
+    for batch in STRICT.on(detector.model.config.preprocess.canvas).batches(
+        open_dataset(data).select("test")
     ):
         detections = detector.detect([image for _, image in batch])
         scored += [_Scored(s, image, d) for (s, image), d in zip(batch, detections, strict=True)]

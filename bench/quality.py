@@ -27,9 +27,10 @@ from bench.figures import RATES, Outcome, bootstrap, figures
 from bench.peers import PEERS, outcome
 from bench.record import Record
 from bench.sessions import with_tiles
-from training.calibrate import batches, with_groups
+from training.calibrate import with_groups
 from training.config import TrainConfig, load_recipe
 from training.data import Dataset, Sample, open_dataset
+from training.decoding import STRICT
 from training.pipeline import Training, train_model
 from training.plan import with_canvas
 from training.progress import Progress
@@ -131,7 +132,7 @@ def _recipe(options: argparse.Namespace, seed: int) -> TrainConfig:
 def _detect(detector: Detector, samples: Sequence[Sample]) -> tuple[list[Any], float]:
     detections: list[Any] = []
     seconds = 0.0
-    for batch in batches(samples, canvas=detector.model.config.preprocess.canvas):
+    for batch in STRICT.on(detector.model.config.preprocess.canvas).batches(samples):
         started = time.perf_counter()
         detections += detector.detect([image for _, image in batch])
         seconds += time.perf_counter() - started

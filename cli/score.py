@@ -10,6 +10,7 @@ import typer
 
 from cli.options import AsJson, Data, Device, GroupBy, Model, Rate, Skip, WarnRate
 from cli.output import print_json, say_calibration
+from training.decoding import Decoding
 
 
 def calibrate(
@@ -49,7 +50,7 @@ def calibrate(
         images.samples,
         Recalibration(false_alarm_rate, warn_rate, roi, camera),
         group_by=group_by,
-        skip_unreadable=skip_unreadable,
+        decoding=Decoding(skip_unreadable=skip_unreadable),
         device=device,
     )
     if as_json:
@@ -90,7 +91,7 @@ def evaluate(
         open_dataset(data),
         json_file=None if to_stdout else json_file,
         report=report,
-        skip_unreadable=skip_unreadable,
+        decoding=Decoding(skip_unreadable=skip_unreadable),
         device=device,
     )
     if to_stdout:

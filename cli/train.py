@@ -7,6 +7,7 @@ import typer
 
 from cli.options import Data, GroupBy, Model, Overrides, Rate, Skip, WarnRate
 from cli.output import say_calibration
+from training.decoding import Decoding
 
 
 def train(
@@ -38,7 +39,7 @@ def train(
 
     config = load_recipe(recipe, set_ or ())
     settings = CalibrationSettings(false_alarm_rate, warn_rate) if calibrate else None
-    how = Training(resume, settings, group_by, init, skip_unreadable)
+    how = Training(resume, settings, group_by, init, Decoding(skip_unreadable=skip_unreadable))
     with joined(config.run.device) as world:
         dataset = open_dataset(data, group_by)
         if world.is_first:

@@ -1,6 +1,6 @@
 """Held-out normal images to a calibration, choosing how to score by synthetic defects."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,17 +14,17 @@ from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed, preprocess
 from anomaly.roi import Roi
 from anomaly.scoring import Evidence
-from anomaly.types import FloatArray, RgbImage
+from anomaly.types import FloatArray
 from training.compression import file_bytes
-from training.data import Sample, read_images
+from training.data import Sample
+from training.decoding import STRICT, Decoding
 from training.errors import DataError
 from training.evidence import altered_cells
 from training.groups import with_copies_together, with_groups
 from training.progress import SHOWN, Progress
 
-__all__ = ["batches", "calibrate_model", "canvas_errors", "measure", "with_groups"]
+__all__ = ["calibrate_model", "canvas_errors", "measure", "with_groups"]
 
-_BATCH = 8
 _MAX_CORRUPTED = 300
 _COVERED = 0.5  # share of a cell that a defect must cover to count as altered
 
@@ -34,7 +34,7 @@ def calibrate_model(
     samples: Sequence[Sample],
     settings: CalibrationSettings = DEFAULT_SETTINGS,
     *,
-    skip_unreadable: bool = False,
+    decoding: Decoding = STRICT,
     progress: Progress = SHOWN,
 ) -> Calibration:
     """Calibrate on normal images that the model was not trained on.
@@ -42,9 +42,7 @@ def calibrate_model(
     Images of one session count as one, and so do copies of one file; see `with_groups`. Raises
     `DataError`, `CalibrationError`.
     """
-    normals = measure(
-        model, samples, settings.roi, skip_unreadable=skip_unreadable, progress=progress
-    )
+    normals = measure(model, samples, settings.roi, decoding=decoding, progress=progress)
     return calibrate(normals, settings)
 
 
@@ -53,7 +51,7 @@ def measure(
     samples: Sequence[Sample],
     roi: Roi | None = None,
     *,
-    skip_unreadable: bool = False,
+    decoding: Decoding = STRICT,
     progress: Progress = SHOWN,
 ) -> NormalSet:
     """Gather evidence on the images and on corrupted copies of them, and which cells `roi` leaves.
@@ -76,7 +74,7 @@ def measure(
     copies_of_each = _copies(len(samples))
     with progress.bar("calibration", total=len(samples), unit="image") as bar:
         side = model.config.preprocess.canvas
-        for batch in batches(samples, canvas=side, skip_unreadable=skip_unreadable):
+        for batch in decoding.on(side).batches(samples):
             images = [image for _, image in batch]
             pixels, placements = preprocess(images, model.config.preprocess)
             errors.append(canvas_errors(model, pixels))
@@ -124,17 +122,3 @@ def _copies(count: int) -> np.ndarray:
     """How many corrupted copies each image gets: two, fewer in large sets."""
     total = min(2 * count, _MAX_CORRUPTED)
     return np.diff(np.floor(np.linspace(0, total, count + 1))).astype(int)
-
-
-def batches(
-    samples: Sequence[Sample], *, canvas: int | None = None, skip_unreadable: bool = False
-) -> Iterator[list[tuple[Sample, RgbImage]]]:
-    """Decode samples in batches that suit an inspection on this canvas."""
-    batch: list[tuple[Sample, RgbImage]] = []
-    for pair in read_images(samples, canvas=canvas, skip_unreadable=skip_unreadable):
-        batch.append(pair)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

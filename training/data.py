@@ -8,15 +8,10 @@ error that names them; skipping them is the caller's explicit wish.
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from anomaly.errors import ImageError
-from anomaly.image import EXTENSIONS, decode_image
-from anomaly.types import RgbImage
-from training.compression import file_bytes
+from anomaly.image import EXTENSIONS
 from training.errors import DataError
 from training.files import read_tree
 from training.groups import (
@@ -54,7 +49,6 @@ __all__ = [
     "listed",
     "normal_images",
     "open_dataset",
-    "read_images",
     "read_mask",
     "regroup",
     "say",
@@ -235,41 +229,3 @@ def _said_of_copies(samples: Sequence[Sample]) -> Iterator[str]:
     repeated = [printable(s.name) for s in samples if s.split == "test" and s.digest in learned]
     if repeated:
         yield f"{len(repeated)} test images are copies of images trained or calibrated on: {few_of(repeated)}"
-
-
-def read_images(
-    samples: Sequence[Sample],
-    *,
-    canvas: int | None = None,
-    skip_unreadable: bool = False,
-    threads: int = 2,
-) -> Iterator[tuple[Sample, RgbImage]]:
-    """Decode samples in order, a few ahead. Unreadable ones raise `DataError`, or are skipped.
-
-    `canvas` as in `decode_image`: whole images without it.
-    """
-    read = partial(_read, canvas=canvas)
-    skipped = 0
-    with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(samples), 16):
-            chunk = samples[start : start + 16]
-            for sample, result in zip(chunk, pool.map(read, chunk), strict=True):
-                if isinstance(result, RgbImage):
-                    yield sample, result
-                elif skip_unreadable:
-                    skipped += 1
-                    _log.warning("skipped %s: %s", printable(sample.path), result)
-                else:
-                    raise DataError(
-                        f"{printable(sample.path)} cannot be read: {result}. Remove or replace it, "
-                        "or pass --skip-unreadable"
-                    )
-    if skipped:
-        _log.warning("%d of %d images were skipped: they cannot be read", skipped, len(samples))
-
-
-def _read(sample: Sample, canvas: int | None) -> RgbImage | ImageError | OSError:
-    try:
-        return decode_image(file_bytes(sample), canvas=canvas)
-    except (ImageError, OSError) as error:
-        return error

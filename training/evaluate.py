@@ -15,9 +15,9 @@ from anomaly.detector import Detector
 from anomaly.heatmap import crop_to_image
 from anomaly.metrics import image_metrics, pixel_metrics
 from anomaly.types import Detection, Placement
-from training.calibrate import batches
 from training.checkpoint import write_whole
 from training.data import Sample, read_mask
+from training.decoding import STRICT, Decoding
 from training.errors import DataError
 from training.progress import SHOWN, Progress
 from training.report import ReportPicture, keep_extremes
@@ -50,7 +50,7 @@ def evaluate(
     detector: Detector,
     samples: Sequence[Sample],
     *,
-    skip_unreadable: bool = False,
+    decoding: Decoding = STRICT,
     progress: Progress = SHOWN,
 ) -> Evaluation:
     """Score a test split and compute its figures.
@@ -60,7 +60,7 @@ def evaluate(
     Raises `DataError` when there is nothing to tell apart.
     """
     check_test(samples)
-    tally = _tally(detector, samples, skip_unreadable=skip_unreadable, progress=progress)
+    tally = _tally(detector, samples, decoding=decoding, progress=progress)
     scores = np.array([d.pred_score for d in tally.detections])
     labels = tuple(sample.label for sample in tally.samples)
     anomalous = np.array([not sample.is_normal for sample in tally.samples])
@@ -95,12 +95,12 @@ def _need_both(anomalous: np.ndarray) -> None:
 
 
 def _tally(
-    detector: Detector, samples: Sequence[Sample], *, skip_unreadable: bool, progress: Progress
+    detector: Detector, samples: Sequence[Sample], *, decoding: Decoding, progress: Progress
 ) -> _Tally:
     tally = _Tally()
     with progress.bar("evaluation", total=len(samples), unit="image") as bar:
         side = detector.model.config.preprocess.canvas
-        for batch in batches(samples, canvas=side, skip_unreadable=skip_unreadable):
+        for batch in decoding.on(side).batches(samples):
             started = time.perf_counter()
             detections = detector.detect([image for _, image in batch])
             tally.seconds += time.perf_counter() - started

@@ -22,7 +22,8 @@ from anomaly.preprocess import placement_of, preprocess
 from anomaly.types import RgbImage
 from training.config import EvidenceConfig, TrainConfig
 from training.coreset import select
-from training.data import Sample, read_images
+from training.data import Sample
+from training.decoding import STRICT
 from training.progress import SHOWN, Progress
 from training.tokens import ImageTokens, target_tokens
 
@@ -166,7 +167,7 @@ def _material(
     copies = max(1, min(config.evidence.copies, _patch_limit(model, config) // len(rows)))
     with progress.bar("corruption", total=len(rows), unit="image") as bar:
         for chunk in _chunks(rows):
-            read = read_images([samples[i] for i in chunk], canvas=config.model.preprocess.canvas)
+            read = STRICT.on(config.model.preprocess.canvas).images([samples[i] for i in chunk])
             images = [image for _, image in read]
             first = sum(len(pair.true) for pair in normal)
             normal.append(_pair(model, source.whole(chunk), chunk))

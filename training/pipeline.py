@@ -17,7 +17,8 @@ from anomaly.runtime import detector_of
 from training.calibrate import calibrate_model, measure
 from training.compression import compression_of, with_compressed
 from training.config import TrainConfig
-from training.data import Dataset, Sample, read_images, regroup
+from training.data import Dataset, Sample, regroup
+from training.decoding import STRICT, Decoding
 from training.errors import DataError
 from training.evaluate import check_test, evaluate, save_figures
 from training.export import Exported, export_model
@@ -63,7 +64,7 @@ class Training:
     calibration: CalibrationSettings | None = DEFAULT_SETTINGS
     group_by: str | None = None
     init: Path | None = None
-    skip_unreadable: bool = False
+    decoding: Decoding = STRICT
 
 
 USUAL_TRAINING = Training()
@@ -93,7 +94,7 @@ def train_model(
     """
     dataset = dataset if how.group_by is None else regroup(dataset, how.group_by)
     normals = check_enough(dataset, how)
-    samples = readable(_normal(dataset, "train"), skip_unreadable=how.skip_unreadable)
+    samples = readable(_normal(dataset, "train"), decoding=how.decoding)
     start, earlier, init = None, None, how.init
     if init is not None:
         earlier = load_bundle(init, check_golden=False, with_graph=False)
@@ -122,7 +123,7 @@ def train_model(
             bundle,
             with_compressed(normals, config.augment.compression, config.run.seed),
             how.calibration,
-            skip_unreadable=how.skip_unreadable,
+            decoding=how.decoding,
             progress=progress,
         )
         bundle = with_graph(bundle, config.run.export)
@@ -166,7 +167,7 @@ def calibrate_folder(
     request: Recalibration,
     *,
     group_by: str | None = None,
-    skip_unreadable: bool = False,
+    decoding: Decoding = STRICT,
     device: str = "auto",
     progress: Progress = SHOWN,
 ) -> Recalibrated:
@@ -184,9 +185,7 @@ def calibrate_folder(
     normals = held_out_of(bundle, with_copies_together(normals), group_by)
     bundle.model.to(choose_device(device))
     copied = with_compressed(normals, compression_of(bundle))
-    normal_set = measure(
-        bundle.model, copied, choices.roi, skip_unreadable=skip_unreadable, progress=progress
-    )
+    normal_set = measure(bundle.model, copied, choices.roi, decoding=decoding, progress=progress)
     calibration = calibrate(normal_set, choices)
     same_roi = before is not None and before.roi is choices.roi
     compared = compare(before, normal_set) if before is not None and same_roi else None
@@ -202,7 +201,7 @@ def evaluate_model(
     *,
     json_file: Path | None = None,
     report: Path | None = None,
-    skip_unreadable: bool = False,
+    decoding: Decoding = STRICT,
     device: str = "auto",
     progress: Progress = SHOWN,
 ) -> tuple[dict[str, Any], Path | None]:
@@ -214,7 +213,7 @@ def evaluate_model(
     bundle = load_bundle(model)
     samples, seen_before = to_test(bundle, dataset)
     detector = detector_of(bundle, choose_device(device))
-    result = evaluate(bundle, detector, samples, skip_unreadable=skip_unreadable, progress=progress)
+    result = evaluate(bundle, detector, samples, decoding=decoding, progress=progress)
     result.figures["test_images_seen_before"] = seen_before
     result.figures["data"] = dataset.listing.as_dict()
     if json_file is not None:
@@ -238,11 +237,11 @@ def run_folder(out: Path) -> Path:
     return out.absolute().with_name(f"{out.absolute().name}.run")
 
 
-def readable(samples: list[Sample], *, skip_unreadable: bool) -> list[Sample]:
+def readable(samples: list[Sample], *, decoding: Decoding) -> list[Sample]:
     """Drop what cannot be decoded if that is wished; otherwise the first such file is an error."""
-    if not skip_unreadable:
+    if not decoding.skip_unreadable:
         return samples
-    return [sample for sample, _ in read_images(samples, skip_unreadable=True)]
+    return [sample for sample, _ in decoding.images(samples)]
 
 
 def check_enough(dataset: Dataset, how: Training) -> list[Sample]:
@@ -283,14 +282,14 @@ def _calibrated(
     normals: list[Sample],
     settings: CalibrationSettings = DEFAULT_SETTINGS,
     *,
-    skip_unreadable: bool,
+    decoding: Decoding,
     progress: Progress,
 ) -> Bundle:
     calibration = calibrate_model(
         bundle.model,
         normals,
         settings,
-        skip_unreadable=skip_unreadable,
+        decoding=decoding,
         progress=progress,
     )
     return remember_calibration(bundle.calibrated(calibration), normals)

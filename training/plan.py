@@ -20,7 +20,8 @@ from anomaly.targets import Target, build_target
 from anomaly.types import RgbImage
 from training.config import TrainConfig
 from training.coreset import select
-from training.data import Sample, read_images
+from training.data import Sample
+from training.decoding import STRICT
 from training.progress import SHOWN, Progress
 
 _log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def plan(
         return config
     order = np.random.default_rng((config.run.seed, 7)).permutation(len(samples))
     plan_samples = [samples[i] for i in order[: config.plan.images]]
-    images = [image for _, image in read_images(plan_samples)]
+    images = [image for _, image in STRICT.images(plan_samples)]
     native = float(np.median([min(image.size) for image in images]))
     first, *larger = sorted(config.plan.canvases)
     fitting = [first, *(canvas for canvas in larger if canvas <= _NATIVE * native)]

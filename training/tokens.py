@@ -23,8 +23,9 @@ from anomaly.types import Grid
 from anomaly.windows import random_places
 from training.augment import Seed, vary
 from training.config import TrainConfig
-from training.data import Sample, read_images
+from training.data import Sample
 from training.decoded import decoded_once
+from training.decoding import Decoding
 from training.images import Damage, ImageRequest, reading
 from training.progress import Progress
 from training.schedule import batch_indices
@@ -83,7 +84,7 @@ class Canvases:
         """Return (B, 3, S, S) float32 canvases in [0, 1], unvaried."""
         config, threads = self.config.model.preprocess, max(1, self.config.run.workers)
         samples = [self.samples[i] for i in indices]
-        read = read_images(samples, canvas=config.canvas, threads=threads)
+        read = Decoding(canvas=config.canvas, threads=threads).images(samples)
         return to_device(preprocess([image for _, image in read], config)[0], device)
 
     def vary(

@@ -8,8 +8,8 @@ from sklearn.metrics import roc_auc_score
 from anomaly.bundle import Bundle
 from anomaly.detector import Detector
 from bench.ablation import doubtful_first, gather, predictors, score
-from training.calibrate import batches
 from training.data import open_dataset
+from training.decoding import STRICT
 
 
 def test_the_most_doubtful_patches_are_hidden_together_and_every_patch_once() -> None:
@@ -31,7 +31,7 @@ def test_the_default_row_is_what_the_detector_finds(tiny_bundle: Bundle, tiny_da
     detector = Detector(model, scored.calibration)
     found = [
         detection.pred_score
-        for batch in batches(open_dataset(tiny_data).select("test"))
+        for batch in STRICT.batches(open_dataset(tiny_data).select("test"))
         for detection in detector.detect([image for _, image in batch])
     ]
     np.testing.assert_allclose(scored.images, found, rtol=0.02, atol=0.02)  # tokens are float16

@@ -12,7 +12,8 @@ from anomaly.runtime import detector_of
 from service.app import create_app
 from tests.conftest import jpeg, normal_pixels, planted, png
 from tests.service.conftest import settings
-from training.data import Sample, read_images
+from training.data import Sample
+from training.decoding import STRICT
 from training.scoring import score_files
 
 
@@ -32,7 +33,7 @@ def test_bytes_score_the_same_to_the_last_digit_everywhere(
         answer = client.post("/score", content=data).json()
     [record] = score_files(tiny_folder, [path], device="cpu")
     side = detector.model.config.preprocess.canvas
-    [(_, read)] = read_images([Sample(path, "good", "test", "part")], canvas=side)
+    [(_, read)] = STRICT.on(side).images([Sample(path, "good", "test", "part")])
     [evaluated] = detector.detect([read])
 
     assert python.pred_score == answer["score"] == record["score"] == evaluated.pred_score

@@ -15,7 +15,8 @@ from tests.conftest import TINY, samples
 from training.calibrate import measure
 from training.compression import compression_of, file_bytes, with_compressed
 from training.config import load_recipe
-from training.data import Sample, open_dataset, read_images
+from training.data import Sample, open_dataset
+from training.decoding import STRICT
 from training.errors import RecipeError
 from training.pipeline import Recalibration, calibrate_folder, train_model
 from training.pretrain import pretrain
@@ -41,8 +42,8 @@ def test_each_image_gets_a_copy_of_its_own_quality_and_session(normals: list[Sam
 
 def test_a_copy_is_read_as_the_camera_would_send_it(normals: list[Sample]) -> None:
     copy = replace(normals[0], quality=30)
-    [(_, whole)] = list(read_images([normals[0]]))
-    [(_, found)] = list(read_images([copy]))
+    [(_, whole)] = list(STRICT.images([normals[0]]))
+    [(_, found)] = list(STRICT.images([copy]))
     header = read_header(file_bytes(copy))
     assert header is not None
     assert (header.format, header.quality) == ("JPEG", 30)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import normal_pixels, png, write_set
-from training.data import normal_images, open_dataset, read_images, read_mask
+from training.data import normal_images, open_dataset, read_mask
+from training.decoding import STRICT, Decoding
 from training.errors import DataError
 
 
@@ -53,7 +54,7 @@ def test_mixed_sizes_and_depths_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(normal_pixels(1, (50, 60))))
     (tmp_path / "b.png").write_bytes(png(normal_pixels(2, (90, 30)).astype(np.uint16) * 257))
     (tmp_path / "c.bmp").write_bytes(png(normal_pixels(3)[..., 0]))
-    images = [image for _, image in read_images(open_dataset(tmp_path).samples)]
+    images = [image for _, image in STRICT.images(open_dataset(tmp_path).samples)]
     assert [image.size for image in images] == [(50, 60), (90, 30), (96, 128)]
 
 
@@ -64,8 +65,8 @@ def test_unreadable_files_are_named_and_skipped_only_on_request(
     (tmp_path / "002.png").write_bytes(b"broken")
     samples = open_dataset(tmp_path).samples
     with pytest.raises(DataError, match=r"002\.png .*--skip-unreadable"):
-        list(read_images(samples))
-    assert len(list(read_images(samples, skip_unreadable=True))) == 4
+        list(STRICT.images(samples))
+    assert len(list(Decoding(skip_unreadable=True).images(samples))) == 4
     assert "002.png" in caplog.text
 
 

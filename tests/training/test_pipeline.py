@@ -20,6 +20,7 @@ from tests.conftest import normal_pixels, planted, png, samples, write_set
 from training.calibrate import calibrate_model, with_groups
 from training.config import TrainConfig
 from training.data import Sample, open_dataset
+from training.decoding import Decoding
 from training.errors import DataError
 from training.evaluate import format_table
 from training.pipeline import (
@@ -85,7 +86,11 @@ def test_broken_training_images_are_skipped_only_on_request(
         train_model(open_dataset(data), tmp_path / "m", config, progress=QUIET)
     assert not (tmp_path / "m").exists()
     bundle = train_model(
-        open_dataset(data), tmp_path / "m", config, Training(skip_unreadable=True), progress=QUIET
+        open_dataset(data),
+        tmp_path / "m",
+        config,
+        Training(decoding=Decoding(skip_unreadable=True)),
+        progress=QUIET,
     )
     assert bundle.card["training"]["images"] == 5
 
@@ -95,7 +100,12 @@ def test_calibrating_on_nothing_readable_is_said(tiny_bundle: Bundle, tmp_path: 
         calibrate_model(tiny_bundle.model, [], progress=QUIET)
     (tmp_path / "a.png").write_bytes(b"broken")
     with pytest.raises(DataError, match="none of"):
-        calibrate_model(tiny_bundle.model, samples(tmp_path), skip_unreadable=True, progress=QUIET)
+        calibrate_model(
+            tiny_bundle.model,
+            samples(tmp_path),
+            decoding=Decoding(skip_unreadable=True),
+            progress=QUIET,
+        )
 
 
 def test_one_session_cannot_calibrate(tiny_bundle: Bundle, tiny_data: Path) -> None:

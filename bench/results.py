@@ -143,7 +143,7 @@ def result(number: int, random: Random) -> Result:
         part_id=f"P{number}",
         camera=f"cam{number % 3}",
         lot=f"L{number // 5000}",
-        recipe=None,
+        program=None,
         verdict="NG" if bad else "OK",
         is_anomalous=bad,
         score=random.random(),

@@ -32,7 +32,7 @@ class Result:
     part_id: str | None = None
     camera: str | None = None
     lot: str | None = None
-    recipe: str | None = None
+    program: str | None = None  # the line's own
     verdict: str
     # The calibration's own, whatever threshold the request asked for.
     calibrated_verdict: str | None = None

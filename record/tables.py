@@ -66,7 +66,7 @@ _TEXTS = {  # lengths; a name of a model is a folder's
     "part_id": String(128),
     "camera": String(128),
     "lot": String(128),
-    "recipe": String(128),
+    "program": String(128),
     "verdict": String(8),
     "calibrated_verdict": String(8),
     "image_sha256": String(64),

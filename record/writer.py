@@ -24,6 +24,7 @@ _FORGET_S = 60.0
 _PATIENCE_S = (0.2, 10.0)  # first and longest pause while the store does not answer
 _MOST_DEBRIS = 100_000  # bytes of one line that are kept
 _COLUMNS = {name: results.c[name] for name in FIELDS}
+_RENAMED = {"recipe": "program"}  # in a journal that an older version left
 _MOMENTS = ("inspected_at", "triggered_at")
 
 
@@ -166,7 +167,7 @@ class Writer:
 
 def _result_of(entry: Entry) -> Result:
     """Return the result that a line of the journal is; raises `RowRefused` where it is none."""
-    row = entry.row or {}
+    row = {_RENAMED.get(name, name): value for name, value in (entry.row or {}).items()}
     if unknown := row.keys() - _COLUMNS.keys():
         raise RowRefused(f"a row has what no result has: {sorted(unknown)[:5]}")
     return Result(**{name: _value(column, row.get(name)) for name, column in _COLUMNS.items()})

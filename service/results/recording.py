@@ -103,7 +103,7 @@ class Recording:
             part_id=query.part_id,
             camera=query.camera,
             lot=query.lot,
-            recipe=query.recipe,
+            program=query.program,
             verdict=detection.verdict,
             calibrated_verdict=inspection.calibrated_verdict,
             is_anomalous=detection.is_anomalous,

@@ -19,7 +19,7 @@ class ResultOut(BaseModel):
     part_id: str | None
     camera: str | None
     lot: str | None
-    recipe: str | None
+    program: str | None
     verdict: str
     calibrated_verdict: Annotated[
         str | None,

@@ -22,7 +22,7 @@ class ScoreQuery(BaseModel):
     part_id: Annotated[Label | None, Field(description="Echoed in the answer.")] = None
     camera: Annotated[Label | None, Field(description="Label of the metrics.")] = None
     lot: Annotated[Label | None, Field(description="Echoed in the answer.")] = None
-    recipe: Annotated[Label | None, Field(description="The line's own program; stored.")] = None
+    program: Annotated[Label | None, Field(description="The line's own program; stored.")] = None
     threshold: Annotated[
         float | None,
         Field(ge=0, allow_inf_nan=False, description="Threshold for this request only."),

@@ -30,7 +30,7 @@ def row(number: int, **changes: Any) -> dict[str, Any]:
         "part_id": f"P{number}",
         "camera": "left" if number % 2 else "right",
         "lot": None,
-        "recipe": None,
+        "program": None,
         "verdict": "NG" if number % 3 == 0 else "OK",
         "is_anomalous": number % 3 == 0,
         "score": 0.1 * number,
@@ -311,7 +311,8 @@ def test_a_store_of_the_version_before_is_brought_forward_whole_or_not_at_all(
         patched.setattr("record.migrate._HEAD", "0004")
         old = Store.open(url)
         with old._engine.begin() as connection:
-            before = {k: v for k, v in row(1, idempotency_key="K").items() if k != "fingerprint"}
+            keyed = row(1, idempotency_key="K").items()
+            before = {k: v for k, v in keyed if k not in ("fingerprint", "program")}
             connection.execute(insert(results), before)
         old.close()
     with monkeypatch.context() as patched:  # killed in the middle of it

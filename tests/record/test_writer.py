@@ -156,6 +156,21 @@ def test_old_results_go_while_there_is_nothing_else_to_do(tmp_path: Path) -> Non
     again.close()
 
 
+def test_a_journal_of_the_version_before_is_brought_over(tmp_path: Path) -> None:
+    (tmp_path / "journal").mkdir()
+    old = row(1) | {"inspected_at": "2026-03-01T12:00:00+00:00", "recipe": "R2"}
+    del old["program"]
+    first = Journal(tmp_path / "journal")
+    first.close()
+    with max((tmp_path / "journal").glob("*.jsonl")).open("ab") as file:
+        file.write(json.dumps(old).encode() + b"\n")
+    writer(tmp_path).close()
+    store = Store.open(url(tmp_path))
+    [brought] = store.page(Filter()).results
+    store.close()
+    assert brought.program == "R2"
+
+
 def test_lines_that_are_no_results_are_set_aside_and_keep_no_result_waiting(tmp_path: Path) -> None:
     (tmp_path / "journal").mkdir()
     as_kept = {name: str(value) for name, value in row(1).items() if name.endswith("_at")}

@@ -155,7 +155,7 @@ CHANGES: dict[str, Any] = {
     "part_id": "B",
     "camera": "c2",
     "lot": "L2",
-    "recipe": "R2",
+    "program": "R2",
     "threshold": 2.5,
     "false_alarm_rate": 0.2,
     "triggered_at": "2026-03-01T12:00:00Z",
@@ -242,7 +242,7 @@ def test_a_repeat_is_held_against_the_first_in_image_and_parameters(client: Test
         (f"{query}&threshold=1", GOOD),
         (f"{query}&false_alarm_rate=0.2", GOOD),
         (f"{query}&triggered_at=2026-03-01T12:00:00", GOOD),
-        (f"{query}&recipe=R", GOOD),
+        (f"{query}&program=R", GOOD),
     ]
     for changed, image in others:
         refused = ask(client, changed, image)

@@ -44,13 +44,13 @@ def results(client: TestClient, count: int, query: str = "") -> list[dict[str, A
 
 
 def test_what_was_answered_is_stored_as_it_was(client: TestClient) -> None:
-    query = "part_id=A-7&lot=L1&camera=c1&recipe=R2&triggered_at=2026-03-01T12:00:00%2B02:00"
+    query = "part_id=A-7&lot=L1&camera=c1&program=R2&triggered_at=2026-03-01T12:00:00%2B02:00"
     answer = client.post(f"/score?{query}", content=BAD).json()
     (stored,) = results(client, 1)
     for name in ("result_id", "part_id", "lot", "camera", "verdict", "score", "threshold"):
         assert stored[name] == answer[name]
     assert stored["regions"] == answer["regions"]
-    assert (stored["recipe"], stored["triggered_at"]) == ("R2", "2026-03-01T10:00:00Z")
+    assert (stored["program"], stored["triggered_at"]) == ("R2", "2026-03-01T10:00:00Z")
     assert stored["digest"] == answer["model"]["digest"]
     assert len(stored["image_sha256"]) == 64
     assert set(stored["timings"]) == {"read", "decode", "queue", "inference"}

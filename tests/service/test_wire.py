@@ -51,7 +51,7 @@ NUMBERS = st.floats().map(str) | st.integers(-(10**320), 10**320).map(str)
 def queries(draw: st.DrawFn) -> dict[str, str]:
     """Any parameters as they come: texts."""
     named = {
-        **dict.fromkeys(("part_id", "camera", "lot", "recipe", "idempotency_key"), TEXTS),
+        **dict.fromkeys(("part_id", "camera", "lot", "program", "idempotency_key"), TEXTS),
         **dict.fromkeys(("threshold", "false_alarm_rate", "deadline_ms"), NUMBERS),
         "triggered_at": WRITTEN,
     }
@@ -61,7 +61,7 @@ def queries(draw: st.DrawFn) -> dict[str, str]:
 
 def stored_as(query: ScoreQuery, number: int) -> Result:
     """A result as `Recording.keep` writes it."""
-    asked = query.model_dump(include={"part_id", "camera", "lot", "recipe", "triggered_at"})
+    asked = query.model_dump(include={"part_id", "camera", "lot", "program", "triggered_at"})
     changes: dict[str, Any] = asked | {"inspected_at": datetime.now(UTC)}
     if query.threshold is not None:
         changes["threshold"] = query.threshold
@@ -126,7 +126,7 @@ EXTREMES: list[dict[str, str]] = [
         "camera": "٣" * 128,
         "idempotency_key": "漢" * 128,
         "lot": "",
-        "recipe": " ",
+        "program": " ",
     },
     {"threshold": "1.7976931348623157e308"},
     {"threshold": "5e-324"},

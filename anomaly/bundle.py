@@ -1,8 +1,11 @@
 """One model on disk: a folder of safetensors and a manifest. No pickle anywhere.
 
-    manifest.json            schema, name, version, configuration, calibration, card, SHA-256 of each file
-    model.safetensors        target (the frozen backbone included), masked autoencoder, memory, repair head
-    calibration.safetensors  normalisers, scores of the calibration images, region; cameras' own ones as well
+    manifest.json            schema, name, version, configuration, calibration, card,
+                             SHA-256 of each file
+    model.safetensors        target (with the frozen backbone), masked autoencoder, memory,
+                             repair head
+    calibration.safetensors  normalisers, scores of the calibration images, region;
+                             also each camera's own
     golden.safetensors       a few generated canvases and the scores they must give
     model.onnx               the scoring path for ONNX Runtime, where that was faster on a CPU
 
@@ -76,7 +79,7 @@ class Bundle:
     weights: str = ""
 
     def calibrated(self, calibration: Calibration, camera: str | None = None) -> "Bundle":
-        """Return the model with a calibration for one camera, or for all that have none of their own."""
+        """Return the model with a calibration for one camera, or for all without their own."""
         card = self.card | {"calibration": {"images": len(calibration.images.scores)}}
         if camera is None:
             return dataclasses.replace(self, calibration=calibration, card=card)
@@ -273,7 +276,7 @@ def is_model(folder: Path) -> bool:
 
 
 def own_files(folder: Path) -> set[str]:
-    """Return the names of the files that a model's manifest lists, and its own; none without one of ours."""
+    """Return the file names that a manifest lists, and its own; none without a manifest of ours."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         files = set(manifest["files"]) if "schema_version" in manifest else set()

@@ -50,7 +50,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceStatistics:
-    """What the calibration images were like: `values` (N, K) of K statistics, `weights` (N,) as `Conformal`.
+    """Statistics of the calibration images: `values` (N, K), `weights` (N,) as in `Conformal`.
 
     The statistics are those of `anomaly.input_statistics` and, where the model has a memory,
     `embedding`: how far an image lies from the remembered ones.
@@ -124,7 +124,7 @@ class Calibration:
 
     @property
     def synthetic_auroc(self) -> float | None:
-        """How well the chosen way to score tells synthetic defects from normals; None if never tried."""
+        """How well the chosen score tells synthetic defects from normals; None if never tried."""
         in_use = (tuple(n.kind for n in self.normalisers), self.reduction)
         tried = (c for c in self.candidates if (c.normalisers, c.reduction) == in_use)
         return next((c.synthetic_auroc for c in tried), None)
@@ -154,7 +154,7 @@ class Calibration:
         return verdict_of(score, self.threshold, self.warn_threshold)
 
     def embedding(self, evidence: Evidence) -> torch.Tensor | None:
-        """How far images lie from the remembered ones, (B,), 0 being usual; None without a memory."""
+        """Distance of images from the remembered ones, (B,); 0 is usual; None without a memory."""
         return embedding_of(self.normalisers[0], evidence)
 
     def map_scores(

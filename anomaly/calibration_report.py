@@ -15,7 +15,7 @@ _UNLIKE_P = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How normal images score by the calibration before: `p` is small where they are unlike its own.
+    """How normals score by the previous calibration: `p` is small where they differ from its own.
 
     `rejected_before` is the share of them that its threshold rejects, each group counting once.
     """
@@ -95,7 +95,7 @@ def compare(before: Calibration, normals: NormalSet) -> Comparison:
 
 
 def uncertified_rate(calibration: Calibration, rate: float) -> str | None:
-    """Say that a calibration cannot certify a false-alarm rate, and what holds instead; None where it can."""
+    """Say that a false-alarm rate cannot be certified and what holds instead; None if it can."""
     smallest = calibration.images.smallest_rate
     if smallest <= rate:
         return None

@@ -47,7 +47,7 @@ class Detector:
         self.network = network or partial(_by_model, self.model, self.device)
 
     def calibration_of(self, camera: str | None) -> Calibration:
-        """Return the calibration that judges a camera's parts: its own, or the one for all others."""
+        """Return the calibration for a camera's parts: its own, or the one for all others."""
         return self.cameras.get(camera or "", self.calibration)
 
     def detect(
@@ -67,7 +67,7 @@ class Detector:
         return self.detect_canvases(pixels, placements, cameras)
 
     def read(self, data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> RgbImage:
-        """Decode a file's bytes as the model was trained to see them; raises what `decode_image` does.
+        """Decode a file's bytes as in the model's training; raises what `decode_image` raises.
 
         This is the one way in: another decoding of a large JPEG has another score.
         """

@@ -45,7 +45,10 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def memory_of(device: torch.device) -> dict[str, Callable[[], float]]:
-    """Return what reads the bytes held on a device, by kind; on a CPU the resident memory, on Linux."""
+    """Return functions that read the bytes held on a device, by kind.
+
+    On a CPU it is the resident memory, on Linux only.
+    """
     if device.type == "cuda":
         return {
             "allocated": lambda: float(torch.cuda.memory_allocated(device)),
@@ -71,7 +74,7 @@ def give_back_memory() -> bool:
 
 
 def share_arenas() -> bool:
-    """Hold glibc to one arena a core, two at least; False where there is none, or its user chose a number.
+    """Limit glibc to one arena a core, at least two; False without glibc or where a user set it.
 
     By itself it makes eight a core, for threads that would else wait for each other, and some of
     what passes through stays behind in each: a quarter of a gigabyte after twenty versions of a
@@ -92,7 +95,7 @@ def _from_glibc(name: str) -> Callable[..., int] | None:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use: those of its affinity, its container's quota at most."""
+    """Return how many cores this process may use: its affinity, at most its container's quota."""
     return int(joblib.cpu_count())
 
 

@@ -25,7 +25,7 @@ _INTEGERS |= {16: "u8", 17: "i8", 18: "u8"}
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """One picture's tags. `order` is `<` or `>`; `fields` has (type, count, position) of each tag."""
+    """One picture's tags: `order` is `<` or `>`, `fields` has (type, count, position) by tag."""
 
     data: bytes
     order: str

@@ -1,4 +1,4 @@
-"""Whether what comes now is still like what was calibrated on, and which of the two changed: camera or parts.
+"""Whether images still look like the calibration's and, if not, what changed: camera or parts.
 
 Each statistic is watched in two ways. The population stability index (PSI) says how far the last
 parts lie from the calibration images; below 0.1 is nothing, above 0.25 much. A conformal test
@@ -30,7 +30,7 @@ _JUMP = 0.01  # share of the bet that moves to the other ways of betting with ev
 
 
 def _bets(p: float) -> tuple[float, ...]:
-    """Ways to bet that p-values are not uniform, each a density on (0, 1): small, large, or at an end."""
+    """Bets that p-values are not uniform, each a density on (0, 1): small, large, or at an end."""
     centred = p - 0.5
     return (
         1.0,
@@ -127,7 +127,7 @@ class Stability:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """One statistic: median now and at calibration, PSI, and since when it has changed, if it has."""
+    """One statistic: median now and at calibration, PSI, and since when it has changed, if so."""
 
     name: str
     now: float | None
@@ -138,7 +138,10 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """What a watch found: `camera`, `parts` or `none`, after so many `parts`; each statistic; what to do."""
+    """A watch's finding: `camera`, `parts` or `none`.
+
+    `parts` says after how many parts; each statistic comes with it, and `advice` says what to do.
+    """
 
     finding: Finding
     parts: int

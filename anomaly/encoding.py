@@ -37,9 +37,10 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """One image's header; `quality` is 1 to 100, or `LOSSLESS`; `subsampling` 444, 420 …, 0: no JPEG's.
+    """One image's header.
 
-    `height` and `width` are the image's as it is seen, turned upright.
+    `quality` is 1 to 100, or `LOSSLESS`; `subsampling` is 444, 420 …, or 0 if it is no JPEG.
+    `height` and `width` are those of the image as it is seen, turned upright.
     """
 
     format: str
@@ -153,7 +154,7 @@ def encoding_of(header: Header | None, image: RgbImage, *, is_raw: bool = False)
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether channels have 16 bits: Pillow opens such colours as 8, but says what it would unpack."""
+    """Whether channels have 16 bits: Pillow opens these colours as 8, but names what it unpacks."""
     return image.mode in _SIXTEEN_BITS or ";16" in str(getattr(image, "tile", ""))
 
 
@@ -170,7 +171,7 @@ def _subsampling(image: Image.Image) -> int:
 
 
 def _luminances() -> np.ndarray:
-    """Tables of the qualities 1 to 100, each sorted, (100, 64): the order differs between readers."""
+    """Tables of qualities 1 to 100, (100, 64), each sorted: the order differs between readers."""
     standard = np.array(_STANDARD)
     quality = np.arange(1, 101)
     scale = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)

@@ -81,7 +81,7 @@ def parse(raw: bytes) -> dict[str, Any]:
 
 
 def is_plain(name: object) -> bool:
-    """Whether this can be a version or the name of a file: it stays in its folder wherever it is used."""
+    """Whether this can be a version or a file name: it stays in its folder wherever used."""
     return isinstance(name, str) and _PLAIN.fullmatch(name) is not None
 
 

@@ -54,7 +54,7 @@ def training_masks(
     mask_ratio: float,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """Draw (B, L) bool masks of a kind that each hide the same number of patches, at least 1, not all.
+    """Draw (B, L) bool masks of a kind; all hide the same number of patches: at least 1, not all.
 
     `random` hides any patches; `block` blobs (after BEiT, Bao et al. 2022); `grid` the same number
     of every 2 × 2 patches; `salient` those of high `salience` (B, L) more often than others, by
@@ -142,7 +142,7 @@ def covering_masks(length: int, config: MaskingConfig, seed: int) -> torch.Tenso
 
 
 def split_indices(masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Turn (N, L) bool masks of one hidden count into (N, K) visible and (N, L-K) hidden indices."""
+    """Turn (N, L) bool masks of one hidden count into indices: (N, K) visible, (N, L-K) hidden."""
     hidden = masks.sum(dim=1)
     same = masks.ndim == 2 and bool((hidden == hidden[0]).all())
     require_shape("masks", tuple(masks.shape), "(N, L) with one hidden count", ok=same)

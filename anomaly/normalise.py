@@ -50,7 +50,7 @@ class PositionNormaliser:
 
     @classmethod
     def fit(cls, error: torch.Tensor, roi_mask: torch.Tensor | None = None) -> "PositionNormaliser":
-        """Fit on normal images: error (N, E, L); places of few samples lean on cells where `roi_mask`."""
+        """Fit on normal images' error (N, E, L); places of few samples lean on `roi_mask` cells."""
         _check(error)
         variance, mean = torch.var_mean(error, dim=0, correction=0)
         return cls(*_shrink(mean, variance, len(error), _overall(error, roi_mask)))

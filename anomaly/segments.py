@@ -90,7 +90,7 @@ class Segments:
         return self.page.data[start : start + length]
 
     def rows(self, number: int) -> tuple[int, int]:
-        """Rows of a segment: of a plane's last strip what is left or, from some writers, a whole one's."""
+        """Rows of a segment: a plane's last strip has the rest or, from some writers, all rows."""
         height, step = self.size[0], self.step[0]
         across, down = -(-self.size[1] // self.step[1]), -(-height // step)
         top = number % (across * down) // across * step
@@ -103,7 +103,7 @@ class Segments:
 
 
 def read_planes(segments: Segments) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Decode all segments: (H, W, C), uint8 up to 8 bits and uint16 beyond. Raises `CorruptImage`."""
+    """Decode all segments: (H, W, C), uint8 to 8 bits, uint16 beyond. Raises `CorruptImage`."""
     (height, width), (rows, columns) = segments.size, segments.step
     dtype = np.uint8 if segments.bits <= 8 else np.uint16
     pixels = np.empty((height, width, segments.samples * segments.planes), dtype)
@@ -193,7 +193,7 @@ def _lengthened(content: bytes) -> bytes | None:
 
 
 def _by_libtiff(contents: list[bytes], compression: int, size: int) -> list[bytes]:
-    """Decompress each to so many bytes: as strips of a grey picture, a row each, whose pixels are bytes."""
+    """Decompress each to `size` bytes, as the one-row strips of a grey picture of 8 bits."""
     count = len(contents)
     lists_at = 8 + 2 + 9 * 12 + 4
     lengths = [len(content) for content in contents]

@@ -1,4 +1,4 @@
-"""What bytes are that are no JPEG, PNG, BMP or TIFF: named, so that the sender knows what to change."""
+"""Names what is no JPEG, PNG, BMP or TIFF, so that the sender knows what to change."""
 
 import re
 

@@ -104,7 +104,7 @@ class Target(nn.Module):
         ]
 
     def on_map(self, values: list[torch.Tensor]) -> torch.Tensor:
-        """Bring each block's values (B, L·cells²) to the map grid and stack them, (B, blocks, cells)."""
+        """Bring each block's values (B, L·cells²) to the map grid: (B, blocks, cells)."""
         fine = self.map_grid.rows // self.grid.rows
         maps = [
             refine(value, self.grid.refined(block.cells), fine // block.cells)
@@ -155,7 +155,7 @@ class PixelTarget(Target):
 
 
 class FeatureTarget(Target):
-    """Features of a frozen timm backbone, resampled to the cells of the patch grid, one block a stage."""
+    """Features of a frozen timm backbone, resampled to the patch grid's cells, a block a stage."""
 
     input_mean: torch.Tensor
     input_spread: torch.Tensor

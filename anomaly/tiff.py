@@ -28,7 +28,8 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _INDEXED, _SEPARATED, _YCBCR = 0, 1, 2, 3,
 _COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _INDEXED: 1, _SEPARATED: 4, _YCBCR: 3}
 _COLOUR_NAMES = {4: "a transparency mask", 8: "CIE L*a*b* colours", 9: "ICC L*a*b* colours",
                  10: "ITU L*a*b* colours", 32803: "a raw colour mosaic (CFA)",
-                 32844: "LogL values", 32845: "LogLuv values", 34892: "raw linear values"}  # fmt: skip
+                 32844: "LogL values", 32845: "LogLuv values",
+                 34892: "raw linear values"}  # fmt: skip
 _NUMBERS = {2: "signed integers", 3: "floating-point numbers", 5: "complex integers",
             6: "complex numbers"}  # fmt: skip
 _SAVE_AS = (

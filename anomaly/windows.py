@@ -15,7 +15,7 @@ def window_of(grid: Grid, side: int) -> Grid:
 
 
 def window_indices(grid: Grid, window: Grid) -> torch.Tensor:
-    """Return (W, l) indices of the patches of the fewest evenly spaced windows that cover the grid."""
+    """Return (W, l) patch indices of the fewest evenly spaced windows that cover the grid."""
     corners = [
         (top, left)
         for top in _starts(grid.rows, window.rows)

@@ -1,4 +1,4 @@
-"""Stated against realised false alarms, over random splits by group: `python -m bench.alarms DATA MODEL`.
+"""Stated against realised false alarms over random splits: `python -m bench.alarms DATA MODEL`.
 
 The normal images that the model was not trained on (validation and test) are split again and again
 into groups to calibrate on and groups to count false alarms among. What the calibration states is

@@ -58,7 +58,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def timed(name: str, config: MaeConfig, side: int) -> str:
-    """Measure an inspection's work for one image: both halves predicted from each other, interleaved."""
+    """Measure one image's inspection: both halves predicted from each other, interleaved."""
     model = MaskedAutoencoder(config, Grid(side, side, 16), _TOKEN_DIM).eval()
     small = MaskedAutoencoder(config, Grid(14, 14, 16), _TOKEN_DIM).eval()
     windows = (side // 14) ** 2
@@ -171,7 +171,7 @@ def merged(model: MaskedAutoencoder, count: int) -> MaskedAutoencoder:
 
 
 def merge(tokens: torch.Tensor, count: int) -> torch.Tensor:
-    """Average the `count` most alike pairs of an even and an odd place: (B, K, D) to (B, K - count, D)."""
+    """Average the `count` most alike pairs of even and odd places: (B, K, D) to (B, K-count, D)."""
     even, odd = tokens[:, ::2], tokens[:, 1::2]
     count = min(count, even.shape[1] - 1)
     alike = F.normalize(even, dim=-1) @ F.normalize(odd, dim=-1).transpose(1, 2)

@@ -104,7 +104,10 @@ def row(name: str, detector: Detector, test: Sequence[Sample], quality: int | No
 def line(row_: Row) -> str:
     """Lay one row out as Markdown."""
     quality = "as it is" if row_.quality is None else str(row_.quality)
-    return f"| {row_.model} | {quality} | {row_.auroc:.3f} | {row_.false_alarms:.1%} | {row_.recall:.1%} |"
+    return (
+        f"| {row_.model} | {quality} | {row_.auroc:.3f} "
+        f"| {row_.false_alarms:.1%} | {row_.recall:.1%} |"
+    )
 
 
 if __name__ == "__main__":

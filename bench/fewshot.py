@@ -1,4 +1,4 @@
-"""Few normal images, with and without pretraining on other products; and one model for several products.
+"""Few normal images, with and without pretraining on other products; one model for several.
 
     python -m bench.fewshot ../data/magnetic_tile ../data/brain_mri ../data/pcb --shots 4,16,64
 

@@ -52,7 +52,7 @@ Rows = Iterator[Row]
 
 @dataclass(slots=True)
 class Check:
-    """What sections share: where they compute, what they found, and what they leave for later ones."""
+    """What sections share: where they compute, their findings, and what later sections use."""
 
     folder: Path
     model: Path
@@ -436,7 +436,8 @@ async def _stages(url: str) -> dict[str, float]:
         for line in (await answer.text()).splitlines():
             name, _, value = line.rpartition(" ")
             if match := re.match(
-                r'maskline_(stage_duration_seconds|batch_size)_(sum|count)\{.*?(?:stage="(\w+)")?\}',
+                r"maskline_(stage_duration_seconds|batch_size)_(sum|count)"
+                r'\{.*?(?:stage="(\w+)")?\}',
                 name,
             ):
                 key = f"{match[3] or 'batch'} {match[2]}"

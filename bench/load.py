@@ -1,4 +1,4 @@
-"""A lean client: closed loop (so many connections, each asks again) and open loop (so many a second)."""
+"""A lean client: closed loop (N connections, each asks again) and open loop (N a second)."""
 
 import asyncio
 import time

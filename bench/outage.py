@@ -144,7 +144,7 @@ def _run(kind: str, folder: Path, options: argparse.Namespace) -> str:
 async def _drive(
     server: Server, database: Locked | Postgres, options: argparse.Namespace
 ) -> tuple[Posted, tuple[float, float]]:
-    """Post parts at a steady rate; first the database goes for a while, then the server is killed."""
+    """Post parts at a steady rate; stop the database for a while, then kill the server."""
     posted = Posted()
     images = pictures(32)
     address = f"http://127.0.0.1:{server.port}"

@@ -1,4 +1,4 @@
-"""A service left alone for an hour: mixed traffic, new versions all the time, memory and files watched.
+"""A service alone for an hour: mixed traffic, ever new versions, memory and files watched.
 
     python -m bench.soak maskline-demo/models/flange --minutes 60
 

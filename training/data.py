@@ -204,7 +204,7 @@ def _regrouped(samples: Sequence[Sample], group_by: str | None) -> list[Sample]:
 
 
 def _copies_together(samples: Sequence[Sample]) -> list[Sample]:
-    """Make copies one part; what the test split has in common with the others joins none of those."""
+    """Make copies one part: within the test split and within the others, never across."""
     test = iter(with_copies_together(s for s in samples if s.split == "test"))
     together = iter(with_copies_together(s for s in samples if s.split != "test"))
     return [next(test if sample.split == "test" else together) for sample in samples]
@@ -234,7 +234,10 @@ def _said_of_copies(samples: Sequence[Sample]) -> Iterator[str]:
     learned = {s.digest for s in samples if s.split != "test" and s.is_normal and s.digest}
     repeated = [printable(s.name) for s in samples if s.split == "test" and s.digest in learned]
     if repeated:
-        yield f"{len(repeated)} test images are copies of images trained or calibrated on: {few_of(repeated)}"
+        yield (
+            f"{len(repeated)} test images are copies of images trained or calibrated on: "
+            f"{few_of(repeated)}"
+        )
 
 
 def read_images(

@@ -1,4 +1,4 @@
-"""Images decoded once for a training that sees them often: canvases in one file that all readers map.
+"""Images decoded once for a training that sees them often: one file of canvases, mapped by all.
 
 A canvas of an 8-bit image has 8 bits itself (`anomaly.preprocess.place`), so it is kept as it is:
 training is the same, bit for bit, with and without. Images of 16 bits are decoded anew every time.

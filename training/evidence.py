@@ -72,7 +72,7 @@ def fit_evidence(
 
 @torch.inference_mode()
 def fit_memory(model: AnomalyModel, source: ImageTokens, rows: Sequence[int], seed: int) -> None:
-    """Fill each bank with a core set of random cells of the training images, as many of each image."""
+    """Fill each bank with a coreset of random cells, as many of each training image."""
     memory = model.memory
     if memory is None:
         return
@@ -181,7 +181,7 @@ class _Corruption:
     donor: RgbImage | None = None
 
     def __call__(self, images: Sequence[RgbImage]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return canvases (N, 3, S, S) and how much of each map cell was altered (N, rows, cols)."""
+        """Return canvases (N, 3, S, S) and each map cell's altered share (N, rows, cols)."""
         copies, masks = [], []
         for image in images:
             copy, mask = corrupt(image, self.donor or images[-1], self.generator)
@@ -193,7 +193,7 @@ class _Corruption:
 
 
 def altered_cells(model: AnomalyModel, masks: Sequence[np.ndarray]) -> torch.Tensor:
-    """Share of each map cell that a defect covers, (N, rows, cols), of masks (H, W) of the images."""
+    """Share of each map cell that a defect covers, (N, rows, cols), from image masks (H, W)."""
     config, grid = model.config.preprocess, model.target.map_grid
     shares = []
     for mask in masks:

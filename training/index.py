@@ -1,4 +1,4 @@
-"""Millions of files, listed once: their paths in one text file, found by number without reading the rest.
+"""Millions of files, listed once: one text file of paths, each found by number without the rest.
 
 What is listed does not change until it is listed again; a folder that grows is noticed by no one
 else.
@@ -31,7 +31,7 @@ _LISTER = 2  # listings of another one may hold what is not to be trained on
 
 
 class FileIndex(Sequence[Sample]):
-    """Normal training images by number, from a listing on disk; only what is asked for is in memory."""
+    """Normal training images by number, from a listing on disk; memory holds only those in use."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -47,7 +47,7 @@ class FileIndex(Sequence[Sample]):
 
     @property
     def digest(self) -> str:
-        """What tells these images from others: their paths as listed, and their bytes as they are now.
+        """The identity of these images: their paths as listed, and their bytes as they are now.
 
         Of more than ten thousand, size and time stand for the bytes: reading a million takes an
         epoch's time.

@@ -53,7 +53,7 @@ class Reading:
 
 
 def read_layout(folder: Folder, reading: Reading) -> Iterator[Sample]:
-    """Yield the images of a folder and below as samples. Raises `DataError` for what is not understood."""
+    """Yield a folder's images, at any depth, as samples; raises `DataError` if not understood."""
     return _read(folder, None, reading)
 
 
@@ -124,7 +124,7 @@ def _split_set(
 
 
 def _refuse_defects_as_lots(splits: Sequence[tuple[str, Folder]]) -> None:
-    """Folders in a training split without good/ are lots of good parts, if the test split agrees."""
+    """Folders of a training split without good/ are lots of good parts if the test split agrees."""
     bad = {
         k.name for s, f in splits if s == "test" for k in _kinds(f) if not is_normal_name(k.name)
     }

@@ -1,4 +1,4 @@
-"""Where a command may write: looked at before any work, so that nothing that is not ours is ever replaced.
+"""Where a command may write: checked before any work, so that it replaces only what is ours.
 
 Every output path of every command goes through one of these functions. Links are followed. A folder
 may be written to when it is new, empty or ours; a file when it is new or ours.
@@ -42,7 +42,7 @@ def check_model(out: Path, reads: Iterable[Path]) -> None:
 
 
 def check_changed_model(model: Path) -> None:
-    """Refuse a model that is to be changed in its place and cannot be; one that is none is told later."""
+    """Refuse a model that cannot be changed in place; a folder that is no model fails later."""
     if is_model(Path(os.path.realpath(model))):
         check_model(model, ())
 
@@ -65,7 +65,7 @@ def check_own_folder(out: Path, marker: str, reads: Iterable[Path]) -> None:
 
 
 def check_own_file(out: Path, is_ours: Callable[[bytes], bool]) -> None:
-    """Refuse a file that is there and not ours; `is_ours` is shown its first and last 4096 bytes."""
+    """Refuse an existing file that is not ours; `is_ours` sees its first and last 4096 bytes."""
     place = _real(out)
     _check_name(place)
     if place.is_dir():

@@ -1,4 +1,4 @@
-"""Train, calibrate, evaluate: each from paths to a model folder or a report. The commands call these."""
+"""Train, calibrate, evaluate: from paths to a model folder or a report. Commands call these."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -123,7 +123,7 @@ def train_model(
 
 
 def adapted(config: TrainConfig, pretrained: Bundle) -> tuple[TrainConfig, Start]:
-    """Return the recipe with a pretrained model's target and autoencoder, and the weights to start from."""
+    """Return the recipe with a pretrained model's target and autoencoder, and starting weights."""
     pretrained_config, model = pretrained.model.config, pretrained.model
     together = replace(config.model, target=pretrained_config.target, mae=pretrained_config.mae)
     start = Start(model.mae.state_dict(), model.target.mean, model.target.spread)
@@ -131,7 +131,10 @@ def adapted(config: TrainConfig, pretrained: Bundle) -> tuple[TrainConfig, Start
 
 
 def with_graph(bundle: Bundle, wish: str) -> Bundle:
-    """Add the ONNX graph: `always`, `never`, or `auto`, where this machine serves on a CPU and faster so."""
+    """Add the ONNX graph: `always`, `never`, or `auto`.
+
+    `auto` adds it where this machine serves on a CPU and is faster with it.
+    """
     if wish == "never" or (wish == "auto" and choose_device("auto").type != "cpu"):
         return replace(bundle, graph=None)
     exported = export_model(bundle.model)
@@ -234,7 +237,7 @@ def readable(samples: list[Sample], *, skip_unreadable: bool) -> list[Sample]:
 
 
 def check_enough(dataset: Dataset, how: Training) -> list[Sample]:
-    """Return what is to be calibrated on. Raises `DataError` where that is too little, before the work."""
+    """Return the calibration images; raises `DataError`, before the work, if they are too few."""
     if len(_normal(dataset, "train")) < 2:
         raise DataError(
             f"{len(dataset.normal('train'))} normal training image(s): too few; a few dozen "

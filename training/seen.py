@@ -31,7 +31,7 @@ def remember_training(
 def remember_calibration(
     bundle: Bundle, samples: Sequence[Sample], camera: str | None = None
 ) -> Bundle:
-    """Note in the card what was calibrated on, for one camera or for all that have none of their own."""
+    """Note the calibration data in the card, for one camera or for all without their own."""
     what = _CALIBRATED if camera is None else f"{_CALIBRATED} {camera}"
     return _noted(bundle, what, card_digests(samples))
 
@@ -65,7 +65,7 @@ def held_out_of(bundle: Bundle, samples: Sequence[Sample], group_by: str | None)
 
 
 def candidates(dataset: Dataset) -> list[Sample]:
-    """Return what a model can be tested on: the test split, or of a set without splits all of it."""
+    """Return what can test a model: the test split, or all of a set without splits."""
     return [s for s in dataset.samples if s.split == "test" or "test" in s.drawn_into]
 
 

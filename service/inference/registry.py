@@ -98,7 +98,7 @@ class Registry:
 
     @property
     def default_name(self) -> str | None:
-        """The model for requests that name none: the one the settings name, or the only one at the start.
+        """The model for requests that name none: the settings' one, or the only one at the start.
 
         It stays that until a restart: a folder that appears meanwhile takes no request away from
         it.
@@ -176,7 +176,7 @@ class Registry:
         return served
 
     async def load(self, name: str) -> Slot:
-        """Read the version that lies in the model's folder and stage it; what serves goes on serving."""
+        """Read and stage the version in the model's folder; what serves goes on serving."""
         if name not in self.slots:
             self.find_folders()
         slot = self.find(name)

@@ -15,7 +15,7 @@ _UNLIKE_P = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How normals score by the previous calibration: `p` is small where they differ from its own.
+    """How normal images score by the previous calibration: a small `p` is unlike its own ones.
 
     `rejected_before` is the share of them that its threshold rejects, each group counting once.
     """

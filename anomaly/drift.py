@@ -138,10 +138,7 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """A watch's finding: `camera`, `parts` or `none`.
-
-    `parts` says after how many parts; each statistic comes with it, and `advice` says what to do.
-    """
+    """What a watch found (`camera`, `parts`, `none`) after so many `parts`; statistics, advice."""
 
     finding: Finding
     parts: int

@@ -53,7 +53,7 @@ class CalibrationReport:
 
 
 def state(calibration: Calibration, before: Comparison | None = None) -> CalibrationReport:
-    """Say what a calibration promises, beside the one before if there was one."""
+    """Say what a calibration promises, beside the previous one if there was one."""
     images, rates = calibration.images, calibration.rates
     return CalibrationReport(
         threshold=calibration.threshold,
@@ -74,7 +74,7 @@ def state(calibration: Calibration, before: Comparison | None = None) -> Calibra
 
 
 def compare(before: Calibration, normals: NormalSet) -> Comparison:
-    """Score normal images by the calibration before, and test whether they are like its own.
+    """Score normal images by the previous calibration, and test whether they are like its own.
 
     A Kolmogorov-Smirnov test on the scores, in which each group counts once; its p-value is the
     asymptotic one. `normals.roi_mask` must be the cells that `before.roi` leaves.

@@ -3,9 +3,9 @@
 Each statistic is watched in two ways. The population stability index (PSI) says how far the last
 parts lie from the calibration images; below 0.1 is nothing, above 0.25 much. A conformal test
 martingale in Shiryaev-Roberts form says whether that is more than chance (Vovk et al. 2021,
-"Retrain or not retrain: conformal test martingales for change-point detection"): while parts come
-as they did, it raises on average at most one alarm in so many parts as are stated. It holds parts
-for exchangeable: where lots differ by themselves, calibrate on several lots.
+"Retrain or not retrain: conformal test martingales for change-point detection"): while nothing
+changes, it raises on average at most one alarm in the stated number of parts. It assumes
+exchangeable parts: where lots differ by themselves, calibrate on several lots.
 """
 
 import bisect
@@ -50,9 +50,9 @@ class ChangeTest:
     """Conformal Shiryaev-Roberts test of one statistic.
 
     While nothing changes, `value` takes about N parts, or more, to reach N on average. A value is
-    ranked among those of the calibration (each group counting once) and all that came some while
-    before it: were it ranked among the last ones too, a change would soon be compared with itself.
-    The while is no longer than as much is known, so that a few calibration parts are not held for
+    ranked among those of the calibration (each group counts once) and all that are older than a
+    lag: if it were ranked among the latest ones too, a change would soon be compared with itself.
+    The lag is no longer than the known history, so that a few calibration parts are not taken for
     the truth.
     """
 
@@ -196,9 +196,8 @@ class Watch:
     def finding(self) -> Finding:
         """What changed.
 
-        A camera that changes does so for every part: the usual image moves. Where only some images
-        are different, it is some parts that are. Scores follow a camera, so they are looked at
-        last.
+        When a camera changes, it changes every image: the usual image moves. When only some images
+        differ, some parts differ. Scores follow a camera, so they are looked at last.
         """
         changed = [i for i, at in enumerate(self._since) if at is not None]
         if any(self.names[i] in STATISTICS and self._has_moved(i) for i in changed):

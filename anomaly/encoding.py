@@ -1,6 +1,6 @@
-"""How an image came: format, size, depth, compression, as its header has it. Decodes no pixel.
+"""How an image was encoded: format, size, depth, compression. Reads headers, decodes no pixel.
 
-The quality of a JPEG is estimated by the standard table that its luminance table is nearest to
+The quality of a JPEG is estimated from the standard table nearest to its luminance table
 (Independent JPEG Group, 1 to 100); a camera with tables of its own gets the quality that quantises
 as coarsely.
 """
@@ -18,7 +18,7 @@ from anomaly.types import RgbImage
 
 RAW = "RAW"  # pixels that came without a file
 _OTHER_FORMAT = "OTHER"
-# Stored by their place: add at the end only.
+# Stored by their index: add at the end only.
 _KNOWN_FORMATS = (RAW, _OTHER_FORMAT, "JPEG", "PNG", "BMP", "TIFF", "WEBP", "JPEG2000", "AVIF")
 LOSSLESS = 101  # takes the place of a quality; better than any
 _SUBSAMPLINGS = {(1, 1): 444, (2, 1): 422, (2, 2): 420, (1, 2): 440, (4, 1): 411}
@@ -65,7 +65,7 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True)
 class Encodings:
-    """What many images have in common: which values there were, or the least and the greatest."""
+    """What many images have in common: which values occurred, or the smallest and the largest."""
 
     formats: tuple[str, ...]
     heights: tuple[int, int]

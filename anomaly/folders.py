@@ -1,4 +1,4 @@
-"""Replacing a folder as a whole, so that whoever looks sees the old one or the new one, never none.
+"""Replaces a folder as a whole: a reader sees the old one or the new one, never none.
 
 Where the system can exchange two names at once (Linux), it does. Elsewhere two renames are needed;
 a process killed between them leaves `.NAME.*.previous`, which `recover` brings back. Files that are

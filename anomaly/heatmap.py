@@ -5,8 +5,8 @@ and twice the threshold is full, so that two parts can be compared by eye. Nothi
 to the image at hand.
 
 Pictures have the caller's size up to 32 million pixels; larger images are drawn at a half, a
-quarter and so on, and whatever is drawn is so in strips: six maps of 100 million float32 pixels
-would take gigabytes.
+quarter and so on, and everything is drawn in strips: six maps of 100 million float32 pixels would
+take gigabytes.
 """
 
 from collections.abc import Iterator

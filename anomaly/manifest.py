@@ -1,4 +1,4 @@
-"""The manifest of a model folder and its files, read as if somebody wished us ill.
+"""The manifest of a model folder and its files, read as hostile input.
 
 Nothing in a folder is believed: JSON is bounded in size and depth and has neither doubled keys nor
 NaN, every field has its type, names stay inside the folder, files are regular files with the stated

@@ -59,7 +59,7 @@ def training_masks(
     `random` hides any patches; `block` blobs (after BEiT, Bao et al. 2022); `grid` the same number
     of every 2 × 2 patches; `salient` those of high `salience` (B, L) more often than others, by
     Gumbel noise (as AttMask does by attention, Kakogeorgiou et al. 2022). `complementary` hides
-    half: odd rows what even ones show; its ratio is a half whatever is asked.
+    half: odd rows hide what even ones show; its ratio is a half whatever is asked.
     """
     batch, length = salience.shape
     require_shape(
@@ -103,7 +103,7 @@ def _blobs(batch: int, grid: Grid, generator: torch.Generator) -> torch.Tensor:
 
 
 def _turn_in_cell(noise: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """Which of its 2 × 2 patches each one is in random order, 0 to 3, (B, L)."""
+    """Random rank of each patch among its 2 × 2 patches, 0 to 3, (B, L)."""
     rows, cols = 2 * -(-grid.rows // 2), 2 * -(-grid.cols // 2)
     square = F.pad(
         noise.view(-1, 1, grid.rows, grid.cols),

@@ -1,8 +1,8 @@
 """Raw evidence to comparable scores, learned from normal images.
 
 Two ways of knowing what is usual: over the whole image, and by the patch's place (parts that always
-lie the same way). Each gives z-scores, every kind of evidence by itself. Which suits a product is
-decided in `anomaly.calibration`, not here.
+lie the same way). Each gives z-scores, every kind of evidence by itself. Which one suits a product
+is decided in `anomaly.calibration`, not here.
 """
 
 from dataclasses import dataclass

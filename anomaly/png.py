@@ -1,4 +1,4 @@
-"""PNG to pixels. Size and orientation are known from its chunks, every checksum is held to.
+"""PNG to pixels. Size and orientation are known from its chunks, every checksum is verified.
 
 OpenCV sees only the chunks that make the picture: no text or profile to inflate, no transparency
 (alpha is dropped), no second frame.

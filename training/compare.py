@@ -1,4 +1,4 @@
-"""Runs side by side: what they were told differently, how they went, and their losses drawn."""
+"""Runs side by side: the settings that differ, the figures, and a plot of the losses."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from training.checkpoint import write_whole
 from training.errors import DataError
 from training.outputs import check_own_file
 
-_MARK = "Maskline: losses"  # in a picture's metadata: by it we know our own
+_MARK = "Maskline: losses"  # in a picture's metadata: it marks our own pictures
 _MARKED = {"png": "Software", "svg": "Creator", "pdf": "Creator"}
 _CARD = ("images", "steps", "seconds", "device", "processes", "final_loss")
 

@@ -45,7 +45,7 @@ class Decoded:
         pixels = np.rint(canvas * np.float32(255)).astype(np.uint8)
         with contextlib.suppress(OSError):
             self._write(self._count + index * pixels.nbytes, pixels.tobytes())
-            self._write(index, b"\1")  # last: who reads this finds the whole
+            self._write(index, b"\1")  # last: a reader that sees this finds the whole
 
     def _write(self, offset: int, data: bytes) -> None:
         with self._path.open("r+b") as file:

@@ -1,8 +1,7 @@
-"""Fitting what stands beside the autoencoder: the memory of normal patches and the repair head.
+"""Fits the memory of normal patches and the repair head, which stand beside the autoencoder.
 
-Both come after the autoencoder's training and need no more of it than its predictions. The repair
-head sees synthetic corruption of training images (`anomaly.corruption`); no real defect is looked
-at.
+Both are fitted after the autoencoder's training and need only its predictions. The repair head sees
+synthetic corruption of training images (`anomaly.corruption`); no real defect is looked at.
 """
 
 from collections.abc import Iterator, Sequence
@@ -174,7 +173,7 @@ def _material(
 
 @dataclass(slots=True)
 class _Corruption:
-    """Draws corrupted copies; the image before is the donor of each."""
+    """Draws corrupted copies; the previous image is the donor of each."""
 
     model: AnomalyModel
     generator: np.random.Generator

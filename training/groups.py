@@ -31,7 +31,7 @@ def with_groups(samples: Sequence[Sample], group_by: str | None) -> list[Sample]
 
 
 def regrouped(samples: Sequence[Sample], group_by: str | None) -> list[Sample]:
-    """Set each sample's session, not looking at copies."""
+    """Set each sample's session, without regard to copies."""
     return [_regroup(sample, group_by) for sample in samples]
 
 
@@ -112,9 +112,9 @@ def _draw(samples: Sequence[Sample], split: str) -> Iterator[Sample]:
 
 
 def without_shared(samples: Sequence[Sample]) -> tuple[list[Sample], int]:
-    """Leave out copies of training images from the validation split; returns how many that were.
+    """Leave out copies of training images from the validation split; returns how many there were.
 
-    Raises `DataError` where the two share a session otherwise.
+    Raises `DataError` if the two share a session in another way.
     """
     trained = {s.digest for s in samples if s.split == "train" and s.is_normal and s.digest}
     sessions = {s.session for s in samples if s.split == "train" and s.is_normal}

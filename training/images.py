@@ -157,7 +157,7 @@ def reading(
 
 
 def workers(config: TrainConfig, world: World) -> dict[str, Any]:
-    """Return what a DataLoader is told about its processes: no more than its share of the cores."""
+    """Return a DataLoader's settings for its processes: no more than its share of the cores."""
     count = min(config.run.workers, max(1, usable_cores() // world.local_size))
     if count == 0:
         return {"num_workers": 0}

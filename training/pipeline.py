@@ -33,7 +33,7 @@ from training.world import ALONE, World
 
 @dataclass(frozen=True, slots=True)
 class Recalibration:
-    """What a calibration from the command line would have; `roi` is a file, or `none`."""
+    """The settings of a calibration from the command line; `roi` is a file, or `none`."""
 
     false_alarm_rate: float = 0.01
     warn_rate: float | None = None
@@ -41,7 +41,7 @@ class Recalibration:
     camera: str | None = None
 
     def choices(self, before: Calibration | None) -> CalibrationSettings:
-        """Read the region; without one the region before is kept. Raises `RoiInvalid`."""
+        """Read the region; without one the previous region is kept. Raises `RoiInvalid`."""
         if self.roi is None:
             roi = None if before is None else before.roi
         else:
@@ -51,7 +51,7 @@ class Recalibration:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How a training goes about it, beside its recipe.
+    """How a training proceeds, beside its recipe.
 
     With a `calibration` the model is calibrated on the validation split as well; without, it is
     saved uncalibrated and cannot be served yet. `init` is a model to start from: its target and
@@ -70,7 +70,7 @@ USUAL_TRAINING = Training()
 
 @dataclass(frozen=True, slots=True)
 class Recalibrated:
-    """The model as it was saved, its new calibration, and how that compares with the one before."""
+    """The model as it was saved, its new calibration, and how it compares with the previous one."""
 
     bundle: Bundle
     calibration: Calibration
@@ -144,7 +144,7 @@ def with_graph(bundle: Bundle, wish: str) -> Bundle:
 
 def export_folder(model: Path) -> tuple[Bundle, Exported]:
     """Export the model in a folder to ONNX, in place, under a new version."""
-    bundle = load_bundle(model, with_graph=False)  # it may be what is broken
+    bundle = load_bundle(model, with_graph=False)  # the graph may be the broken part
     exported = export_model(bundle.model)
     return save_bundle(replace(bundle, graph=exported.graph), model, new_version()), exported
 
@@ -204,7 +204,7 @@ def evaluate_model(
 ) -> tuple[dict[str, Any], Path | None]:
     """Evaluate a model folder on a set's test split; returns the figures and the report's path.
 
-    Of a set without splits everything that the model has not seen is the test.
+    A set without splits is tested on everything that the model has not seen.
     """
     check_test(candidates(dataset))
     bundle = load_bundle(model)
@@ -230,7 +230,7 @@ def run_folder(out: Path) -> Path:
 
 
 def readable(samples: list[Sample], *, skip_unreadable: bool) -> list[Sample]:
-    """Drop what cannot be decoded if that is wished; otherwise the first such file is an error."""
+    """Drop files that cannot be decoded if asked to; otherwise the first one is an error."""
     if not skip_unreadable:
         return samples
     return [sample for sample, _ in read_images(samples, skip_unreadable=True)]

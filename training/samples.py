@@ -18,8 +18,8 @@ class Sample:
     `mask` is its ground truth: a picture, or a folder of several that count together. `name` is the
     path below the set, `digest` the SHA-256 of the file's bytes; both are empty where nobody has
     looked yet. `drawn_into` names the splits that a set does not have and that are drawn here;
-    `train` is among them where it has no splits at all. `quality` is that of the JPEG as which it
-    is compressed once more when it is read; None: it is read as it is.
+    `train` is among them where it has no splits at all. `quality` is the JPEG quality at which the
+    image is recompressed when it is read; None: it is read as it is.
     """
 
     path: Path

@@ -46,7 +46,7 @@ def score_files(
     device: str = "auto",
     done: Container[str] = (),
 ) -> Iterator[dict[str, Any]]:
-    """Score files, or the images of folders: a record each, in order, but for those in `done`.
+    """Score files, or the images of folders: a record each, in order, except those in `done`.
 
     Records have `status` `ok` or `error`. With `heatmaps`, an overlay is written for each, under a
     name that the record gives: it shows the image's and differs for every path. A few images are in

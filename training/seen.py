@@ -1,7 +1,7 @@
 """What a model has seen: digests of the images it was trained and calibrated on, in its card.
 
-A threshold from images that the model was trained on promises what it does not hold, under whatever
-name they come. Models from before this was kept, and pretrained ones, cannot tell.
+A threshold from images that the model was trained on promises what it does not hold, whatever the
+files are called. Models from before this record, and pretrained ones, cannot tell.
 """
 
 import logging
@@ -23,7 +23,7 @@ _CALIBRATED = "calibrated"
 def remember_training(
     bundle: Bundle, samples: Sequence[Sample], earlier: Bundle | None = None
 ) -> Bundle:
-    """Note in the card what was trained on, and what the model was that it started from."""
+    """Note the training data in the card, and the model that the training started from."""
     before = "" if earlier is None else _card(earlier).get(_TRAINED, "")
     return _noted(bundle, _TRAINED, card_digests(samples, before))
 

@@ -138,7 +138,7 @@ class ShardStream(IterableDataset[Placed]):
 
 
 def _images(shard: str, damaged: deque[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield name and bytes of the images in a shard; what is damaged is noted and passed over."""
+    """Yield name and bytes of the images in a shard; damaged ones are noted and skipped."""
 
     def note(error: Exception) -> bool:
         damaged.append(f"{shard}: {error}")

@@ -1,8 +1,8 @@
 """Ground truth to images: which mask belongs to which image, and what is missing.
 
-A mask is called as its image, or so with `_mask`, `_GT` or `_label` behind it, in any format; or it
-is a folder called as its image with several pictures (MVTec LOCO). A mask without its image is an
-error: one of them has another name than it should.
+A mask has its image's name, or that name with `_mask`, `_GT` or `_label` appended, in any format;
+or it is a folder of that name with several pictures (MVTec LOCO). A mask without its image is an
+error: one of the two is misnamed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -72,7 +72,7 @@ def _of_defects(truth: Folder) -> Iterator[Iterator[Path]]:
 
 
 def said_of_masks(samples: Sequence[Sample]) -> Iterator[str]:
-    """Yield what to know of the masks of a set: kinds that lack some, and lossy ones."""
+    """Yield notes on a set's masks: kinds that lack some, and lossy ones."""
     bad = [sample for sample in samples if sample.split == "test" and not sample.is_normal]
     if any(sample.mask for sample in bad):
         for label in sorted({sample.label for sample in bad}):

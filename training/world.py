@@ -85,7 +85,8 @@ def device_of(name: str, world: World) -> torch.device:
 def shared_file(path: Path, size: int, world: World) -> Iterator[Path]:
     """Give one machine's processes a file of zeros while the block runs; it takes no room at first.
 
-    Once the first process leaves the block it has no name; whoever has mapped it keeps it.
+    Once the first process leaves the block, the file has no name; a process that mapped it keeps
+    it.
     """
     if world.local_rank == 0:
         with path.open("wb") as file:

@@ -88,7 +88,7 @@ def _hidden(length: int, mask_ratio: float) -> int:
 def _complementary(noise: torch.Tensor) -> torch.Tensor:
     masks = _lowest(noise, noise.shape[1] // 2)
     masks[1::2] = ~masks[: len(masks) - 1 : 2][: len(masks[1::2])]
-    if noise.shape[1] % 2:  # of an odd number the complement hides one more: show that one as well
+    if noise.shape[1] % 2:  # with an odd number the complement hides one more: show it as well
         extra = masks[1::2].to(torch.uint8).argmax(dim=1, keepdim=True)
         masks[1::2] = masks[1::2].scatter(1, extra, value=False)
     return masks

@@ -2,8 +2,8 @@
 
 Strips and tiles, both byte orders, BigTIFF, one plane or several, 1, 8 and 16 bits, and 9 to 15
 packed ones: those come out as they were stored, in 16 bits, so that one `white_level` fits packed
-and unpacked. Alpha is dropped, never multiplied. Reduced copies are passed over; a second page is
-refused, because what is not looked at must not be called good.
+and unpacked. Alpha is dropped, never multiplied. Reduced copies are skipped; a second page is
+refused, because a page that nobody inspects must not be called good.
 """
 
 from dataclasses import dataclass

@@ -46,7 +46,7 @@ class RgbImage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W) of the pixels at hand."""
+        """(H, W) of the decoded pixels."""
         return int(self.pixels.shape[0]), int(self.pixels.shape[1])
 
     @property
@@ -108,7 +108,7 @@ class Placement:
 
     @classmethod
     def filling(cls, side: int) -> "Placement":
-        """Return how an image lies that is a canvas itself."""
+        """Return the placement of an image that fills its canvas."""
         return cls((side, side), (side, side), (0, 0, side, side))
 
     @property

@@ -1,7 +1,7 @@
 """Grids larger than the autoencoder: overlapping windows of tokens, cut out and put together again.
 
-The autoencoder always sees a square of tokens it was built for. A canvas at higher resolution has
-more tokens; windows cover them, and where windows overlap the results are averaged.
+The autoencoder always sees the square of tokens that it was built for. A canvas at higher
+resolution has more tokens; windows cover them, and where windows overlap the results are averaged.
 """
 
 import torch

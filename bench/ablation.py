@@ -35,7 +35,7 @@ from training.data import Sample, open_dataset, read_mask
 from training.evaluate import canvas_mask
 from training.truth import mask_files
 
-_DOUBTFUL = 8  # one patch in so many is looked at again
+_DOUBTFUL = 8  # one patch in this many is looked at again
 _BATCH = 8
 MASKINGS = {
     "default: halves, twice": MaskingConfig(2, 2),
@@ -60,7 +60,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What every row is measured on."""
+    """The data that every row is measured on."""
 
     normal: Split
     copies: Split

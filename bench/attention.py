@@ -5,8 +5,8 @@
 
 Linear attention (Katharopoulos et al. 2020, elu + 1) takes the place of softmax attention
 everywhere. Token merging (Bolya et al. 2023) averages the most alike pairs of encoded tokens after
-each block, at inference only. Windows are what the model has (`model.mae.window`). None of the
-first two is part of the product: this is where it is looked up whether they should be.
+each block, at inference only. Windows are what the model has (`model.mae.window`). Neither of the
+first two is part of the product: this benchmark tells whether they should be.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def timed(name: str, config: MaeConfig, side: int) -> str:
 
 
 def halves(model: MaskedAutoencoder, images: int) -> Callable[[], None]:
-    """Return what predicts each half of (images, L, C) tokens from the other."""
+    """Return a function that predicts each half of (images, L, C) tokens from the other."""
     length = model.position.shape[1]
     tokens = torch.randn(images, length, _TOKEN_DIM)
     order = torch.randperm(length)

@@ -4,7 +4,7 @@
 
 Of each set, so many training images at random train a model from scratch, and one that starts from
 an autoencoder trained on the normal images of the *other* sets alone. Then one model is trained on
-all sets together and calibrated for each. Calibration sees the set's validation normals as ever;
+all sets together and calibrated for each. Calibration sees the set's validation normals as always;
 tests are scored once.
 """
 

@@ -3,9 +3,9 @@
     python -m bench.gpu gpu-check --data ../shared/data/magnetic_tile
 
 Sections, each by itself: one that fails says so, and the others go on. `gpu.json` and `gpu.md` in
-the folder that is given are written anew after each row, so that a run which is cut off leaves what
-it had. Ends with 1 where a section failed. Without a GPU everything runs on the CPU in small sizes:
-a rehearsal, no measurement.
+the given folder are rewritten after each row, so that an interrupted run leaves what it had. Ends
+with 1 where a section failed. Without a GPU everything runs on the CPU in small sizes: a rehearsal,
+no measurement.
 """
 
 import argparse
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def run(name: str, check: Check) -> None:
-    """Run one section, writing each row as it comes; what it raises is its result."""
+    """Run one section and write each row as it comes; an error that it raises is its result."""
     print(f"{name} ...", file=sys.stderr, flush=True)
     started = time.monotonic()
     section: dict[str, Any] = {"rows": []}
@@ -119,7 +119,7 @@ def run(name: str, check: Check) -> None:
 
 
 def missing_packages() -> list[str]:
-    """Return what the project depends on and this environment lacks."""
+    """Return the project's dependencies that this environment lacks."""
     import tomllib
 
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -148,7 +148,7 @@ def _machine(torch: Any, device: Any) -> dict[str, Any]:
 
 
 def limits(check: Check) -> Rows:
-    """Measure the largest products and copies: what everything else is a share of."""
+    """Measure the largest products and copies: all other rates are shares of these."""
     import torch
 
     from training.meter import finish, matrix_rate

@@ -67,8 +67,7 @@ async def opened(
 ) -> Load:
     """Ask at random moments, so many times a second on average, whether or not answers come.
 
-    What is asked in the first `lead` seconds is not counted: how a load begins and how it goes on
-    differ.
+    Requests of the first `lead` seconds are not counted: a load's beginning differs from the rest.
     """
     load, uncounted, generator = Load(), Load(), np.random.default_rng(seed)
     gaps = generator.exponential(1 / rate, round(rate * (lead + seconds)))

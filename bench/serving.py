@@ -143,7 +143,7 @@ def _round(
 def running(
     server: str, model: Path, *, free: bool
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Start a server and wait until it answers; kill it and all it started at the end."""
+    """Start a server and wait until it answers; at the end kill it and all that it started."""
     port = free_port()
     name = server.partition(" ")[0]
     arguments = [sys.executable, "-m", "bench.servers", name, str(model), str(port)]

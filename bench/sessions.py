@@ -1,4 +1,4 @@
-"""Which images of a set are not independent, where only the file names tell."""
+"""Which images of a set are not independent, if only the file names tell."""
 
 import re
 from dataclasses import replace

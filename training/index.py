@@ -26,7 +26,7 @@ _FILES = "files.txt"
 _OFFSETS = "files.npy"
 _ABOUT = "files.json"
 _MOST_READ = 10_000
-_LISTER = 2  # listings of another one may hold what is not to be trained on
+_LISTER = 2  # listings of another version may hold images that must not be trained on
 
 
 class FileIndex(Sequence[Sample]):
@@ -117,7 +117,7 @@ def _list(roots: Sequence[Path], listed_roots: list[str], folder: Path) -> None:
         raise DataError(
             f"no images below {', '.join(listed_roots)}; files read: {', '.join(EXTENSIONS)}"
         )
-    # A listing that is being replaced is none until its description is written again.
+    # A listing that is being replaced is not valid until its description is written again.
     (folder / _ABOUT).unlink(missing_ok=True)
     staging.replace(folder / _FILES)
     np.save(folder / _OFFSETS, np.array(offsets, np.int64))

@@ -223,7 +223,7 @@ def test_regions_and_cameras_are_calibrated_beside_the_rest(
     roi = tmp_path / "roi.json"
     roi.write_text('{"ignore": [[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]]}')
     with_roi = calibrate_folder(model, normals, Recalibration(0.05, 0.2, roi), quiet=True)
-    assert with_roi.before is None  # scores of another region are not to be compared
+    assert with_roi.before is None  # scores of another region must not be compared
     assert with_roi.calibration.roi is not None
     kept = calibrate_folder(model, normals, Recalibration(0.05), quiet=True)
     assert kept.calibration.roi is not None

@@ -40,7 +40,7 @@ from anomaly.types import FloatArray, Grid
 _FOLDS = 5
 
 
-# The first of each is the default. Another one must beat it by a margin, because the
+# The first of each is the default. Another one must beat it by a margin, because
 # synthetic defects predict real ones too poorly to be followed blindly (docs/LOG.md).
 NORMALISER_SETS: tuple[tuple[str, ...], ...] = (
     ("uniform",),

@@ -37,7 +37,7 @@ def remember_calibration(
 
 
 def held_out_of(bundle: Bundle, samples: Sequence[Sample], group_by: str | None) -> list[Sample]:
-    """Leave out the images that the model was trained on, aloud.
+    """Leave out the images that the model was trained on, with a warning.
 
     Raises `DataError` where too few others are there to calibrate on.
     """
@@ -70,7 +70,7 @@ def candidates(dataset: Dataset) -> list[Sample]:
 
 
 def to_test(bundle: Bundle, dataset: Dataset) -> tuple[list[Sample], int]:
-    """Return the test images, and how many of them the model was trained or calibrated on, aloud.
+    """Return the test images, and how many of them the model has seen, with a warning.
 
     Of a set without splits those are left out, unless no good part would remain.
     """

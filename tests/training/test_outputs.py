@@ -69,7 +69,7 @@ WORK = (
 
 @pytest.fixture
 def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Inputs and foreign files; a command that touches them fails the test."""
+    """Inputs and foreign files; a command that begins its work on them fails the test."""
     at = tmp_path / "at"
     (at / "set").mkdir(parents=True)
     for number in range(6):

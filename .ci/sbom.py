@@ -52,7 +52,7 @@ def runtime(package: str = PACKAGE) -> set[str]:
 
 
 def _needs(name: str, extras: Iterable[str]) -> list[Requirement]:
-    """Return the requirements of a package that hold on this machine; none where it is not installed."""
+    """Return a package's requirements that hold on this machine; none if it is not installed."""
     try:
         stated = distribution(name).requires or []
     except PackageNotFoundError:  # an extra of another system

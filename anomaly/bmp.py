@@ -1,4 +1,4 @@
-"""BMP to pixels: size, depth and compression are known from the header; the rest is OpenCV's."""
+"""BMP to pixels: size, depth and compression are known from the header; OpenCV does the rest."""
 
 import struct
 

@@ -1,14 +1,17 @@
 """One model on disk: a folder of safetensors and a manifest. No pickle anywhere.
 
-    manifest.json            schema, name, version, configuration, calibration, card, SHA-256 of each file
-    model.safetensors        target (the frozen backbone included), masked autoencoder, memory, repair head
-    calibration.safetensors  normalisers, scores of the calibration images, region; cameras' own ones as well
+    manifest.json            schema, name, version, configuration, calibration, card,
+                             SHA-256 of each file
+    model.safetensors        target (with the frozen backbone), masked autoencoder, memory,
+                             repair head
+    calibration.safetensors  normalisers, scores of the calibration images, region;
+                             also each camera's own
     golden.safetensors       a few generated canvases and the scores they must give
     model.onnx               the scoring path for ONNX Runtime, where that was faster on a CPU
 
-A folder is written beside its final place and exchanged with what is there, so that it is there
-whole or not at all; files that are not the model's own stay (`anomaly.folders`). The golden
-canvases are generated patterns: no image of the customer's leaves with the model.
+A folder is written beside its final place and then swapped in, so that it is there whole or not at
+all. Files that are not part of the model stay (`anomaly.folders`). The golden canvases are
+generated patterns: no customer image leaves with the model.
 """
 
 import dataclasses
@@ -59,10 +62,11 @@ class Bundle:
     """A model as it lies on disk.
 
     `card` tells where it comes from: training data, recipe, steps, commit, metrics. `version` is
-    set when the folder is written; `digest` is the manifest's SHA-256, so it covers every file, and
-    `weights` that of the weights alone: versions that share it differ in their calibrations only.
-    `graph` is the ONNX file, if there is one; it serves on a CPU. `cameras` are calibrations for
-    the parts of some cameras or products, by label; `calibration` is for all others.
+    set when the folder is written; `digest` is the manifest's SHA-256, so it covers every file;
+    `weights` is the SHA-256 of the weights alone. Versions with the same `weights` differ only in
+    their calibrations. `graph` is the ONNX file, if there is one; it serves on a CPU. `cameras` are
+    calibrations for the parts of some cameras or products, by label; `calibration` is for all
+    others.
     """
 
     name: str
@@ -76,7 +80,7 @@ class Bundle:
     weights: str = ""
 
     def calibrated(self, calibration: Calibration, camera: str | None = None) -> "Bundle":
-        """Return the model with a calibration for one camera, or for all that have none of their own."""
+        """Return the model with a calibration for one camera, or for all without their own."""
         card = self.card | {"calibration": {"images": len(calibration.images.scores)}}
         if camera is None:
             return dataclasses.replace(self, calibration=calibration, card=card)
@@ -87,8 +91,8 @@ class Bundle:
 def model_folders(folder: Path) -> list[Path]:
     """Return `folder` if it is a model, or those of its subfolders that are, by name.
 
-    Hidden folders are left out: a process killed while saving leaves its half-written one behind. A
-    model that it had moved away is brought back.
+    Hidden folders are left out: a process killed while saving leaves a half-written one behind. A
+    model that it had moved away is restored.
     """
     recover(folder.absolute())
     recover_all(folder)
@@ -113,10 +117,10 @@ def new_version() -> str:
 
 
 def save_bundle(bundle: Bundle, folder: Path, version: str) -> Bundle:
-    """Write a model folder, replacing one that is there only when the new one is whole.
+    """Write a model folder; an existing one is replaced only when the new one is whole.
 
-    Returns the bundle with its version and digest. Raises `OutputRefused` where something else than
-    a model is there, or `ModelNotSaved`.
+    Returns the bundle with its version and digest. Raises `OutputRefused` if something other than a
+    model is there, or `ModelNotSaved`.
     """
     files = {_WEIGHTS: save(_state(bundle.model))}
     if bundle.calibration is not None:
@@ -203,7 +207,7 @@ def _check_graph(
 
 
 def _check_complete(folder: Path, manifest: Manifest) -> None:
-    """Raise `ModelCorrupt` where the manifest names too few files for what it says is there."""
+    """Raise `ModelCorrupt` if the manifest names too few files for what it declares."""
     needed = {_WEIGHTS} if manifest.calibration is None else {_WEIGHTS, _CALIBRATION, _GOLDEN}
     if missing := needed - manifest.files.keys():
         raise ModelCorrupt(
@@ -251,7 +255,7 @@ def _write_whole(files: dict[str, bytes], folder: Path) -> None:
 def model_place(folder: Path) -> Path:
     """Return where a model would be written, links followed.
 
-    Raises `OutputRefused` unless nothing is there, an empty folder, or a model, which would be
+    Raises `OutputRefused` unless the place is free, an empty folder, or a model, which would be
     replaced.
     """
     place = Path(os.path.realpath(folder))
@@ -273,7 +277,7 @@ def is_model(folder: Path) -> bool:
 
 
 def own_files(folder: Path) -> set[str]:
-    """Return the names of the files that a model's manifest lists, and its own; none without one of ours."""
+    """Return the file names that a manifest lists, and its own; none without a manifest of ours."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         files = set(manifest["files"]) if "schema_version" in manifest else set()
@@ -287,11 +291,11 @@ def _state(model: AnomalyModel) -> dict[str, torch.Tensor]:
 
 
 def _tensors_of(bundle: Bundle) -> dict[str, torch.Tensor]:
-    """Tensors of all calibrations; a camera's by its number, because its label may be anything."""
+    """Tensors of all calibrations; a camera's are numbered, because its label may be anything."""
     assert bundle.calibration is not None
     tensors = tensors_of(bundle.calibration)
     for number, calibration in enumerate(bundle.cameras.values()):
-        # Cloned, because calibrations may share tensors and safetensors takes none twice.
+        # Cloned: calibrations may share tensors, and safetensors refuses shared ones.
         tensors |= {
             f"camera{number}.{k}": tensor.clone() for k, tensor in tensors_of(calibration).items()
         }

@@ -1,7 +1,7 @@
 """Normal images to a calibration.
 
 Scores of the calibration images are taken out of fold: an image never helps to normalise itself.
-What differs from product to product (what each kind of evidence weighs, the normalisers, the
+What differs from product to product (the weight of each kind of evidence, the normalisers, the
 smoothing, the image score) is chosen here from normals and synthetic defects, never from real ones.
 """
 
@@ -40,8 +40,8 @@ from anomaly.types import FloatArray, Grid
 _FOLDS = 5
 
 
-# The first of each is the default; another one must beat it by a margin to be chosen, because
-# synthetic defects do not tell real ones well enough to follow them blindly (docs/LOG.md).
+# The first of each is the default. Another one must beat it by a margin, because
+# synthetic defects predict real ones too poorly to be followed blindly (docs/LOG.md).
 NORMALISER_SETS: tuple[tuple[str, ...], ...] = (
     ("uniform",),
     ("uniform", "position"),
@@ -65,8 +65,8 @@ class NormalSet:
     `grid` is the map's; `corrupted` holds the evidence on M copies with synthetic defects; copy j
     was made of image `origin[j]`, so that both fall into the same fold; `altered` (M, L) bool are
     the cells that its defect covers. `roi_mask` (N, L) bool are the cells inside the region of
-    interest; None: all. `inputs` (N, 5) are what `anomaly.input_statistics` says of each image,
-    `encodings` what its header does.
+    interest; None: all. `inputs` (N, 5) are the `anomaly.input_statistics` of each image,
+    `encodings` what its header says.
     """
 
     evidence: Evidence
@@ -101,7 +101,7 @@ class NormalSet:
 
 
 def calibrate(normals: NormalSet, settings: CalibrationSettings = DEFAULT_SETTINGS) -> Calibration:
-    """Fit a calibration on normal images, choosing how to score by synthetic defects if there are.
+    """Fit a calibration on normal images; synthetic defects, if any, choose how to score.
 
     `normals.roi_mask` must be the cells that `settings.roi` leaves. Raises `CalibrationError` with
     fewer than two independent groups.
@@ -123,7 +123,7 @@ def calibrate(normals: NormalSet, settings: CalibrationSettings = DEFAULT_SETTIN
 def recalibrate(
     previous: Calibration, normals: NormalSet, settings: CalibrationSettings
 ) -> Calibration:
-    """Fit normalisers and thresholds anew on other normal images, scoring in the way chosen before.
+    """Refit normalisers and thresholds on other normal images; the chosen way to score stays.
 
     No synthetic defects are needed: what they choose depends on the product, not on last week's
     light. Raises `CalibrationError` with fewer than two independent groups.
@@ -189,7 +189,7 @@ def _reference(normals: NormalSet, normaliser: Normaliser) -> ReferenceStatistic
 
 
 def weigh(normals: NormalSet) -> torch.Tensor:
-    """Return what each kind of evidence counts, (E,).
+    """Return the weight of each kind of evidence, (E,).
 
     Each family has an equal say: its map is brought to unit spread on the normals. Within a family,
     a kind counts by how well it alone tells corrupted copies from normals (its AUROC above chance);
@@ -212,7 +212,7 @@ def weigh(normals: NormalSet) -> torch.Tensor:
 
 
 def _map_smoothing(normals: NormalSet, scores: "_HeldOut") -> float:
-    """Choose the smoothing whose maps tell altered cells best: fine defects want little of it."""
+    """Choose the smoothing whose maps find altered cells best: fine defects need little of it."""
     altered, roi_mask = normals.altered, normals.copies_roi_mask
     if scores.corrupted is None or altered is None:
         return MAP_SMOOTHINGS[0]

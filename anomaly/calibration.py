@@ -1,6 +1,6 @@
 """What is normal, and the threshold for a stated false-alarm rate: a calibration, as a value.
 
-How it is fitted on normal images stands in `anomaly.calibrate`.
+`anomaly.calibrate` fits it on normal images.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceStatistics:
-    """What the calibration images were like: `values` (N, K) of K statistics, `weights` (N,) as `Conformal`.
+    """Statistics of the calibration images: `values` (N, K), `weights` (N,) as in `Conformal`.
 
     The statistics are those of `anomaly.input_statistics` and, where the model has a memory,
     `embedding`: how far an image lies from the remembered ones.
@@ -63,7 +63,7 @@ class ReferenceStatistics:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationSettings:
-    """What a calibration would have: how often it may be wrong, and where it looks."""
+    """The settings of a calibration: how often it may be wrong, and where it looks."""
 
     false_alarm_rate: float = 0.01
     warn_rate: float | None = None
@@ -85,12 +85,12 @@ DEFAULT_SETTINGS = CalibrationSettings()
 class Calibration:
     """Makes raw evidence comparable, fuses it and gives it a threshold.
 
-    `weights` (E,) are what each kind of evidence counts; `reduction` makes the image score, while
-    maps are smoothed by `map_smoothing` patches. `images` are the image scores of held-out normals,
-    `peaks` the maxima of their maps; thresholds for both follow from `false_alarm_rate`. Between
-    the thresholds for `warn_rate` and for that a part is doubtful. Only what lies in `roi` counts.
-    `rates` are the false alarms among the calibration images themselves; `encodings` is how those
-    came.
+    `weights` (E,) are the weights of the kinds of evidence; `reduction` makes the image score,
+    while maps are smoothed by `map_smoothing` patches. `images` are the image scores of held-out
+    normals, `peaks` the maxima of their maps; thresholds for both follow from `false_alarm_rate`.
+    Between the thresholds for `warn_rate` and for that a part is doubtful. Only what lies in `roi`
+    counts. `rates` are the false alarms among the calibration images themselves; `encodings` says
+    how those were encoded.
     """
 
     normalisers: tuple[Normaliser, ...]
@@ -119,12 +119,12 @@ class Calibration:
 
     @property
     def map_threshold(self) -> float:
-        """Map value above which a place is anomalous; what heatmaps are anchored at."""
+        """Map value above which a place is anomalous; it anchors the heatmaps."""
         return max(self.peaks.threshold(self.false_alarm_rate), 1e-3)
 
     @property
     def synthetic_auroc(self) -> float | None:
-        """How well the chosen way to score tells synthetic defects from normals; None if never tried."""
+        """How well the chosen score tells synthetic defects from normals; None if never tried."""
         in_use = (tuple(n.kind for n in self.normalisers), self.reduction)
         tried = (c for c in self.candidates if (c.normalisers, c.reduction) == in_use)
         return next((c.synthetic_auroc for c in tried), None)
@@ -154,22 +154,22 @@ class Calibration:
         return verdict_of(score, self.threshold, self.warn_threshold)
 
     def embedding(self, evidence: Evidence) -> torch.Tensor | None:
-        """How far images lie from the remembered ones, (B,), 0 being usual; None without a memory."""
+        """Distance of images from the remembered ones, (B,); 0 is usual; None without a memory."""
         return embedding_of(self.normalisers[0], evidence)
 
     def map_scores(
         self, scores: torch.Tensor, grid: Grid, roi_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Smooth patch scores (..., L) into what heatmaps and regions are drawn from."""
+        """Smooth patch scores (..., L), from which heatmaps and regions are drawn."""
         return Reduction(self.map_smoothing).smooth(scores, grid, roi_mask)
 
     def roi_mask(self, placement: Placement, grid: Grid) -> torch.Tensor | None:
-        """Which cells count in an image that lies so, (L,) bool; None: all."""
+        """Which cells count in an image with this placement, (L,) bool; None: all."""
         return None if self.roi is None else self.roi.mask(placement, grid)
 
 
 def embedding_of(normaliser: Normaliser, evidence: Evidence) -> torch.Tensor | None:
-    """How far images lie from the remembered ones, (B,), 0 being usual; None without a memory."""
+    """Distance of images from the remembered ones, (B,); 0 is usual; None without a memory."""
     rows = [i for i, name in enumerate(evidence.names) if name.startswith("memory.")]
     if not rows:
         return None

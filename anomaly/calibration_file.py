@@ -27,7 +27,7 @@ from anomaly.roi import SIDE, Roi
 
 
 def calibration_digest(calibration: Calibration) -> str:
-    """SHA-256 of all that a calibration decides by: two with the same digest judge alike."""
+    """SHA-256 of all that decides a verdict: calibrations with the same digest judge alike."""
     values = json.dumps(values_of(calibration), sort_keys=True).encode()
     return hashlib.sha256(values + save(tensors_of(calibration))).hexdigest()
 
@@ -35,7 +35,7 @@ def calibration_digest(calibration: Calibration) -> str:
 def values_of(calibration: Calibration) -> dict[str, Any]:
     """What a person would read of a calibration; with `tensors_of`, all of it."""
     roi, rates = calibration.roi, calibration.rates
-    # Left out where unknown: calibrations of before keep their digests.
+    # Left out where unknown: earlier calibrations keep their digests.
     encodings = {} if calibration.encodings is None else {"inputs": to_dict(calibration.encodings)}
     return {
         "normalisers": [normaliser.kind for normaliser in calibration.normalisers],
@@ -96,8 +96,8 @@ class _Values:
 def calibration_from(values: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Calibration:
     """Restore a calibration.
 
-    Raises `KeyError`, `ConfigError` or `CalibrationError` where it is damaged, or where its numbers
-    for people are not those that follow from its scores.
+    Raises `KeyError`, `ConfigError` or `CalibrationError` if it is damaged, or if its numbers for
+    people do not follow from its scores.
     """
     names = {field.name for field in fields(_Values)}
     read = from_dict(_Values, {key: value for key, value in values.items() if key in names})
@@ -144,7 +144,7 @@ def require(ok: bool, problem: str) -> None:  # noqa: FBT001  (reads as an asser
 
 
 def _check_told(stored: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Raise `ConfigError` where a manifest's threshold is not the one that its scores give."""
+    """Raise `ConfigError` if a manifest's threshold does not follow from its scores."""
     for key in stored.keys() & expected.keys():
         stored_value, expected_value = stored[key], expected[key]
         if isinstance(expected_value, float) and isinstance(stored_value, int | float):

@@ -15,7 +15,7 @@ _UNLIKE_P = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How normal images score by the calibration before: `p` is small where they are unlike its own.
+    """How normal images score by the previous calibration: a small `p` is unlike its own ones.
 
     `rejected_before` is the share of them that its threshold rejects, each group counting once.
     """
@@ -53,7 +53,7 @@ class CalibrationReport:
 
 
 def state(calibration: Calibration, before: Comparison | None = None) -> CalibrationReport:
-    """Say what a calibration promises, beside the one before if there was one."""
+    """Say what a calibration promises, beside the previous one if there was one."""
     images, rates = calibration.images, calibration.rates
     return CalibrationReport(
         threshold=calibration.threshold,
@@ -74,7 +74,7 @@ def state(calibration: Calibration, before: Comparison | None = None) -> Calibra
 
 
 def compare(before: Calibration, normals: NormalSet) -> Comparison:
-    """Score normal images by the calibration before, and test whether they are like its own.
+    """Score normal images by the previous calibration, and test whether they are like its own.
 
     A Kolmogorov-Smirnov test on the scores, in which each group counts once; its p-value is the
     asymptotic one. `normals.roi_mask` must be the cells that `before.roi` leaves.
@@ -95,7 +95,7 @@ def compare(before: Calibration, normals: NormalSet) -> Comparison:
 
 
 def uncertified_rate(calibration: Calibration, rate: float) -> str | None:
-    """Say that a calibration cannot certify a false-alarm rate, and what holds instead; None where it can."""
+    """Say that a false-alarm rate cannot be certified and what holds instead; None if it can."""
     smallest = calibration.images.smallest_rate
     if smallest <= rate:
         return None

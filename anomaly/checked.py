@@ -1,8 +1,7 @@
-"""Tensors of a model folder to a model, when nothing that the folder says is believed.
+"""Tensors of a model folder to a model; nothing that the folder says is trusted.
 
-What a configuration asks for is laid out without memory first and held against the weights that are
-there: so a folder never costs more than a small multiple of its files. Every number in it must be
-finite.
+The configured model is first built without memory and compared with the stored weights: so a folder
+never costs more than a small multiple of its files. Every number in it must be finite.
 """
 
 import textwrap
@@ -37,7 +36,7 @@ _ODD = (
 
 @contextmanager
 def corrupt_unless_sound(folder: Path) -> Iterator[None]:
-    """Turn whatever a folder's contents make libraries raise into `ModelCorrupt`, in one line."""
+    """Turn any error that a folder's contents cause in a library into a one-line `ModelCorrupt`."""
     try:
         yield
     except ModelError:
@@ -67,7 +66,7 @@ def read_tensors(path: Path, data: bytes) -> dict[str, torch.Tensor]:
 
 
 def model_from(values: Mapping[str, Any], weights: dict[str, torch.Tensor]) -> AnomalyModel:
-    """Build the model that a configuration describes and the weights fit; raises much."""
+    """Build the configured model from weights that fit it; raises errors of many kinds."""
     config = from_dict(ModelConfig, values)
     with torch.device("meta"):
         layout = AnomalyModel.empty(config).state_dict()
@@ -87,7 +86,7 @@ def calibrations_from(
     tensors: dict[str, torch.Tensor],
     model: AnomalyModel,
 ) -> tuple[Calibration, dict[str, Calibration]]:
-    """Restore the calibration and those of cameras, all of which fit the model; raises much."""
+    """Restore calibrations, also of cameras, that fit the model; raises errors of many kinds."""
     by_camera = {}
     for number, (name, camera_values) in enumerate(cameras.items()):
         prefix = f"camera{number}."

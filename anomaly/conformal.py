@@ -22,7 +22,7 @@ def check_rate(rate: float) -> None:
 
 
 def group_weights(groups: Sequence[str]) -> FloatArray:
-    """Weights (N,) with which each group counts once, however many its members."""
+    """Weights (N,) with which each group counts once, however many members it has."""
     _, member, count = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     weights: FloatArray = (1.0 / count)[member].astype(np.float32)
     return weights
@@ -81,10 +81,10 @@ class Conformal:
     def expected(self, rate: float, parts: int = 1000) -> Expected:
         """Return how many of so many normal parts the threshold for `rate` will reject.
 
-        Of G exchangeable groups, a lie above the threshold: a new one then does with a probability
-        that is Beta(a + 1, G - a) (order statistics; Vovk 2012, "Conditional validity of inductive
-        conformal predictors"), so that the count is beta-binomial. It counts the few calibration
-        groups as well as the chance in the parts.
+        Of G exchangeable groups, `a` lie above the threshold: a new one then lies above it with a
+        probability that is Beta(a + 1, G - a) (order statistics; Vovk 2012, "Conditional validity
+        of inductive conformal predictors"), so that the count is beta-binomial. It counts the few
+        calibration groups as well as the chance in the parts.
         """
         above = float(self.weights[self.scores > np.float32(self.threshold(rate))].sum())
         first, second = above + 1, max(self.groups - above, 1e-6)

@@ -25,8 +25,8 @@ _NG_LEVEL = 0.7
 class Detector:
     """A trained model with its calibration, on one device.
 
-    `network` computes what the model computes in another way (an exported or captured graph), of
-    canvases on the CPU; without one the model itself does. On a CPU several threads may share a
+    `network` computes the same as the model in another way (an exported or captured graph), from
+    canvases on the CPU; without one the model itself computes. On a CPU several threads may share a
     detector that has inspected once; on a GPU one thread owns it, as its graphs hold one batch.
     """
 
@@ -43,11 +43,11 @@ class Detector:
         self.model = model.eval().to(self.device)
         self.calibration = calibration
         self.cameras = cameras or {}
-        # No method of its own: a detector in a circle would wait for the collector to be freed.
+        # Not a bound method: a detector in a reference cycle would wait for the garbage collector.
         self.network = network or partial(_by_model, self.model, self.device)
 
     def calibration_of(self, camera: str | None) -> Calibration:
-        """Return the calibration that judges a camera's parts: its own, or the one for all others."""
+        """Return the calibration for a camera's parts: its own, or the one for all others."""
         return self.cameras.get(camera or "", self.calibration)
 
     def detect(
@@ -58,7 +58,7 @@ class Detector:
         """Inspect images of any size; the answer for each does not depend on its batch-mates.
 
         An image is a file's bytes, or was decoded by `read`, or is pixels that were never a file.
-        `cameras` names the camera or product of each, where some are calibrated by themselves.
+        `cameras` names the camera or product of each, where some have a calibration of their own.
         """
         if not images:
             return []
@@ -67,7 +67,7 @@ class Detector:
         return self.detect_canvases(pixels, placements, cameras)
 
     def read(self, data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> RgbImage:
-        """Decode a file's bytes as the model was trained to see them; raises what `decode_image` does.
+        """Decode a file's bytes as in the model's training; raises what `decode_image` raises.
 
         This is the one way in: another decoding of a large JPEG has another score.
         """

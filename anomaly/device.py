@@ -21,7 +21,7 @@ _M_ARENA_MAX = -8  # of malloc.h
 def choose_device(name: str = "auto") -> torch.device:
     """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device; auto takes the GPU where there is one.
 
-    On the way torch is held to the cores that this process may use: by itself it knows nothing of a
+    This also limits torch to the cores that this process may use: torch knows nothing of a
     container's quota, and sixteen threads with the time of two only stop each other.
     """
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
@@ -45,7 +45,10 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def memory_of(device: torch.device) -> dict[str, Callable[[], float]]:
-    """Return what reads the bytes held on a device, by kind; on a CPU the resident memory, on Linux."""
+    """Return functions that read the bytes held on a device, by kind.
+
+    On a CPU it is the resident memory, on Linux only.
+    """
     if device.type == "cuda":
         return {
             "allocated": lambda: float(torch.cuda.memory_allocated(device)),
@@ -71,11 +74,11 @@ def give_back_memory() -> bool:
 
 
 def share_arenas() -> bool:
-    """Hold glibc to one arena a core, two at least; False where there is none, or its user chose a number.
+    """Limit glibc to one arena a core, at least two; False without glibc or where a user set it.
 
-    By itself it makes eight a core, for threads that would else wait for each other, and some of
-    what passes through stays behind in each: a quarter of a gigabyte after twenty versions of a
-    model (docs/LOG.md). Threads that have an arena keep it, so this comes before they start.
+    By default it makes eight a core, so that threads do not wait for each other, and each arena
+    keeps some of the memory that passes through it: a quarter of a gigabyte after twenty versions
+    of a model (docs/LOG.md). Threads that have an arena keep it, so this comes before they start.
     """
     set_option = _from_glibc("mallopt")
     if set_option is None or "MALLOC_ARENA_MAX" in os.environ:
@@ -92,16 +95,16 @@ def _from_glibc(name: str) -> Callable[..., int] | None:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use: those of its affinity, its container's quota at most."""
+    """Return how many cores this process may use: its affinity, at most its container's quota."""
     return int(joblib.cpu_count())
 
 
 class Cores:
     """How the cores of a CPU are shared: `lanes` batches at once have `threads` each.
 
-    Who computes a batch says so with `batch`. One that is alone may have all threads, but not as
-    soon as another has ended: under load there is always another, and threads of one would take its
-    core.
+    The caller announces each batch with `batch`. A lone batch may have all threads, but not as soon
+    as another has ended: under load there is always another, and the lone one's threads would take
+    its core.
     """
 
     settle_s = 1.0
@@ -135,7 +138,7 @@ class Cores:
 def share_cores(
     device: str, cores: int, *, batches: int | None = None, threads: int | None = None
 ) -> Cores:
-    """Decide how many batches to compute at once, and the threads of each; what is given holds.
+    """Decide how many batches to compute at once, and the threads of each; given numbers hold.
 
     Two batches on half the cores each keep them busier than one on all (docs/LOG.md). On a GPU
     buffers and graphs hold one batch.

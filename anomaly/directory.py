@@ -1,8 +1,8 @@
 """The tags of a TIFF file, and of EXIF, which is stored as one: bytes to `Directory`.
 
 Strict and bounded: whatever points out of the file is `CorruptImage`, and no file keeps it busy. It
-knows what a tag's numbers are, not what they mean. The readers at hand are lenient where this one
-must not be, and parse private tags of microscopes that nobody here asks for.
+knows what a tag's numbers are, not what they mean. Other readers are lenient where this one must
+not be, and parse private tags of microscopes that are not needed here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ _INTEGERS |= {16: "u8", 17: "i8", 18: "u8"}
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """One picture's tags. `order` is `<` or `>`; `fields` has (type, count, position) of each tag."""
+    """One picture's tags: `order` is `<` or `>`, `fields` has (type, count, position) by tag."""
 
     data: bytes
     order: str

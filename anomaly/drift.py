@@ -1,11 +1,11 @@
-"""Whether what comes now is still like what was calibrated on, and which of the two changed: camera or parts.
+"""Whether images still look like the calibration's and, if not, what changed: camera or parts.
 
 Each statistic is watched in two ways. The population stability index (PSI) says how far the last
 parts lie from the calibration images; below 0.1 is nothing, above 0.25 much. A conformal test
 martingale in Shiryaev-Roberts form says whether that is more than chance (Vovk et al. 2021,
-"Retrain or not retrain: conformal test martingales for change-point detection"): while parts come
-as they did, it raises on average at most one alarm in so many parts as are stated. It holds parts
-for exchangeable: where lots differ by themselves, calibrate on several lots.
+"Retrain or not retrain: conformal test martingales for change-point detection"): while nothing
+changes, it raises on average at most one alarm in the stated number of parts. It assumes
+exchangeable parts: where lots differ by themselves, calibrate on several lots.
 """
 
 import bisect
@@ -30,7 +30,7 @@ _JUMP = 0.01  # share of the bet that moves to the other ways of betting with ev
 
 
 def _bets(p: float) -> tuple[float, ...]:
-    """Ways to bet that p-values are not uniform, each a density on (0, 1): small, large, or at an end."""
+    """Bets that p-values are not uniform, each a density on (0, 1): small, large, or at an end."""
     centred = p - 0.5
     return (
         1.0,
@@ -50,9 +50,9 @@ class ChangeTest:
     """Conformal Shiryaev-Roberts test of one statistic.
 
     While nothing changes, `value` takes about N parts, or more, to reach N on average. A value is
-    ranked among those of the calibration (each group counting once) and all that came some while
-    before it: were it ranked among the last ones too, a change would soon be compared with itself.
-    The while is no longer than as much is known, so that a few calibration parts are not held for
+    ranked among those of the calibration (each group counts once) and all that are older than a
+    lag: if it were ranked among the latest ones too, a change would soon be compared with itself.
+    The lag is no longer than the known history, so that a few calibration parts are not taken for
     the truth.
     """
 
@@ -127,7 +127,7 @@ class Stability:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """One statistic: median now and at calibration, PSI, and since when it has changed, if it has."""
+    """One statistic: median now and at calibration, PSI, and since when it has changed, if so."""
 
     name: str
     now: float | None
@@ -138,7 +138,7 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """What a watch found: `camera`, `parts` or `none`, after so many `parts`; each statistic; what to do."""
+    """What a watch found (`camera`, `parts`, `none`) after so many `parts`; statistics, advice."""
 
     finding: Finding
     parts: int
@@ -196,9 +196,8 @@ class Watch:
     def finding(self) -> Finding:
         """What changed.
 
-        A camera that changes does so for every part: the usual image moves. Where only some images
-        are different, it is some parts that are. Scores follow a camera, so they are looked at
-        last.
+        When a camera changes, it changes every image: the usual image moves. When only some images
+        differ, some parts differ. Scores follow a camera, so they are looked at last.
         """
         changed = [i for i, at in enumerate(self._since) if at is not None]
         if any(self.names[i] in STATISTICS and self._has_moved(i) for i in changed):

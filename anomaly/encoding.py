@@ -1,6 +1,6 @@
-"""How an image came: format, size, depth, compression, as its header has it. Decodes no pixel.
+"""How an image was encoded: format, size, depth, compression. Reads headers, decodes no pixel.
 
-The quality of a JPEG is estimated by the standard table that its luminance table is nearest to
+The quality of a JPEG is estimated from the standard table nearest to its luminance table
 (Independent JPEG Group, 1 to 100); a camera with tables of its own gets the quality that quantises
 as coarsely.
 """
@@ -18,7 +18,7 @@ from anomaly.types import RgbImage
 
 RAW = "RAW"  # pixels that came without a file
 _OTHER_FORMAT = "OTHER"
-# Stored by their place: add at the end only.
+# Stored by their index: add at the end only.
 _KNOWN_FORMATS = (RAW, _OTHER_FORMAT, "JPEG", "PNG", "BMP", "TIFF", "WEBP", "JPEG2000", "AVIF")
 LOSSLESS = 101  # takes the place of a quality; better than any
 _SUBSAMPLINGS = {(1, 1): 444, (2, 1): 422, (2, 2): 420, (1, 2): 440, (4, 1): 411}
@@ -37,9 +37,10 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """One image's header; `quality` is 1 to 100, or `LOSSLESS`; `subsampling` 444, 420 …, 0: no JPEG's.
+    """One image's header.
 
-    `height` and `width` are the image's as it is seen, turned upright.
+    `quality` is 1 to 100, or `LOSSLESS`; `subsampling` is 444, 420 …, or 0 if it is no JPEG.
+    `height` and `width` are those of the image as it is seen, turned upright.
     """
 
     format: str
@@ -64,7 +65,7 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True)
 class Encodings:
-    """What many images have in common: which values there were, or the least and the greatest."""
+    """What many images have in common: which values occurred, or the smallest and the largest."""
 
     formats: tuple[str, ...]
     heights: tuple[int, int]
@@ -153,7 +154,7 @@ def encoding_of(header: Header | None, image: RgbImage, *, is_raw: bool = False)
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether channels have 16 bits: Pillow opens such colours as 8, but says what it would unpack."""
+    """Whether channels have 16 bits: Pillow opens these colours as 8, but names what it unpacks."""
     return image.mode in _SIXTEEN_BITS or ";16" in str(getattr(image, "tile", ""))
 
 
@@ -170,7 +171,7 @@ def _subsampling(image: Image.Image) -> int:
 
 
 def _luminances() -> np.ndarray:
-    """Tables of the qualities 1 to 100, each sorted, (100, 64): the order differs between readers."""
+    """Tables of qualities 1 to 100, (100, 64), each sorted: the order differs between readers."""
     standard = np.array(_STANDARD)
     quality = np.arange(1, 101)
     scale = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)

@@ -1,4 +1,4 @@
-"""Whether an image is unlike those calibrated on: another camera or setting, rather than a bad part.
+"""Whether an image is unlike the calibration images: another camera or setting, not a bad part.
 
 The header is held against what the calibration images had: any other size, format or depth is
 another. What the camera sends (`anomaly.input_statistics`) is held against their extremes, with a
@@ -41,7 +41,7 @@ CODES = (
 
 @dataclass(frozen=True, slots=True)
 class InputWarning:
-    """One way in which an image, or what was asked of it, is unlike the calibration; `code` is stable."""
+    """One way in which an image or its request is unlike the calibration; `code` is stable."""
 
     code: str
     text: str
@@ -50,7 +50,7 @@ class InputWarning:
 def unfamiliar(
     calibration: Calibration, encoding: Encoding, inputs: FloatArray
 ) -> tuple[InputWarning, ...]:
-    """Say in what an image is unlike those calibrated on; nothing where the calibration does not know."""
+    """Say how an image is unlike the calibration's; nothing if the calibration does not know."""
     warnings: list[InputWarning] = []
     if calibration.encodings is not None:
         warnings += _by_header(calibration.encodings, encoding)

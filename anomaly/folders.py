@@ -1,4 +1,4 @@
-"""Replacing a folder as a whole, so that whoever looks sees the old one or the new one, never none.
+"""Replaces a folder as a whole: a reader sees the old one or the new one, never none.
 
 Where the system can exchange two names at once (Linux), it does. Elsewhere two renames are needed;
 a process killed between them leaves `.NAME.*.previous`, which `recover` brings back. Files that are
@@ -26,12 +26,12 @@ _CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 
 def is_plain_name(text: object) -> TypeGuard[str]:
-    """Whether a text may name a file in any folder: letters, digits, `.`, `_`, `-`, no dot in front."""
+    """Whether a text can name a file in any folder: letters, digits, `._-`, no leading dot."""
     return isinstance(text, str) and _PLAIN.fullmatch(text) is not None
 
 
 def replace_folder(staging: Path, folder: Path, replaced: Collection[str]) -> None:
-    """Put `staging` in the place of `folder`; what is in the old one beside `replaced` is carried over.
+    """Put `staging` in the place of `folder` and carry over the old content not in `replaced`.
 
     The old one is gone afterwards. Raises `OSError`; `folder` is then as it was.
     """
@@ -48,7 +48,7 @@ def replace_folder(staging: Path, folder: Path, replaced: Collection[str]) -> No
 
 
 def carry_over(folder: Path, staging: Path, replaced: Collection[str]) -> None:
-    """Link (or else copy) all that is in a folder into another one, but for the names in `replaced`."""
+    """Link (or else copy) a folder's content into another one, except the names in `replaced`."""
     for entry in _foreign_files(folder, replaced):
         target = staging / entry.name
         if entry.is_dir() and not entry.is_symlink():
@@ -58,7 +58,7 @@ def carry_over(folder: Path, staging: Path, replaced: Collection[str]) -> None:
 
 
 def recover(folder: Path) -> None:
-    """Bring a folder back that a process was killed while replacing; nothing to do where it is there."""
+    """Restore a folder if a process was killed while replacing it; one that is there stays."""
     if folder.exists() or not folder.parent.is_dir():
         return
     for left in _left_behind(folder.parent):

@@ -1,7 +1,7 @@
-"""A frozen convolutional backbone made faster: batch normalisation folded in, channels last in memory.
+"""A faster frozen convolutional backbone: batch norm folded in, channels last in memory.
 
-Both change no result but for rounding (1e-6 of a feature's range). The weights that are stored and
-digested stay as they were published; this is a copy to compute with.
+Neither changes a result beyond rounding (1e-6 of a feature's range). The weights that are stored
+and digested stay as they were published; this is a copy to compute with.
 """
 
 from copy import deepcopy

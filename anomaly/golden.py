@@ -1,6 +1,6 @@
-"""Golden scores: what a stored model must say of a few generated canvases, wherever it is loaded.
+"""Golden scores: what a stored model must give for a few generated canvases, on any machine.
 
-The canvases are patterns made here: no image of the customer's leaves with the model.
+The canvases are patterns made here: no customer image leaves with the model.
 """
 
 import torch

@@ -5,8 +5,8 @@ and twice the threshold is full, so that two parts can be compared by eye. Nothi
 to the image at hand.
 
 Pictures have the caller's size up to 32 million pixels; larger images are drawn at a half, a
-quarter and so on, and whatever is drawn is so in strips: six maps of 100 million float32 pixels
-would take gigabytes.
+quarter and so on, and everything is drawn in strips: six maps of 100 million float32 pixels would
+take gigabytes.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def source_map(anomaly_map: FloatArray, placement: Placement) -> FloatArray:
 
 
 def picture_size(source: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) of the pictures of an image of (H, W): its own, or so often halved that it is not too much."""
+    """Size of an image's pictures, both (H, W): its own, halved until it is not too much."""
     height, width = source
     while height * width > _MOST_PICTURE_PX:
         height, width = -(-height // 2), -(-width // 2)
@@ -48,7 +48,7 @@ def picture_size(source: tuple[int, int]) -> tuple[int, int]:
 def _strips(
     anomaly_map: FloatArray, placement: Placement, size: tuple[int, int]
 ) -> Iterator[tuple[slice, FloatArray]]:
-    """Cut the map of a picture of (H, W) into strips of rows; together they are what `source_map` gives."""
+    """Cut the map of an (H, W) picture into strips of rows; together they equal `source_map`."""
     inside = crop_to_image(anomaly_map, placement)
     height, rows = size[0], inside.shape[0]
     wide = cv2.resize(inside, (size[1], rows), interpolation=cv2.INTER_LINEAR)  # (rows, W)
@@ -97,14 +97,14 @@ def find_regions(anomaly_map: FloatArray, placement: Placement, level: float) ->
 
 
 def heat(anomaly_map: FloatArray, map_threshold: float) -> FloatArray:
-    """Put a map on the fixed scale: 0 at or below 0, 0.5 at the threshold, 1 at twice it or more."""
+    """Put a map on the fixed scale: 0 at or below 0, 0.5 at the threshold, 1 from twice it on."""
     scale = 2.0 * max(map_threshold, 1e-6)
     fixed: FloatArray = np.clip(anomaly_map / np.float32(scale), 0, 1).astype(np.float32)
     return fixed
 
 
 def grey_png(anomaly_map: FloatArray, map_threshold: float, placement: Placement) -> bytes:
-    """8-bit grey PNG in the caller's size, or what `picture_size` makes of it; 128 is the threshold."""
+    """8-bit grey PNG in the caller's size, limited by `picture_size`; 128 is the threshold."""
     size = picture_size(placement.source)
     grey = np.empty(size, np.uint8)
     for strip, values in _strips(anomaly_map, placement, size):

@@ -124,7 +124,7 @@ class QueryDecoder(nn.Module):
     def forward(
         self, encoded: torch.Tensor, visible: torch.Tensor, queries: torch.Tensor
     ) -> torch.Tensor:
-        """(B, K, D) encoded and (B, Q) positions to (B, Q, C); `visible` is already in `encoded`."""
+        """Map (B, K, D) encoded and (B, Q) positions to (B, Q, C); `encoded` holds `visible`."""
         memory = self.embed(encoded)
         x = take(self.query, queries) + self.query_token  # (B, Q, D)
         for block in self.blocks:

@@ -1,4 +1,4 @@
-"""The manifest of a model folder and its files, read as if somebody wished us ill.
+"""The manifest of a model folder and its files, read as hostile input.
 
 Nothing in a folder is believed: JSON is bounded in size and depth and has neither doubled keys nor
 NaN, every field has its type, names stay inside the folder, files are regular files with the stated
@@ -81,7 +81,7 @@ def parse(raw: bytes) -> dict[str, Any]:
 
 
 def is_plain(name: object) -> bool:
-    """Whether this can be a version or the name of a file: it stays in its folder wherever it is used."""
+    """Whether this can be a version or a file name: it stays in its folder wherever used."""
     return isinstance(name, str) and _PLAIN.fullmatch(name) is not None
 
 

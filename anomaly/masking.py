@@ -55,12 +55,12 @@ def training_masks(
     mask_ratio: float,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """Draw (B, L) bool masks of a kind that each hide the same number of patches, at least 1, not all.
+    """Draw (B, L) bool masks of a kind; all hide the same number of patches: at least 1, not all.
 
     `random` hides any patches; `block` blobs (after BEiT, Bao et al. 2022); `grid` the same number
     of every 2 × 2 patches; `salient` those of high `salience` (B, L) more often than others, by
     Gumbel noise (as AttMask does by attention, Kakogeorgiou et al. 2022). `complementary` hides
-    half: odd rows what even ones show; its ratio is a half whatever is asked.
+    half: odd rows hide what even ones show; its ratio is a half whatever is asked.
     """
     batch, length = salience.shape
     require_shape(
@@ -89,7 +89,7 @@ def _hidden(length: int, mask_ratio: float) -> int:
 def _complementary(noise: torch.Tensor) -> torch.Tensor:
     masks = _lowest(noise, noise.shape[1] // 2)
     masks[1::2] = ~masks[: len(masks) - 1 : 2][: len(masks[1::2])]
-    if noise.shape[1] % 2:  # of an odd number the complement hides one more: show that one as well
+    if noise.shape[1] % 2:  # with an odd number the complement hides one more: show it as well
         extra = masks[1::2].to(torch.uint8).argmax(dim=1, keepdim=True)
         masks[1::2] = masks[1::2].scatter(1, extra, value=False)
     return masks
@@ -104,7 +104,7 @@ def _blobs(batch: int, grid: Grid, generator: torch.Generator) -> torch.Tensor:
 
 
 def _turn_in_cell(noise: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """Which of its 2 × 2 patches each one is in random order, 0 to 3, (B, L)."""
+    """Random rank of each patch among its 2 × 2 patches, 0 to 3, (B, L)."""
     rows, cols = 2 * -(-grid.rows // 2), 2 * -(-grid.cols // 2)
     square = F.pad(
         noise.view(-1, 1, grid.rows, grid.cols),
@@ -143,7 +143,7 @@ def covering_masks(length: int, config: MaskingConfig, seed: int) -> torch.Tenso
 
 
 def split_indices(masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Turn (N, L) bool masks of one hidden count into (N, K) visible and (N, L-K) hidden indices."""
+    """Turn (N, L) bool masks of one hidden count into indices: (N, K) visible, (N, L-K) hidden."""
     hidden = masks.sum(dim=1)
     same = masks.ndim == 2 and bool((hidden == hidden[0]).all())
     require_shape("masks", tuple(masks.shape), "(N, L) with one hidden count", ok=same)

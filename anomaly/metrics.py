@@ -38,7 +38,7 @@ class PixelMetrics:
 
 
 def image_metrics(labels: np.ndarray, scores: np.ndarray) -> ImageMetrics:
-    """Score-based figures of N images; `labels` is bool, True is anomalous; both kinds must occur."""
+    """Score-based figures of N images; `labels` is bool, True is anomalous; both must occur."""
     ok = labels.shape == scores.shape and labels.ndim == 1 and len(np.unique(labels)) == 2
     require_shape("labels", labels.shape, "(N,) holding both normal and anomalous", ok=ok)
     return ImageMetrics(

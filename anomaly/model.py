@@ -43,8 +43,8 @@ class ModelConfig:
         rows = windows * self.scoring.masking.repeats * self.scoring.masking.parts
         if rows > _MOST_ROWS:
             raise ConfigError(
-                f"an image would be {rows} windows × masks, more than {_MOST_ROWS}; want a smaller "
-                "canvas, larger patches or windows, or fewer masks"
+                f"an image would be {rows} windows × masks, more than {_MOST_ROWS}; want a "
+                "smaller canvas, larger patches or windows, or fewer masks"
             )
 
 

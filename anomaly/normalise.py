@@ -1,8 +1,8 @@
 """Raw evidence to comparable scores, learned from normal images.
 
 Two ways of knowing what is usual: over the whole image, and by the patch's place (parts that always
-lie the same way). Each gives z-scores, every kind of evidence by itself. Which suits a product is
-decided in `anomaly.calibration`, not here.
+lie the same way). Each gives z-scores, every kind of evidence by itself. Which one suits a product
+is decided in `anomaly.calibration`, not here.
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class PositionNormaliser:
 
     @classmethod
     def fit(cls, error: torch.Tensor, roi_mask: torch.Tensor | None = None) -> "PositionNormaliser":
-        """Fit on normal images: error (N, E, L); places of few samples lean on cells where `roi_mask`."""
+        """Fit on normal images' error (N, E, L); places of few samples lean on `roi_mask` cells."""
         _check(error)
         variance, mean = torch.var_mean(error, dim=0, correction=0)
         return cls(*_shrink(mean, variance, len(error), _overall(error, roi_mask)))

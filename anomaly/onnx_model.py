@@ -30,7 +30,7 @@ GRAPH_ERRORS = (
 
 
 class _OneImage(nn.Module):
-    """The graph's own form: one canvas (1, 3, S, S) and its masks without a batch, (W, R, G, ·)."""
+    """The graph's form: one canvas (1, 3, S, S) and its masks without a batch, (W, R, G, ·)."""
 
     def __init__(self, path: ScoringPath) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def export_onnx(model: AnomalyModel) -> bytes:
 
 
 class OnnxModel:
-    """Stands in for `AnomalyModel` in a detector: the same call, computed by ONNX Runtime on the CPU.
+    """Stands in for `AnomalyModel` in a detector: the same call, run by ONNX Runtime on the CPU.
 
     With `cores`, an image has all threads while its batch is alone and its lane's threads
     otherwise: a lone image is done sooner, and images side by side do not wait for each other's

@@ -1,6 +1,6 @@
 """Which way up an image is: from EXIF or XMP to upright pixels.
 
-A sound picture is never refused for it: what cannot be read as 1 to 8 means upright.
+A sound picture is never refused for its orientation: a value other than 1 to 8 means upright.
 """
 
 import re

@@ -36,7 +36,7 @@ def unpatchify(patches: torch.Tensor, grid: Grid) -> torch.Tensor:
 
 
 def fold_cells(maps: torch.Tensor, grid: Grid, cells: int) -> torch.Tensor:
-    """Stack each patch's cells into its token: (B, C, rows·cells, cols·cells) to (B, L, cells²·C)."""
+    """Stack patches' cells into tokens: (B, C, rows·cells, cols·cells) to (B, L, cells²·C)."""
     batch, channels = maps.shape[:2]
     cut = maps.reshape(batch, channels, grid.rows, cells, grid.cols, cells)
     return cut.permute(0, 2, 4, 3, 5, 1).reshape(batch, grid.length, -1)

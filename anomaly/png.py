@@ -1,4 +1,4 @@
-"""PNG to pixels. Size and orientation are known from its chunks, every checksum is held to.
+"""PNG to pixels. Size and orientation are known from its chunks, every checksum is verified.
 
 OpenCV sees only the chunks that make the picture: no text or profile to inflate, no transparency
 (alpha is dropped), no second frame.
@@ -70,7 +70,7 @@ def _refuse_frames(content: bytes) -> None:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (kind, start, end) of each chunk's content, its checksum held to, up to the end's."""
+    """Yield (kind, start, end) of each chunk's content, checksums verified, up to the end chunk."""
     start, view = len(SIGNATURE), memoryview(data)
     for _ in range(_MAX_CHUNKS):
         if start + 12 > len(data):

@@ -1,8 +1,8 @@
 """Which part of an image counts: polygons or a mask image, in shares of the image's sides.
 
 A region of interest belongs to a calibration: what does not count helps neither the threshold nor
-the score, so another region asks for another calibration. It knows nothing of models: `mask`
-brings it onto whatever grid a map has.
+the score, so another region needs another calibration. It knows nothing of models: `mask` brings it
+onto whatever grid a map has.
 """
 
 import functools

@@ -98,7 +98,7 @@ def check_error_suits_target(scoring: ScoringConfig, target: TargetConfig) -> No
 def image_masks(
     seeds: Sequence[int], windows: int, length: int, config: MaskingConfig
 ) -> torch.Tensor:
-    """Each image's own covering masks for each of its windows, (B, W, R, G, l) bool, True is hidden."""
+    """Each image's own covering masks of its windows, (B, W, R, G, l) bool, True is hidden."""
     return torch.stack(
         [
             torch.stack(

@@ -90,7 +90,7 @@ class Segments:
         return self.page.data[start : start + length]
 
     def rows(self, number: int) -> tuple[int, int]:
-        """Rows of a segment: of a plane's last strip what is left or, from some writers, a whole one's."""
+        """Rows of a segment: a plane's last strip has the rest or, from some writers, all rows."""
         height, step = self.size[0], self.step[0]
         across, down = -(-self.size[1] // self.step[1]), -(-height // step)
         top = number % (across * down) // across * step
@@ -103,7 +103,7 @@ class Segments:
 
 
 def read_planes(segments: Segments) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Decode all segments: (H, W, C), uint8 up to 8 bits and uint16 beyond. Raises `CorruptImage`."""
+    """Decode all segments: (H, W, C), uint8 to 8 bits, uint16 beyond. Raises `CorruptImage`."""
     (height, width), (rows, columns) = segments.size, segments.step
     dtype = np.uint8 if segments.bits <= 8 else np.uint16
     pixels = np.empty((height, width, segments.samples * segments.planes), dtype)
@@ -193,7 +193,7 @@ def _lengthened(content: bytes) -> bytes | None:
 
 
 def _by_libtiff(contents: list[bytes], compression: int, size: int) -> list[bytes]:
-    """Decompress each to so many bytes: as strips of a grey picture, a row each, whose pixels are bytes."""
+    """Decompress each to `size` bytes, as the one-row strips of a grey picture of 8 bits."""
     count = len(contents)
     lists_at = 8 + 2 + 9 * 12 + 4
     lengths = [len(content) for content in contents]
@@ -222,7 +222,7 @@ def _inflated(content: bytes, limit: int) -> bytes:
         plain = inflater.decompress(content, limit + 1)
     except zlib.error as error:
         raise CorruptImage(f"the TIFF is damaged: a strip cannot be inflated: {error}") from error
-    if not inflater.eof:  # the checksum stands at the end
+    if not inflater.eof:  # the checksum is at the end
         raise CorruptImage("the TIFF is damaged: a strip's compressed data do not end")
     return plain
 
@@ -246,7 +246,7 @@ def _unpacked_bits(packed: NDArray[np.uint8], bits: int, count: int) -> np.ndarr
     """Take rows of packed integers apart: (rows, bytes) to (rows, count)."""
     wide = 8 if bits <= 8 else 16
     values = np.empty((len(packed), count), np.uint8 if wide == 8 else np.uint16)
-    together = max(1, _AT_ONCE // count)  # rows: a bit takes a byte meanwhile
+    together = max(1, _AT_ONCE // count)  # rows: a bit takes a byte for the time being
     for top in range(0, len(packed), together):
         bit_rows = np.unpackbits(packed[top : top + together], axis=1, count=count * bits)
         padded = np.zeros((len(bit_rows) * count, wide), np.uint8)
@@ -277,7 +277,7 @@ def _of_jpeg(segments: Segments, content: bytes, rows: tuple[int, int]) -> np.nd
 
 
 def _with_tables(content: bytes, tables: bytes, *, is_rgb: bool) -> bytes:
-    """Make a JPEG of its own of a strip: with the file's tables, and its colours declared."""
+    """Make a complete JPEG of a strip: with the file's tables, and its colours declared."""
     if content[:2] != b"\xff\xd8":
         raise CorruptImage("the TIFF is damaged: a JPEG strip does not begin as one")
     transform = b"\0" if is_rgb else b"\1"  # Adobe's mark: 0 is RGB, 1 is YCbCr

@@ -1,4 +1,4 @@
-"""What bytes are that are no JPEG, PNG, BMP or TIFF: named, so that the sender knows what to change."""
+"""Names what is no JPEG, PNG, BMP or TIFF, so that the sender knows what to change."""
 
 import re
 
@@ -33,7 +33,7 @@ _NETPBM = re.compile(rb"P[1-7FfAy]\s")
 
 
 def name_of(data: bytes) -> str | None:
-    """Name what the bytes are where it can be told: `WebP`, `a PDF`, `base64 text`."""
+    """Name the format of the bytes if it is recognised: `WebP`, `a PDF`, `base64 text`."""
     for start, name in _STARTS:
         if data.startswith(start):
             return name

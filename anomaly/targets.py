@@ -104,7 +104,7 @@ class Target(nn.Module):
         ]
 
     def on_map(self, values: list[torch.Tensor]) -> torch.Tensor:
-        """Bring each block's values (B, L·cells²) to the map grid and stack them, (B, blocks, cells)."""
+        """Bring each block's values (B, L·cells²) to the map grid: (B, blocks, cells)."""
         fine = self.map_grid.rows // self.grid.rows
         maps = [
             refine(value, self.grid.refined(block.cells), fine // block.cells)
@@ -155,7 +155,7 @@ class PixelTarget(Target):
 
 
 class FeatureTarget(Target):
-    """Features of a frozen timm backbone, resampled to the cells of the patch grid, one block a stage."""
+    """Features of a frozen timm backbone, resampled to the patch grid's cells, a block a stage."""
 
     input_mean: torch.Tensor
     input_spread: torch.Tensor
@@ -218,7 +218,7 @@ def _forget_folded(target: FeatureTarget, _: object) -> None:
 
 
 def build_target(config: TargetConfig, canvas: int, *, backbone: nn.Module | None = None) -> Target:
-    """Build the target of a recipe; a `backbone` at hand (from a model folder) is used as it is."""
+    """Build the target of a recipe; a given `backbone` (from a model folder) is used as it is."""
     if config.kind == "pixels":
         return PixelTarget(config, canvas)
     return FeatureTarget(config, canvas, backbone or load_backbone(config))
@@ -227,7 +227,7 @@ def build_target(config: TargetConfig, canvas: int, *, backbone: nn.Module | Non
 def empty_backbone(config: TargetConfig) -> nn.Module:
     """Build the backbone's layers up to the last stage used, with weights yet to be loaded.
 
-    Only what timm itself knows: some of the names that it takes would be asked for on the network.
+    Only architectures that timm itself has: it would look up some other names on the network.
     """
     if not timm.is_model(config.backbone):
         raise ConfigError(f"timm knows no backbone {config.backbone!r}; see timm.list_models()")

@@ -2,8 +2,8 @@
 
 Strips and tiles, both byte orders, BigTIFF, one plane or several, 1, 8 and 16 bits, and 9 to 15
 packed ones: those come out as they were stored, in 16 bits, so that one `white_level` fits packed
-and unpacked. Alpha is dropped, never multiplied. Reduced copies are passed over; a second page is
-refused, because what is not looked at must not be called good.
+and unpacked. Alpha is dropped, never multiplied. Reduced copies are skipped; a second page is
+refused, because a page that nobody inspects must not be called good.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,8 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _INDEXED, _SEPARATED, _YCBCR = 0, 1, 2, 3,
 _COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _INDEXED: 1, _SEPARATED: 4, _YCBCR: 3}
 _COLOUR_NAMES = {4: "a transparency mask", 8: "CIE L*a*b* colours", 9: "ICC L*a*b* colours",
                  10: "ITU L*a*b* colours", 32803: "a raw colour mosaic (CFA)",
-                 32844: "LogL values", 32845: "LogLuv values", 34892: "raw linear values"}  # fmt: skip
+                 32844: "LogL values", 32845: "LogLuv values",
+                 34892: "raw linear values"}  # fmt: skip
 _NUMBERS = {2: "signed integers", 3: "floating-point numbers", 5: "complex integers",
             6: "complex numbers"}  # fmt: skip
 _SAVE_AS = (

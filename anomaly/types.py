@@ -46,7 +46,7 @@ class RgbImage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W) of the pixels at hand."""
+        """(H, W) of the decoded pixels."""
         return int(self.pixels.shape[0]), int(self.pixels.shape[1])
 
     @property
@@ -79,7 +79,7 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A run of a token's channels that come from one source: `channels` for each of `cells`² cells.
+    """A run of a token's channels from one source: `channels` for each of `cells`² cells.
 
     A source finer than the patch grid keeps its detail by cells: a patch of 2 × 2 cells has one
     token, and the block holds four times the channels.
@@ -108,7 +108,7 @@ class Placement:
 
     @classmethod
     def filling(cls, side: int) -> "Placement":
-        """Return how an image lies that is a canvas itself."""
+        """Return the placement of an image that fills its canvas."""
         return cls((side, side), (side, side), (0, 0, side, side))
 
     @property
@@ -118,7 +118,7 @@ class Placement:
         return self.source[0] / (bottom - top), self.source[1] / (right - left)
 
     def to_source(self, y: float, x: float) -> tuple[float, float]:
-        """Map a canvas coordinate (pixel edges, not centres) to the caller's, clamped to the image."""
+        """Map a canvas coordinate (pixel edges, not centres) to the caller's, inside the image."""
         scale_y, scale_x = self.scale
         source_y = min(max((y - self.box[0]) * scale_y, 0.0), float(self.source[0]))
         source_x = min(max((x - self.box[1]) * scale_x, 0.0), float(self.source[1]))

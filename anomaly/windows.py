@@ -1,7 +1,7 @@
 """Grids larger than the autoencoder: overlapping windows of tokens, cut out and put together again.
 
-The autoencoder always sees a square of tokens it was built for. A canvas at higher resolution has
-more tokens; windows cover them, and where windows overlap the results are averaged.
+The autoencoder always sees the square of tokens that it was built for. A canvas at higher
+resolution has more tokens; windows cover them, and where windows overlap the results are averaged.
 """
 
 import torch
@@ -15,7 +15,7 @@ def window_of(grid: Grid, side: int) -> Grid:
 
 
 def window_indices(grid: Grid, window: Grid) -> torch.Tensor:
-    """Return (W, l) indices of the patches of the fewest evenly spaced windows that cover the grid."""
+    """Return (W, l) patch indices of the fewest evenly spaced windows that cover the grid."""
     corners = [
         (top, left)
         for top in _starts(grid.rows, window.rows)

@@ -35,7 +35,7 @@ from training.decoding import STRICT
 from training.evaluate import canvas_mask
 from training.truth import mask_files
 
-_DOUBTFUL = 8  # one patch in so many is looked at again
+_DOUBTFUL = 8  # one patch in this many is looked at again
 _BATCH = 8
 MASKINGS = {
     "default: halves, twice": MaskingConfig(2, 2),
@@ -60,7 +60,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What every row is measured on."""
+    """The data that every row is measured on."""
 
     normal: Split
     copies: Split
@@ -104,7 +104,7 @@ def main() -> None:
 
 
 def gather(model: AnomalyModel, data: Path) -> Material:
-    """Compute tokens of validation normals, of two corrupted copies of each, and of the test split."""
+    """Compute tokens of validation normals, two corrupted copies of each, and the test split."""
     dataset, generator = open_dataset(data), np.random.default_rng(0)
     held_out = [s for s in dataset.select("validation") if s.is_normal]
     normals: list[RgbImage] = []
@@ -177,7 +177,7 @@ def _second_look(
 
 
 def doubtful_first(doubt: torch.Tensor, length: int, seed: int) -> torch.Tensor:
-    """Return (1, G, l) masks: the first hides the patches of most doubt (l,), the others the rest."""
+    """Return (1, G, l) masks: the first hides patches of most doubt (l,), the others the rest."""
     generator = torch.Generator().manual_seed(seed)
     size = -(-length // _DOUBTFUL)
     worst = doubt.topk(size).indices.cpu()

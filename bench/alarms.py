@@ -1,8 +1,8 @@
-"""Stated against realised false alarms, over random splits by group: `python -m bench.alarms DATA MODEL`.
+"""Stated against realised false alarms over random splits: `python -m bench.alarms DATA MODEL`.
 
 The normal images that the model was not trained on (validation and test) are split again and again
-into groups to calibrate on and groups to count false alarms among. What the calibration states is
-held to what happens: the mean over splits, and how often the count lies in the interval that the
+into groups to calibrate on and groups to count false alarms among. The stated rate is compared with
+the realised one: the mean over splits, and how often the count lies in the interval that the
 command prints.
 """
 
@@ -28,7 +28,7 @@ RATES = (0.01, 0.02, 0.05)
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """One split at one rate: stated, what was expected and what came."""
+    """One split at one rate: the stated rate, the expected and the counted alarms."""
 
     rate: float
     certified: bool

@@ -5,8 +5,8 @@
 
 Linear attention (Katharopoulos et al. 2020, elu + 1) takes the place of softmax attention
 everywhere. Token merging (Bolya et al. 2023) averages the most alike pairs of encoded tokens after
-each block, at inference only. Windows are what the model has (`model.mae.window`). None of the
-first two is part of the product: this is where it is looked up whether they should be.
+each block, at inference only. Windows are what the model has (`model.mae.window`). Neither of the
+first two is part of the product: this benchmark tells whether they should be.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def timed(name: str, config: MaeConfig, side: int) -> str:
-    """Measure an inspection's work for one image: both halves predicted from each other, interleaved."""
+    """Measure one image's inspection: both halves predicted from each other, interleaved."""
     model = MaskedAutoencoder(config, Grid(side, side, 16), _TOKEN_DIM).eval()
     small = MaskedAutoencoder(config, Grid(14, 14, 16), _TOKEN_DIM).eval()
     windows = (side // 14) ** 2
@@ -96,7 +96,7 @@ def timed(name: str, config: MaeConfig, side: int) -> str:
 
 
 def halves(model: MaskedAutoencoder, images: int) -> Callable[[], None]:
-    """Return what predicts each half of (images, L, C) tokens from the other."""
+    """Return a function that predicts each half of (images, L, C) tokens from the other."""
     length = model.position.shape[1]
     tokens = torch.randn(images, length, _TOKEN_DIM)
     order = torch.randperm(length)
@@ -172,7 +172,7 @@ def merged(model: MaskedAutoencoder, count: int) -> MaskedAutoencoder:
 
 
 def merge(tokens: torch.Tensor, count: int) -> torch.Tensor:
-    """Average the `count` most alike pairs of an even and an odd place: (B, K, D) to (B, K - count, D)."""
+    """Average the `count` most alike pairs of even and odd places: (B, K, D) to (B, K-count, D)."""
     even, odd = tokens[:, ::2], tokens[:, 1::2]
     count = min(count, even.shape[1] - 1)
     alike = F.normalize(even, dim=-1) @ F.normalize(odd, dim=-1).transpose(1, 2)

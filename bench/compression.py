@@ -1,10 +1,10 @@
 """What a camera that compresses more does, and whether training should vary it.
 
 `python -m bench.compression DATA`. Three models of one recipe: trained and calibrated on the images
-as they are; trained on them and on copies that were compressed at random; trained so and calibrated
-on such copies as well (a part and its copy count once). Each scores the test split as it is and
-compressed anew. Qualities are fixed beforehand and nothing is tuned: what is looked for is how many
-good parts are rejected.
+as they are; trained on them and on copies that were compressed at random; also calibrated on such
+copies (a part and its copy count once). Each scores the test split as it is and recompressed.
+Qualities are fixed beforehand and nothing is tuned: the question is how many good parts are
+rejected.
 """
 
 import argparse
@@ -104,7 +104,10 @@ def row(name: str, detector: Detector, test: Sequence[Sample], quality: int | No
 def line(row_: Row) -> str:
     """Lay one row out as Markdown."""
     quality = "as it is" if row_.quality is None else str(row_.quality)
-    return f"| {row_.model} | {quality} | {row_.auroc:.3f} | {row_.false_alarms:.1%} | {row_.recall:.1%} |"
+    return (
+        f"| {row_.model} | {quality} | {row_.auroc:.3f} "
+        f"| {row_.false_alarms:.1%} | {row_.recall:.1%} |"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What it costs to bring a JPEG to the canvas, by decoder: `python -m bench.decode`.
+"""The cost of bringing a JPEG to the canvas, by decoder: `python -m bench.decode`.
 
 One core; medians. The last two columns say how far a canvas lies from that of the whole decode, in
 grey levels of 255, and how far the same image saved again at quality 80 does, for comparison.

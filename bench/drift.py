@@ -1,8 +1,9 @@
 """How soon a fading lamp and a new defect are found: `python -m bench.drift DATA MODEL`.
 
 The good test images come again and again, 500 of them: once with a lamp that loses a fifth of its
-light, once as they are with a share of parts that have one kind of defect, once as they are. Beside
-where the watch finds it stands where the false alarms of the last hundred parts have doubled.
+light, once as they are with a share of parts that have one kind of defect, once as they are. The
+table says when the watch finds it, and when the false alarms of the last hundred parts have
+doubled.
 """
 
 import argparse
@@ -73,7 +74,7 @@ def main() -> None:
 def _with(
     good: list[RgbImage], bad: list[RgbImage], share: float, parts: int
 ) -> Callable[[], Iterator[RgbImage]]:
-    """Half of the parts as ever, then a share of bad ones."""
+    """Half of the parts unchanged, then a share of bad ones."""
     half = parts // 2
 
     def sequence() -> Iterator[RgbImage]:

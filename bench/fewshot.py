@@ -1,10 +1,10 @@
-"""Few normal images, with and without pretraining on other products; and one model for several products.
+"""Few normal images, with and without pretraining on other products; one model for several.
 
     python -m bench.fewshot ../data/magnetic_tile ../data/brain_mri ../data/pcb --shots 4,16,64
 
 Of each set, so many training images at random train a model from scratch, and one that starts from
 an autoencoder trained on the normal images of the *other* sets alone. Then one model is trained on
-all sets together and calibrated for each. Calibration sees the set's validation normals as ever;
+all sets together and calibrated for each. Calibration sees the set's validation normals as always;
 tests are scored once.
 """
 

@@ -23,7 +23,7 @@ _NEAR_PX = 8.0  # a peak this close to a box lies in it; in the image's own pixe
 
 @dataclass(slots=True)
 class Outcome:
-    """One trained method on one test split: raw image scores and canvas maps, in the samples' order.
+    """One trained method on one test split: raw image scores and canvas maps, in sample order.
 
     `normal` are the scores of held-out normal images by group; they alone set thresholds.
     """

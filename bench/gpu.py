@@ -3,9 +3,9 @@
     python -m bench.gpu gpu-check --data ../shared/data/magnetic_tile
 
 Sections, each by itself: one that fails says so, and the others go on. `gpu.json` and `gpu.md` in
-the folder that is given are written anew after each row, so that a run which is cut off leaves what
-it had. Ends with 1 where a section failed. Without a GPU everything runs on the CPU in small sizes:
-a rehearsal, no measurement.
+the given folder are rewritten after each row, so that an interrupted run leaves what it had. Ends
+with 1 where a section failed. Without a GPU everything runs on the CPU in small sizes: a rehearsal,
+no measurement.
 """
 
 import argparse
@@ -55,7 +55,7 @@ Rows = Iterator[Row]
 
 @dataclass(slots=True)
 class Check:
-    """What sections share: where they compute, what they found, and what they leave for later ones."""
+    """What sections share: where they compute, their findings, and what later sections use."""
 
     folder: Path
     model: Path
@@ -105,7 +105,7 @@ def main() -> None:
 
 
 def run(name: str, check: Check) -> None:
-    """Run one section, writing each row as it comes; what it raises is its result."""
+    """Run one section and write each row as it comes; an error that it raises is its result."""
     print(f"{name} ...", file=sys.stderr, flush=True)
     started = time.monotonic()
     section: dict[str, Any] = {"rows": []}
@@ -122,7 +122,7 @@ def run(name: str, check: Check) -> None:
 
 
 def missing_packages() -> list[str]:
-    """Return what the project depends on and this environment lacks."""
+    """Return the project's dependencies that this environment lacks."""
     import tomllib
 
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -151,7 +151,7 @@ def _machine(torch: Any, device: Any) -> dict[str, Any]:
 
 
 def limits(check: Check) -> Rows:
-    """Measure the largest products and copies: what everything else is a share of."""
+    """Measure the largest products and copies: all other rates are shares of these."""
     import torch
 
     from training.meter import finish, matrix_rate
@@ -439,7 +439,8 @@ async def _stages(url: str) -> dict[str, float]:
         for line in (await answer.text()).splitlines():
             name, _, value = line.rpartition(" ")
             if match := re.match(
-                r'maskline_(stage_duration_seconds|batch_size)_(sum|count)\{.*?(?:stage="(\w+)")?\}',
+                r"maskline_(stage_duration_seconds|batch_size)_(sum|count)"
+                r'\{.*?(?:stage="(\w+)")?\}',
                 name,
             ):
                 key = f"{match[3] or 'batch'} {match[2]}"

@@ -1,4 +1,4 @@
-"""A lean client: closed loop (so many connections, each asks again) and open loop (so many a second)."""
+"""A lean client: closed loop (N connections, each asks again) and open loop (N a second)."""
 
 import asyncio
 import time
@@ -67,8 +67,7 @@ async def opened(
 ) -> Load:
     """Ask at random moments, so many times a second on average, whether or not answers come.
 
-    What is asked in the first `lead` seconds is not counted: how a load begins and how it goes on
-    differ.
+    Requests of the first `lead` seconds are not counted: a load's beginning differs from the rest.
     """
     load, uncounted, generator = Load(), Load(), np.random.default_rng(seed)
     gaps = generator.exponential(1 / rate, round(rate * (lead + seconds)))

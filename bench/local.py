@@ -1,4 +1,4 @@
-"""What every benchmark needs that starts a server of its own on this machine."""
+"""Helpers for every benchmark that starts its own server on this machine."""
 
 import socket
 

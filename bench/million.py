@@ -1,4 +1,4 @@
-"""A million small images in shards, streamed once through `maskline pretrain`: start-up, rate, memory.
+"""A million small images in shards, read once by `maskline pretrain`: start-up, rate, memory.
 
     python -m bench.million --images 1000000 --folder /tmp/million
 

@@ -1,8 +1,8 @@
 """Parts posted while the database is away and the server is killed: `python -m bench.outage MODEL`.
 
-The model costs nothing, so that what is measured is the server and its record. The database goes
-away for a while in the middle, the server is killed (SIGKILL) and started again near the end, and
-each part is sent again until it is answered. Afterwards each answered result must be in the store
+The model costs nothing, so that only the server and its record are measured. The database goes away
+for a while in the middle, the server is killed (SIGKILL) and started again near the end, and each
+part is sent again until it is answered. Afterwards each answered result must be in the store
 exactly once.
 """
 
@@ -144,7 +144,7 @@ def _run(kind: str, folder: Path, options: argparse.Namespace) -> str:
 async def _drive(
     server: Server, database: Locked | Postgres, options: argparse.Namespace
 ) -> tuple[Posted, tuple[float, float]]:
-    """Post parts at a steady rate; first the database goes for a while, then the server is killed."""
+    """Post parts at a steady rate; stop the database for a while, then kill the server."""
     posted = Posted()
     images = pictures(32)
     address = f"http://127.0.0.1:{server.port}"
@@ -209,7 +209,7 @@ async def _post(
 
 
 def _stored(url: str, at_least: int) -> list[str]:
-    """Read what the store has, once all that waits was brought over."""
+    """Read the store once it has taken over all waiting rows."""
     engine, until = create_engine(url), time.monotonic() + _SETTLE_S
     while True:
         with engine.connect() as connection:

@@ -35,7 +35,7 @@ Score = Callable[[torch.Tensor], tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A fitted peer: canvases (B, 3, S, S) in [0, 1] to image scores (B,) and canvas maps (B, S, S)."""
+    """A fitted peer: canvases (B, 3, S, S) in [0, 1] to scores (B,) and canvas maps (B, S, S)."""
 
     score: Score
     megabytes: float
@@ -180,7 +180,7 @@ def _layer(stage: int) -> str:
 
 
 def _give_weights(extractor: Any, config: TrainConfig) -> None:
-    """Copy the weights Maskline uses into anomalib's extractor; everything it needs must be there."""
+    """Copy Maskline's weights into anomalib's extractor; everything it needs must be there."""
     ours = load_backbone(config.model.target)
     state = {name.removeprefix("model."): value for name, value in ours.state_dict().items()}
     missing = extractor.feature_extractor.load_state_dict(state, strict=False).missing_keys

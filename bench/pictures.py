@@ -1,4 +1,4 @@
-"""Pictures of hits and misses for docs/METHOD.md, from a model of the drawn parts (`maskline demo`).
+"""Pictures of a model's hits and misses on drawn parts (`maskline demo`), for docs/METHOD.md.
 
     python -m bench.pictures maskline-demo/models/flange maskline-demo/parts --out docs/pictures
 

@@ -14,7 +14,7 @@ _USER = "postgres"
 
 
 class Postgres:
-    """A server of its own, in a folder of its own, on a free port; it can be stopped and started again."""
+    """A server in its own folder, on a free port; it can be stopped and started again."""
 
     def __init__(self, binaries: Path, folder: Path) -> None:
         self._binaries, self._folder = binaries, folder
@@ -50,7 +50,8 @@ class Postgres:
 
     def stop(self) -> None:
         """Stop it in an orderly way."""
-        self._process.terminate()  # a fast shutdown would be SIGINT; idle connections are gone first
+        # A fast shutdown would be SIGINT; idle connections are gone first.
+        self._process.terminate()
         try:
             self._process.wait(3)
         except subprocess.TimeoutExpired:

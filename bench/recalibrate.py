@@ -1,8 +1,8 @@
 """A calibration on stored parts while the line runs: `python -m bench.recalibrate MODEL DATA`.
 
 The good images of the set are posted to a real service that keeps them; then the model is
-calibrated on what is stored and the new calibration activated, with parts posted all the while.
-Printed is how long that took, and how the posted parts fared.
+calibrated on what is stored and the new calibration activated, with parts posted all the while. It
+prints how long that took, and how the posted parts fared.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What a benchmark has measured so far, kept so that hours of it can be interrupted and continued."""
+"""Keeps what a benchmark has measured, so that hours of it can be interrupted and continued."""
 
 import json
 import subprocess
@@ -49,7 +49,7 @@ class Record:
 
 
 def commit_of() -> str:
-    """Return the checked-out commit, with `+` where tracked files differ from it; `unknown` without git."""
+    """Return the checked-out commit, with `+` if tracked files differ; `unknown` without git."""
     described = ["git", "describe", "--always", "--abbrev=10", "--dirty=+", "--exclude=*"]
     described_commit = subprocess.run(described, capture_output=True, text=True, check=False)
     return described_commit.stdout.strip() or "unknown"

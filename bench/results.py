@@ -1,6 +1,6 @@
 """Pages of a million stored results, and what retention costs: `python -m bench.results`.
 
-Rows are made up as a line of three cameras makes them; each filter that `GET /v1/results` has is
+Rows are invented like those of a line with three cameras; each filter that `GET /v1/results` has is
 asked for its first page and for one deep in, on SQLite and on PostgreSQL.
 """
 

@@ -1,4 +1,4 @@
-"""One model behind Maskline and behind its peers: `python -m bench.servers NAME MODEL PORT [--free]`.
+"""One model behind Maskline and its peers: `python -m bench.servers NAME MODEL PORT [--free]`.
 
 All use the same decoder, the same detector, batches of up to 16 images, and share the cores alike:
 as many workers as Maskline computes batches at once, of as many threads. With `--free` the model

@@ -5,8 +5,7 @@
 Rounds are interleaved (raw loop, then each server, then again), so that a noisy machine is noisy
 for all; the table has medians over rounds and each server's share of the raw loop of its own round.
 The raw loop is as many loops at once as Maskline computes batches at once, and peers get as many
-workers. Images are JPEGs of 640 × 480. The client shares the cores with the servers, as it does for
-all of them.
+workers. Images are JPEGs of 640 × 480. The client shares the cores with each server alike.
 """
 
 import argparse
@@ -144,7 +143,7 @@ def _round(
 def running(
     server: str, model: Path, *, free: bool
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Start a server and wait until it answers; kill it and all it started at the end."""
+    """Start a server and wait until it answers; at the end kill it and all that it started."""
     port = free_port()
     name = server.partition(" ")[0]
     arguments = [sys.executable, "-m", "bench.servers", name, str(model), str(port)]

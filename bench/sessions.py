@@ -1,4 +1,4 @@
-"""Which images of a set are not independent, where only the file names tell."""
+"""Which images of a set are not independent, if only the file names tell."""
 
 import re
 from dataclasses import replace
@@ -12,7 +12,7 @@ _GAP = 150  # numbers of one tile's exposures lie closer than this
 def with_tiles(dataset: Dataset) -> Dataset:
     """Give the exposures of one magnetic tile one session; other sets stay as they are.
 
-    A tile was photographed under up to six exposures in turn: `exp1_num_3504`, `exp2_num_3524`, ….
+    Up to six exposures of a tile were taken in turn: `exp1_num_3504`, `exp2_num_3524`, ….
     In the order of the numbers, a tile ends where the exposure does not rise any more or the number
     jumps.
     """

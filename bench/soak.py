@@ -1,4 +1,4 @@
-"""A service left alone for an hour: mixed traffic, new versions all the time, memory and files watched.
+"""A service alone for an hour: mixed traffic, ever new versions, memory and files watched.
 
     python -m bench.soak maskline-demo/models/flange --minutes 60
 
@@ -34,7 +34,7 @@ from training.progress import SHOWN, Progress
 _SENDERS = 3
 _EVERY_S = 5.0
 _START_S = 120.0
-# Freed memory is given back each minute: were it a minute as well, the two would beat.
+# Freed memory is returned each minute: new versions once a minute would beat with that.
 _SWAP_S = 37.0
 # Memory of the second half may be so many times that of the first, or so many MB more.
 _GROWTH = (1.03, 10.0)
@@ -237,7 +237,7 @@ def held(pid: int) -> Held:
 
 
 def grown(held: list[Held]) -> list[str]:
-    """Say what the last quarter holds more of than the second; the first is the start."""
+    """Say of what the last quarter holds more than the second; the first is the start."""
     if len(held) < 8:
         return ["too short to say whether memory is flat"]
     second, last = _quarters(held)[1], _quarters(held)[3]

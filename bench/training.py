@@ -84,7 +84,7 @@ def largest_rate(device: torch.device, config: TrainConfig) -> float:
 
 
 def decoding(samples: list[Sample], config: TrainConfig) -> None:
-    """Print images a second decoded and placed, by number of worker processes; and read once more."""
+    """Print images a second by number of workers: decoded and placed, then read once more."""
     batch = config.optimiser.batch_size
     steps = [
         [ImageRequest((step * batch + i) % len(samples), None) for i in range(batch)]

@@ -22,7 +22,7 @@ BAD_INPUT, FAULT, READER_GONE = 2, 70, 141
 
 
 class Commands(TyperGroup):
-    """The commands; what would end one with an exit code that means something else is told from it."""
+    """The commands; an error never ends one with an exit code that means something else."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command. Raises `ReaderGone` or `Fault` where typer would exit with 1."""
@@ -44,7 +44,8 @@ class Fault(Exception):
 
 app = typer.Typer(
     cls=Commands,
-    help="Visual anomaly detection a factory line can run itself: train on good parts, serve POST /score.",
+    help="Visual anomaly detection a factory line can run itself: "
+    "train on good parts, serve POST /score.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

@@ -24,8 +24,8 @@ def calibrate(
     roi: Annotated[
         Path | None,
         typer.Option(
-            help="What counts in an image: JSON of polygons (include, ignore), or a mask image. 'none' "
-            "takes away the one from before, which is kept otherwise."
+            help="What counts in an image: JSON of polygons (include, ignore), or a mask image. "
+            "'none' takes away the one from before, which is kept otherwise."
         ),
     ] = None,
     camera: Annotated[

@@ -60,7 +60,8 @@ def pretrain(
     data: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders of normal images of any depth, sets, manifests; or WebDataset shards (.tar)."
+            help="Folders of normal images of any depth, sets, manifests; "
+            "or WebDataset shards (.tar)."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
@@ -72,7 +73,7 @@ def pretrain(
         bool, typer.Option("--relist", help="List the folders anew: images came or went.")
     ] = False,
 ) -> None:
-    """Train an autoencoder on normal images of many products, to start others from (train --init)."""
+    """Train an autoencoder on many products' normal images, to start others from (train --init)."""
     from training.config import load_recipe
     from training.outputs import check_model, check_run
     from training.pipeline import run_folder
@@ -177,7 +178,7 @@ def import_mae(
         ),
     ] = False,
 ) -> None:
-    """Make a model of public masked-autoencoder weights; calibrate it on your normal images next."""
+    """Make a model of public masked-autoencoder weights; next calibrate it on normal images."""
     from training.outputs import check_model
     from training.pipeline import import_model
     from training.pretrained import MaeChoices

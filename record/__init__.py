@@ -1,1 +1,1 @@
-"""What was inspected, by which model and with what verdict: written so that nothing answered is lost."""
+"""What was inspected, by which model, with what verdict: nothing that was answered is lost."""

@@ -7,7 +7,8 @@ so that rows cut off the end are missed too, and the whole trail where it is gon
 all of it can still write all anew: a copy of the last hash kept elsewhere seals the past against
 that.
 
-    audit.jsonl              one JSON object a line: number, at, by, action, subject, details, before, hash
+    audit.jsonl              one JSON object a line: number, at, by, action, subject, details,
+                             before, hash
     audit.head               number and hash of the last row
     journal/audit.witness    the same, never set back
 """
@@ -55,7 +56,7 @@ class Audit:
         self._results = (folder / "results.db", folder / "journal/position.json")
 
     def add(self, action: str, subject: str, by: str | None, **details: Any) -> Head:
-        """Append a row: `by` did `action` to `subject`. Raises `OSError` where it cannot be written.
+        """Append a row: `by` did `action` to `subject`. Raises `OSError` if it cannot be written.
 
         Waits some seconds for whoever else holds the trail: not to be called on an event loop.
         """
@@ -115,7 +116,7 @@ class Audit:
                     yield json.loads(line)
 
     def verify(self) -> Head:
-        """Check every seal, and that no row is missing. Raises `AuditBroken` naming the first bad row.
+        """Raise `AuditBroken`, naming the first bad row, if a seal is wrong or a row is missing.
 
         The witness beside the journal has seen a row; where that is missing, so are all after it.
         Where there are results, there is a row of the start that came before them.
@@ -173,7 +174,7 @@ class Audit:
             os.close(fd)
 
     def _testify(self, before: Head, head: Head) -> None:
-        """Let the witness see a row, unless it has seen one that is gone: then it stays, for `verify`."""
+        """Let the witness see a row; if it has seen one that is gone, it stays for `verify`."""
         witness = _read_head(self._witness)
         if witness.number and witness != before and not self._has(witness):
             return
@@ -212,6 +213,6 @@ def _write_head(path: Path, head: Head) -> None:
 
 
 def _seal(row: JsonObject) -> str:
-    """SHA-256 of a row without its own hash, in a form that does not depend on the order of keys."""
+    """SHA-256 of a row without its own hash, in a form independent of the order of keys."""
     bare = {key: value for key, value in row.items() if key != "hash"}
     return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()

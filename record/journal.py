@@ -5,7 +5,8 @@ survives the process, though not a power cut within the last seconds. A thread o
 rows into the store (`record.writer`); whatever keeps it from doing so - a database that is down, a
 crash, a restart - only lets the journal grow.
 
-    journal/00000001.jsonl    rows, one JSON object a line; a file is left alone once the next has begun
+    journal/00000001.jsonl    rows, one JSON object a line; a file is left alone once
+                              the next has begun
     journal/position.json     how far the store has them
 """
 
@@ -147,7 +148,7 @@ class Journal:
         return self._folder / f"{number:08d}.jsonl"
 
     def _numbers(self) -> list[int]:
-        """Numbers of the journal's files, in order; what else lies there is left alone, and told once."""
+        """Numbers of the journal's files, in order; other files are left alone and told once."""
         numbers = []
         for path in self._folder.glob("*.jsonl"):
             match = _FILE.fullmatch(path.name)

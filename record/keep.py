@@ -1,8 +1,10 @@
 """Images and evidence of results, kept for a while: in a folder, or wherever fsspec reaches.
 
-    <place>/<yyyymmdd-hhm>/<result_id>.image       the bytes as they were sent; a folder is ten minutes
+    <place>/<yyyymmdd-hhm>/<result_id>.image       the bytes as they were sent;
+                                                   a folder is ten minutes
     <place>/<yyyymmdd-hhm>/<result_id>.evidence    what was found, as safetensors
-    <place>/cases/<result_id>.*                    what somebody said something of: never tidied away
+    <place>/cases/<result_id>.*                    what somebody said something of:
+                                                   never tidied away
 
 Writing is a thread of its own behind a bounded queue: a slow disk costs pictures, never an
 inspection.
@@ -46,7 +48,7 @@ class KeepConfig:
     megabytes: float = 2000
 
     def wants(self, result_id: str, verdict: str) -> bool:
-        """Whether a result's image is to be kept; the sample follows from the result's random id."""
+        """Whether to keep a result's image; the sample follows from the result's random id."""
         if self.policy in ("all", "none"):
             return self.policy == "all"
         if verdict != "OK":
@@ -103,7 +105,7 @@ class KeptStore:
         return True
 
     def evidence(self, result_id: str, inspected_at: datetime) -> Arrays | None:
-        """Return the arrays kept of a result; None where nothing is kept, or where it is damaged."""
+        """Return the arrays kept of a result; None where nothing is kept or it is damaged."""
         data = self._find(result_id, inspected_at, _EVIDENCE)
         try:
             return None if data is None else load(data)
@@ -216,7 +218,8 @@ class Keeper:
 
     def _work(self) -> None:
         while self._work_once():
-            pass  # nothing is held here: what `make` holds may be large, and it may be long to the next
+            # Nothing is held here: what `make` holds may be large, and it may be long to the next.
+            pass
 
     def _work_once(self) -> bool:
         """Wait for something to write, or for the time to tidy; False when closed."""

@@ -1,4 +1,4 @@
-"""A lock on a file among processes, which ends with its holder: with its exit, however that comes."""
+"""A lock on a file among processes, which ends with its holder's exit, however that comes."""
 
 import fcntl
 import os
@@ -21,7 +21,7 @@ class FileLock:
         self._fd: int | None = None
 
     def acquire(self, timeout_s: float = 0.0) -> None:
-        """Lock, waiting no longer than that. Raises `LockHeld`, or `OSError` where locks are not possible."""
+        """Lock, waiting no longer than that. Raises `LockHeld`, or `OSError` without locks."""
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         until = time.monotonic() + timeout_s
         while True:

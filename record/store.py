@@ -246,7 +246,7 @@ class Store:
         return tuple(Feedback(**row) for row in rows)
 
     def forget(self, before: datetime, limit: int = 5000) -> int:
-        """Delete the oldest results from before a moment, at most so many; those with feedback stay."""
+        """Delete the oldest results before a moment, at most so many; those with feedback stay."""
         spoken_of = select(feedback.c.result_id)
         old = select(results.c.id).where(
             results.c.inspected_at < before, results.c.result_id.not_in(spoken_of)

@@ -34,7 +34,7 @@ class Moment(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Bring a moment to UTC before it is stored; one without a zone is UTC, whatever the machine's is."""
+        """Convert a moment to UTC for storage; one without a zone is UTC on any machine."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

@@ -12,7 +12,7 @@ _MIN_SECRET = 4  # signs of a secret; a shorter one would be found everywhere
 
 
 def without_secrets(url: str) -> str:
-    """Return a text with `***` for what stands before an @ in its URLs, and for their secret parameters."""
+    """Return a text with `***` for its URLs' secret parameters and what stands before an @."""
     return _QUERY.sub(r"\1***", _USER.sub("***@", url))
 
 

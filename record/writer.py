@@ -91,7 +91,7 @@ class Writer:
                 if not self._step():
                     break
                 pause = _PATIENCE_S[0]
-            except Exception as error:  # noqa: BLE001  (whatever it is: without this thread nothing is stored)
+            except Exception as error:  # noqa: BLE001  (without this thread nothing is stored)
                 self._failed(error)
                 if self._closing.wait(pause):
                     break

@@ -1,4 +1,4 @@
-"""The application: settings in, FastAPI out. Models are loaded before the first request is taken."""
+"""The application: settings in, FastAPI out. Models are loaded before the first request."""
 
 import asyncio
 import logging
@@ -63,7 +63,7 @@ def _documented(app: FastAPI) -> Callable[[], JsonObject]:
 
 
 async def _kept_up(task: Callable[[], Awaitable[None]], metrics: Metrics) -> None:
-    """Run a task for as long as the service runs: what ends it is logged, counted, and it begins anew."""
+    """Run a task as long as the service runs: an end is logged and counted, and it starts anew."""
     while True:
         try:
             return await task()

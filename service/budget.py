@@ -34,7 +34,7 @@ class Budget:
 
     @contextmanager
     def open(self, *, bulk: bool = False) -> Iterator["Charge"]:
-        """Begin a charge, which is given back when the block ends; bulk may take half of the budget."""
+        """Begin a charge that the block's end gives back; bulk may take half of the budget."""
         charge = Charge(self, bulk=bulk)
         try:
             yield charge
@@ -42,7 +42,7 @@ class Budget:
             self._move(-charge.taken_bytes, bulk=bulk)
 
     def check(self, wanted_bytes: int, *, bulk: bool, held_bytes: int = 0) -> None:
-        """Raise `BudgetSpent` where so many bytes do not fit now, `OverBudget` where they never do."""
+        """Raise `BudgetSpent` if so many bytes do not fit now, `OverBudget` if they never do."""
         limit = self.bulk_bytes if bulk else self.total_bytes
         if held_bytes + wanted_bytes > limit:
             raise OverBudget(

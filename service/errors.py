@@ -3,14 +3,22 @@
     Exception
     ├── StartError                  the service cannot start as it is set up
     └── ServiceError
-        ├── BodyTooLarge · BodyUnusable · MultipartInvalid · BodyTooSlow · TensorInvalid       what was sent
-        ├── BudgetSpent · OverBudget                                                 no memory for it
-        ├── KeyMissing · KeyUnknown · RoleInsufficient · ForeignHost                 who asks
-        ├── ModelUnknown · NotReady · InferenceFailed · ClientGone                   the inspection
-        ├── ResultUnknown · NothingKept · NothingRecorded · IdempotencyMismatch · FeedbackContradicts
-        ├── NothingStaged · NothingPrevious · VersionWaits · VersionChanged · AuditUnwritable
-        ├── DefectsWouldPass            a version lets a confirmed defect pass
-        │   └── CasesMissing            or cannot be held against one
+        ├── BodyTooLarge · BodyUnusable · MultipartInvalid · BodyTooSlow · TensorInvalid
+        │       what was sent
+        ├── BudgetSpent · OverBudget
+        │       no memory for it
+        ├── KeyMissing · KeyUnknown · RoleInsufficient · ForeignHost
+        │       who asks
+        ├── ModelUnknown · NotReady · InferenceFailed · ClientGone
+        │       the inspection
+        ├── ResultUnknown · NothingKept · NothingRecorded
+        ├── IdempotencyMismatch · FeedbackContradicts
+        ├── NothingStaged · NothingPrevious · VersionWaits
+        ├── VersionChanged · AuditUnwritable
+        ├── DefectsWouldPass
+        │   │   a version lets a confirmed defect pass
+        │   └── CasesMissing
+        │           or cannot be held against one
         └── NormalsMissing · ReasonMissing
 
 How each is answered stands in `service.http.problems`. The queue's and the threads' own errors are

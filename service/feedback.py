@@ -1,4 +1,4 @@
-"""What people say of results, and when that changes the cases that new versions are held against."""
+"""What people say of results, and when that changes the cases that test new versions."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,8 +21,8 @@ class FeedbackIn(BaseModel):
     kind: Annotated[
         FeedbackKind,
         Field(
-            description="false_alarm and confirmed_defect of NG results; missed_defect and confirmed_good "
-            "of those that passed."
+            description="false_alarm and confirmed_defect of NG results; "
+            "missed_defect and confirmed_good of those that passed."
         ),
     ]
     defect: Annotated[Label | None, Field(description="Its name: scratch, pore, …")] = None

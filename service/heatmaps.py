@@ -59,7 +59,7 @@ class Heatmaps:
             return await in_thread(self.pool, counted)
 
     def _picture(self, inspection: Inspection, kind: HeatmapKind) -> HeatmapOut:
-        """The map as a picture in the size of the image that was sent, or of what `picture_size` says."""
+        """The map as a picture, in the sent image's size or what `picture_size` makes of it."""
         detection = inspection.detection
         size = picture_size(detection.placement.source)
         if kind == "png":

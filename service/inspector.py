@@ -198,7 +198,7 @@ class Inspector:
         return _Prepared(Work(canvas, placement, camera), inputs, encoding, warnings, sha256)
 
     def _decoded_bytes(self, header: Header | None, canvas: int) -> int:
-        """What decoding will hold; nothing where it will be refused, or came decoded in the body."""
+        """What decoding will hold; nothing if the image is refused or came decoded in the body."""
         if header is None or header.size[0] * header.size[1] > self.settings.max_image_pixels:
             return 0
         return header.decoded_bytes(canvas)

@@ -130,7 +130,7 @@ class LineWriter(logging.Handler):
 
 @contextlib.contextmanager
 def log_to_stderr(style: Literal["json", "text"], level: str) -> Iterator[None]:
-    """Send every log of this process, uvicorn's too, to standard error; what waits is written at the end."""
+    """Send all logs, uvicorn's too, to standard error; what waits is written at the end."""
     # Started without one (2>&-), the number may be a database's by now: -1 writes nowhere.
     writer = LineWriter(-1 if sys.__stderr__ is None else sys.__stderr__.fileno())
     writer.setFormatter(JsonLines() if style == "json" else PlainLines(TEXT))

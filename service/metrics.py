@@ -80,7 +80,7 @@ class Metrics:
         self._reserved.update(names)
 
     def camera(self, camera: str | None) -> str:
-        """Return a camera's label, which is bounded: beyond the first 64 cameras the rest share `other`.
+        """Return a camera's label: all cameras beyond the first 64 share the label `other`.
 
         One API key brings 32 of them at most, so that none pushes out what others send.
         """

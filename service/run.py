@@ -89,7 +89,7 @@ def _serve(settings: Settings) -> None:
 
 
 def _leave_lost_threads(state: State) -> None:
-    """End the process at once where a thread still hangs in a decoder: its clean-up would wait for it."""
+    """End the process at once if a thread still hangs in a decoder: clean-up would wait for it."""
     if all(pool.is_done for pool in state.pools):
         return
     _log.warning("stopped; a decoder still hangs and is left behind")
@@ -139,7 +139,7 @@ class ConnectionBounds:
 
 
 class DrainingServer(uvicorn.Server):
-    """Fails readiness first, stops listening a moment later, finishes what is in flight, exits with 0.
+    """Fails readiness, stops listening a moment later, finishes what is in flight, exits with 0.
 
     uvicorn by itself closes the listener at once, so that whoever balances load learns it from
     failed connections. A second signal ends the process there and then.
@@ -159,9 +159,9 @@ class DrainingServer(uvicorn.Server):
         await super().startup(sockets=[])
 
         def make() -> BoundedConnection:
-            connection: BoundedConnection = self.config.http_protocol_class(  # type: ignore[assignment, call-arg]
+            connection: BoundedConnection = self.config.http_protocol_class(
                 config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-            )
+            )  # type: ignore[assignment, call-arg]
             return connection
 
         self.servers += [
@@ -185,7 +185,7 @@ class DrainingServer(uvicorn.Server):
         self._end_at_last()
 
     def _end_at_last(self) -> None:
-        """End the process some time after all should be over: a disk or a database may hang for ever."""
+        """End the process if it outlasts its time: a disk or a database may hang for ever."""
         limit_s = self._delay_s + (self.config.timeout_graceful_shutdown or 0) + _CLOSING_S
         timer = threading.Timer(limit_s, os._exit, [1])
         timer.daemon = True
@@ -202,7 +202,7 @@ class DrainingServer(uvicorn.Server):
 
 
 def stop_at_hangup(server: uvicorn.Server) -> None:
-    """Let a terminal that goes away (SIGHUP) stop the service as SIGTERM does, unless `nohup` forbids it."""
+    """Let a closed terminal (SIGHUP) stop the service like SIGTERM, unless `nohup` forbids it."""
     hangup = getattr(signal, "SIGHUP", None)
     if hangup is not None and signal.getsignal(hangup) is signal.SIG_DFL:
         signal.signal(hangup, server.handle_exit)

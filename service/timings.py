@@ -16,5 +16,5 @@ class Timings:
 
 
 def first_stage(timings: Sequence[Timings]) -> Stage:
-    """Return the stage of the first of many images whose turn is not over; they are taken in order."""
+    """Return the stage of the first image whose turn is not over; images are taken in order."""
     return next((image.stage for image in timings if "inference" not in image.seconds), "encode")

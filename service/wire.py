@@ -1,4 +1,4 @@
-"""Values from outside that the store takes as they are: labels, keys, moments, what people write."""
+"""Outside values that the store takes as they are: labels, keys, moments, what people write."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated

@@ -91,7 +91,7 @@ class WorkerPool(Executor):
             time.sleep(0.005)
 
     def give_up_slow(self) -> None:
-        """Answer for tasks that have run too long, and replace their threads where that is allowed."""
+        """Answer for tasks that run too long, and replace their threads where that is allowed."""
         before = time.monotonic() - self._limit_s
         with self._lock:
             late = [
@@ -140,7 +140,7 @@ class WorkerPool(Executor):
         result, error = None, None
         try:
             result = task.call()
-        except BaseException as raised:  # noqa: BLE001 - it is the caller's, as in ThreadPoolExecutor
+        except BaseException as raised:  # noqa: BLE001 - the caller's, as in ThreadPoolExecutor
             error = _carried(raised)
         with self._lock:
             self._running.discard(task)
@@ -165,7 +165,7 @@ class WorkerPool(Executor):
 
 
 def _carried(raised: BaseException) -> BaseException:
-    """What a future can bring: of StopIteration it brings nothing, and whoever waits does so for ever."""
+    """What a future can carry: it drops StopIteration, and whoever waits would wait for ever."""
     if not isinstance(raised, StopIteration):
         return raised
     error = RuntimeError("a task ended with StopIteration")

@@ -1,4 +1,4 @@
-"""What the README and the docs say must be true: commands exist, Python runs, links lead somewhere."""
+"""The README and the docs must be true: commands exist, Python runs, links lead somewhere."""
 
 import json
 import re

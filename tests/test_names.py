@@ -1,6 +1,6 @@
 """Names say what a thing is: the share of vague ones may fall, and no public name is one.
 
-The ceiling is where the house stands; whoever lowers the share lowers it. It was 5.2 % when this was written.
+Whoever lowers the share lowers the ceiling to it. The share was 5.2 % when this was written.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""Small, label-free variations: crops of the image, flips, shifts, brightness, contrast of its canvas.
+"""Small, label-free augmentation: image crops; flips, shifts, brightness, contrast of the canvas.
 
 Deterministic: the variation of an image follows from its seed alone, so a resumed run and a rebuilt
 cache see the same images. Crops are cut when the image is read; the rest runs on the device, a
@@ -40,7 +40,7 @@ def crop(image: RgbImage, config: AugmentConfig, seed: Seed) -> RgbImage:
 
 
 def vary(pixels: torch.Tensor, config: AugmentConfig, seeds: Sequence[Seed | None]) -> torch.Tensor:
-    """Return varied copies of (B, 3, S, S) canvases in [0, 1], each by its seed; None leaves one alone."""
+    """Return varied copies of (B, 3, S, S) canvases in [0, 1], each by its seed; None: as it is."""
     varied = [index for index, seed in enumerate(seeds) if seed is not None]
     if not varied:
         return pixels

@@ -112,7 +112,7 @@ def _header(sample: Sample) -> Header | None:
 
 @torch.inference_mode()
 def canvas_errors(model: AnomalyModel, pixels: torch.Tensor) -> Evidence:
-    """Evidence on (B, 3, S, S) canvases as an inspection gathers it, averaged over repeats to save memory."""
+    """An inspection's evidence on (B, 3, S, S) canvases, averaged over repeats to save memory."""
     seeds = [content_seed(canvas) for canvas in pixels]
     errors: Evidence = model(pixels.to(model.target.mean.device), seeds)
     return errors.averaged().cpu()

@@ -1,4 +1,4 @@
-"""Runs side by side: what they were told differently, how they went, and their losses drawn."""
+"""Runs side by side: the settings that differ, the figures, and a plot of the losses."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from training.checkpoint import write_whole
 from training.errors import DataError
 from training.outputs import check_own_file
 
-_MARK = "Maskline: losses"  # in a picture's metadata: by it we know our own
+_MARK = "Maskline: losses"  # in a picture's metadata: it marks our own pictures
 _MARKED = {"png": "Software", "svg": "Creator", "pdf": "Creator"}
 _CARD = ("images", "steps", "seconds", "device", "processes", "final_loss")
 
@@ -69,7 +69,7 @@ def table(runs: Sequence[Run]) -> str:
 
 
 def draw(runs: Sequence[Run], out: Path) -> None:
-    """Draw the losses over the steps to a picture; its suffix says which kind (.png, .svg, .pdf)."""
+    """Plot the losses over the steps; the suffix chooses the format (.png, .svg, .pdf)."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for run in runs:
@@ -85,7 +85,7 @@ def draw(runs: Sequence[Run], out: Path) -> None:
 
 
 def check_picture(out: Path) -> None:
-    """Refuse a name of no picture, or a picture that `draw` did not write. Raises `OutputRefused`."""
+    """Raise `OutputRefused` for a name of no picture, or a picture that `draw` did not write."""
     _kind(out)
     check_own_file(out, lambda ends: _MARK.encode() in ends)
 

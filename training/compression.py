@@ -18,7 +18,7 @@ from training.samples import Sample
 def with_compressed(
     samples: Sequence[Sample], qualities: Sequence[int], seed: int = 0
 ) -> list[Sample]:
-    """Add a copy of each image, of a JPEG quality drawn evenly from (low, high); none without qualities."""
+    """Add a copy of each image, its JPEG quality uniform in (low, high); none without qualities."""
     if not qualities:
         return list(samples)
     low, high = qualities
@@ -28,13 +28,13 @@ def with_compressed(
 
 
 def compression_of(bundle: Bundle) -> tuple[int, ...]:
-    """Return the qualities of the copies that a model was trained on; empty where there were none."""
+    """Return the qualities of the copies that a model was trained on; empty if there were none."""
     recipe = bundle.card.get("training", {}).get("recipe", {})
     return tuple(recipe.get("augment", {}).get("compression", ()))
 
 
 def file_bytes(sample: Sample) -> bytes:
-    """Read an image's file, compressed once more where the sample says so; raises as reading does."""
+    """Read an image's file, recompressed where the sample says so; raises as reading does."""
     data = sample.path.read_bytes()
     if sample.quality is None:
         return data

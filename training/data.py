@@ -61,9 +61,9 @@ _log = logging.getLogger(__name__)
 def open_dataset(data: Path, group_by: str | None = None) -> Dataset:
     """Read a set of any layout, group its images, and say what was taken and what was left out.
 
-    A set without a validation split gives up a fifth of its training groups for one; one of good
-    and bad without any splits a fifth for a test as well. Raises `DataError` when there is nothing
-    to read, or a mask without its image.
+    A set without a validation split gives up a fifth of its training groups for one; a set of good
+    and bad without any splits also gives up a fifth for a test. Raises `DataError` when there is
+    nothing to read, or a mask without its image.
     """
     dataset = regroup(listed(data), group_by)
     say(dataset.listing)
@@ -76,7 +76,7 @@ def open_dataset(data: Path, group_by: str | None = None) -> Dataset:
 
 
 def calibration_images(data: Path, group_by: str | None = None) -> Dataset:
-    """Return good parts to calibrate on: of a set its validation split, of one without splits all.
+    """Return good parts to calibrate on: a set's validation split, or all of one without splits.
 
     Raises `DataError` when there are none.
     """
@@ -118,11 +118,10 @@ def normal_images(data: Path) -> list[Sample]:
 
 
 def training_paths(data: Path) -> Iterator[Path]:
-    """Yield the good parts to pretrain on, below a folder, of a set or several, or of a manifest.
+    """Yield good parts to pretrain on: those below a folder, of one set or more, or of a manifest.
 
-    Of sets with splits, or with good and bad apart, that is the training split without what is held
-    out; of folders and manifests of nothing but good parts it is all. Only sets are held in memory,
-    at any time.
+    A set with splits, or with good and bad apart, gives its training split without held-out images;
+    a folder or manifest of nothing but good parts gives all. Only sets are ever held in memory.
     """
     reading = _opened(data)
     counts: Counter[str] = Counter()
@@ -143,7 +142,7 @@ def training_paths(data: Path) -> Iterator[Path]:
 
 
 def listed(data: Path) -> Dataset:
-    """Read what there is, in no groups yet, with only the splits that the set itself has."""
+    """Read the set without grouping it, with only the splits that it has itself."""
     reading = _opened(data)
     samples = list(_samples(data, reading))
     reading.notes += said_of_masks(samples)
@@ -198,7 +197,7 @@ def _regrouped(samples: Sequence[Sample], group_by: str | None) -> list[Sample]:
 
 
 def _copies_together(samples: Sequence[Sample]) -> list[Sample]:
-    """Make copies one part; what the test split has in common with the others joins none of those."""
+    """Make copies one part: within the test split and within the others, never across."""
     test = iter(with_copies_together(s for s in samples if s.split == "test"))
     together = iter(with_copies_together(s for s in samples if s.split != "test"))
     return [next(test if sample.split == "test" else together) for sample in samples]

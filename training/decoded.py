@@ -1,4 +1,4 @@
-"""Images decoded once for a training that sees them often: canvases in one file that all readers map.
+"""Images decoded once for a training that sees them often: one file of canvases, mapped by all.
 
 A canvas of an 8-bit image has 8 bits itself (`anomaly.preprocess.place`), so it is kept as it is:
 training is the same, bit for bit, with and without. Images of 16 bits are decoded anew every time.
@@ -45,7 +45,7 @@ class Decoded:
         pixels = np.rint(canvas * np.float32(255)).astype(np.uint8)
         with contextlib.suppress(OSError):
             self._write(self._count + index * pixels.nbytes, pixels.tobytes())
-            self._write(index, b"\1")  # last: who reads this finds the whole
+            self._write(index, b"\1")  # last: a reader that sees this finds the whole
 
     def _write(self, offset: int, data: bytes) -> None:
         with self._path.open("r+b") as file:

@@ -1,8 +1,7 @@
-"""Fitting what stands beside the autoencoder: the memory of normal patches and the repair head.
+"""Fits the memory of normal patches and the repair head, which stand beside the autoencoder.
 
-Both come after the autoencoder's training and need no more of it than its predictions. The repair
-head sees synthetic corruption of training images (`anomaly.corruption`); no real defect is looked
-at.
+Both are fitted after the autoencoder's training and need only its predictions. The repair head sees
+synthetic corruption of training images (`anomaly.corruption`); no real defect is looked at.
 """
 
 from collections.abc import Iterator, Sequence
@@ -74,7 +73,7 @@ def fit_evidence(
 
 @torch.inference_mode()
 def fit_memory(model: AnomalyModel, source: ImageTokens, rows: Sequence[int], seed: int) -> None:
-    """Fill each bank with a core set of random cells of the training images, as many of each image."""
+    """Fill each bank with a coreset of random cells, as many of each training image."""
     memory = model.memory
     if memory is None:
         return
@@ -183,14 +182,14 @@ def _material(
 
 @dataclass(slots=True)
 class _Corruption:
-    """Draws corrupted copies; the image before is the donor of each."""
+    """Draws corrupted copies; the previous image is the donor of each."""
 
     model: AnomalyModel
     generator: np.random.Generator
     donor: RgbImage | None = None
 
     def __call__(self, images: Sequence[RgbImage]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return canvases (N, 3, S, S) and how much of each map cell was altered (N, rows, cols)."""
+        """Return canvases (N, 3, S, S) and each map cell's altered share (N, rows, cols)."""
         copies, masks = [], []
         for image in images:
             copy, mask = corrupt(image, self.donor or images[-1], self.generator)
@@ -202,7 +201,7 @@ class _Corruption:
 
 
 def altered_cells(model: AnomalyModel, masks: Sequence[np.ndarray]) -> torch.Tensor:
-    """Share of each map cell that a defect covers, (N, rows, cols), of masks (H, W) of the images."""
+    """Share of each map cell that a defect covers, (N, rows, cols), from image masks (H, W)."""
     config, grid = model.config.preprocess, model.target.map_grid
     shares = []
     for mask in masks:

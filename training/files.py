@@ -30,7 +30,7 @@ _DEEPEST = 100
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """One folder: names of its images and of its other files, and the folders in it, each in order."""
+    """One folder: its image names, the names of its other files, its folders, each in order."""
 
     path: Path
     images: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Which images are independent of each other, and which are held out: grouping comes before splitting.
+"""Which images are independent, and which are held out: grouping comes before splitting.
 
 Images of one session are one group. Copies of one file are one group too, whatever they are called,
 and so are the sessions that share one. A held-out split takes whole groups.
@@ -31,7 +31,7 @@ def with_groups(samples: Sequence[Sample], group_by: str | None) -> list[Sample]
 
 
 def regrouped(samples: Sequence[Sample], group_by: str | None) -> list[Sample]:
-    """Set each sample's session, not looking at copies."""
+    """Set each sample's session, without regard to copies."""
     return [_regroup(sample, group_by) for sample in samples]
 
 
@@ -57,7 +57,7 @@ def _regroup(sample: Sample, group_by: str | None) -> Sample:
 
 
 def with_copies_together(samples: Iterable[Sample]) -> list[Sample]:
-    """Give samples of the same bytes the same session, and with them all others of their sessions."""
+    """Give samples of the same bytes one session, and with them all others of their sessions."""
     samples = with_digests(samples)
     leader: dict[str, str] = {}
 
@@ -90,7 +90,7 @@ def undrawn(samples: Iterable[Sample]) -> list[Sample]:
 
 
 def held_out(samples: Sequence[Sample]) -> list[Sample]:
-    """Move a fifth of the groups into each split that the set does not have; see `Sample.drawn_into`."""
+    """Move a fifth of the groups into each split that the set lacks; see `Sample.drawn_into`."""
     for split in ("test", "validation"):
         samples = list(_draw(samples, split))
     return list(samples)
@@ -112,9 +112,9 @@ def _draw(samples: Sequence[Sample], split: str) -> Iterator[Sample]:
 
 
 def without_shared(samples: Sequence[Sample]) -> tuple[list[Sample], int]:
-    """Leave out copies of training images from the validation split; returns how many that were.
+    """Leave out copies of training images from the validation split; returns how many there were.
 
-    Raises `DataError` where the two share a session otherwise.
+    Raises `DataError` if the two share a session in another way.
     """
     trained = {s.digest for s in samples if s.split == "train" and s.is_normal and s.digest}
     sessions = {s.session for s in samples if s.split == "train" and s.is_normal}
@@ -130,7 +130,7 @@ def without_shared(samples: Sequence[Sample]) -> tuple[list[Sample], int]:
 
 
 def check_groups(samples: Sequence[Sample], group_by: str | None) -> None:
-    """Raise `DataError` unless there are groups enough to calibrate on: before the work, not after it."""
+    """Raise `DataError` without enough groups to calibrate on: before the work, not after it."""
     sessions = {sample.session for sample in samples}
     if len(sessions) >= _LEAST_GROUPS:
         return
@@ -141,8 +141,8 @@ def check_groups(samples: Sequence[Sample], group_by: str | None) -> None:
         )
     why = {
         None: f"are of one session, or copies of each other: {printable(next(iter(sessions)))}",
-        "folder": "are in one folder: one group. Use --group-by image where each is another part, or a "
-        "folder for each lot",
+        "folder": "are in one folder: one group. Use --group-by image where each is another part, "
+        "or a folder for each lot",
     }.get(
         group_by,
         f"are one group by --group-by {group_by}. Use --group-by image where each is another part",

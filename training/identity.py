@@ -40,12 +40,12 @@ def _digest(path: Path | None) -> str:
 
 
 def names_and_digests(samples: Sequence[Sample]) -> list[tuple[str, str]]:
-    """Return what tells one list of images from another: each one's path below its set, and its bytes."""
+    """Return the identity of a list of images: each one's path below its set, and its bytes."""
     return [(s.name or s.path.name, s.digest) for s in with_digests(samples)]
 
 
 def card_digests(samples: Iterable[Sample], before: str = "") -> str:
-    """Add digests to those of a card, in one string; of very many images those with the smallest."""
+    """Add digests to a card's, in one string; of very many images only the smallest digests."""
     digests = {sample.digest[:_HEX] for sample in with_digests(samples) if sample.digest}
     digests |= _parsed(before)
     return "".join(sorted(digests)[:_MOST_IN_CARD])

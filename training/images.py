@@ -1,4 +1,4 @@
-"""Decoding ahead of training: worker processes read, crop and place images while the device computes.
+"""Decoding ahead of training: workers read, crop and place images while the device computes.
 
 torch's DataLoader does the work; this module says which images and what becomes of one that cannot
 be read.
@@ -34,7 +34,7 @@ _NAMED = 20  # damaged images that the log names
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """An image of a step: its index, and what its crop and variation are drawn from (None: as it is)."""
+    """A step's image: its index, and the seed of its crop and variation (None: as it is)."""
 
     index: int
     seed: Seed | None
@@ -42,7 +42,7 @@ class ImageRequest:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A canvas (3, S, S) float32 in [0, 1], and the files that could not be read on the way to it."""
+    """A canvas (3, S, S) float32 in [0, 1], and the unreadable files on the way to it."""
 
     canvas: torch.Tensor
     unreadable: tuple[str, ...] = ()
@@ -75,7 +75,7 @@ class Damage:
 
 
 class PlacedImages(Dataset[Placed]):
-    """Images by `ImageRequest`, read in a worker; what is damaged is replaced by the next that is not."""
+    """Images by `ImageRequest`, read in a worker; the next sound one replaces a damaged one."""
 
     def __init__(
         self, samples: Sequence[Sample], config: TrainConfig, decoded: Decoded | None = None
@@ -157,7 +157,7 @@ def reading(
 
 
 def workers(config: TrainConfig, world: World) -> dict[str, Any]:
-    """Return what a DataLoader is told about its processes: no more than its share of the cores."""
+    """Return a DataLoader's settings for its processes: no more than its share of the cores."""
     count = min(config.run.workers, max(1, usable_cores() // world.local_size))
     if count == 0:
         return {"num_workers": 0}

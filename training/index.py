@@ -1,7 +1,6 @@
-"""Millions of files, listed once: their paths in one text file, found by number without reading the rest.
+"""Millions of files, listed once: one text file of paths, each found by number without the rest.
 
-What is listed does not change until it is listed again; a folder that grows is noticed by no one
-else.
+A listing does not change until it is made again: nothing else notices that a folder grows.
 """
 
 import hashlib
@@ -27,11 +26,11 @@ _FILES = "files.txt"
 _OFFSETS = "files.npy"
 _ABOUT = "files.json"
 _MOST_READ = 10_000
-_LISTER = 2  # listings of another one may hold what is not to be trained on
+_LISTER = 2  # listings of another version may hold images that must not be trained on
 
 
 class FileIndex(Sequence[Sample]):
-    """Normal training images by number, from a listing on disk; only what is asked for is in memory."""
+    """Normal training images by number, from a listing on disk; memory holds only those in use."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -47,7 +46,7 @@ class FileIndex(Sequence[Sample]):
 
     @property
     def digest(self) -> str:
-        """What tells these images from others: their paths as listed, and their bytes as they are now.
+        """The identity of these images: their paths as listed, and their bytes as they are now.
 
         Of more than ten thousand, size and time stand for the bytes: reading a million takes an
         epoch's time.
@@ -86,7 +85,7 @@ class FileIndex(Sequence[Sample]):
 def indexed(roots: Sequence[Path], folder: Path, *, again: bool = False) -> FileIndex:
     """Return the listing of all images below `roots`, made in `folder` unless it is there.
 
-    Sets among them, at any depth, and manifests give their normal training images alone.
+    Sets among them, at any depth, and manifests give only their normal training images.
     """
     about = folder / _ABOUT
     listed_roots = [str(root.absolute()) for root in roots]
@@ -118,7 +117,7 @@ def _list(roots: Sequence[Path], listed_roots: list[str], folder: Path) -> None:
         raise DataError(
             f"no images below {', '.join(listed_roots)}; files read: {', '.join(EXTENSIONS)}"
         )
-    # What is about to be replaced is no listing until its description stands again.
+    # A listing that is being replaced is not valid until its description is written again.
     (folder / _ABOUT).unlink(missing_ok=True)
     staging.replace(folder / _FILES)
     np.save(folder / _OFFSETS, np.array(offsets, np.int64))

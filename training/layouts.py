@@ -1,9 +1,9 @@
 """What lies in a folder: which images are good, which are defective, and in what split.
 
-Read are, at any depth: splits with a folder for each kind (MVTec AD and LOCO, BTAD), folders of
+It reads, at any depth: splits with a folder for each kind (MVTec AD and LOCO, BTAD), folders of
 good and bad without splits (`OK/NG`, VisA's `Normal/Anomaly`), images with their mask beside them
-(Kolektor), and folders of nothing but good parts. Whatever looks like something else is named in
-the error: what is taken for normal must be normal.
+(Kolektor), and folders of nothing but good parts. The error names whatever looks like something
+else: every image taken for normal must be normal.
 """
 
 from collections import Counter
@@ -53,7 +53,7 @@ class Reading:
 
 
 def read_layout(folder: Folder, reading: Reading) -> Iterator[Sample]:
-    """Yield the images of a folder and below as samples. Raises `DataError` for what is not understood."""
+    """Yield a folder's images, at any depth, as samples; raises `DataError` if not understood."""
     return _read(folder, None, reading)
 
 
@@ -124,7 +124,7 @@ def _split_set(
 
 
 def _refuse_defects_as_lots(splits: Sequence[tuple[str, Folder]]) -> None:
-    """Folders in a training split without good/ are lots of good parts, if the test split agrees."""
+    """Folders of a training split without good/ are lots of good parts if the test split agrees."""
     bad = {
         k.name for s, f in splits if s == "test" for k in _kinds(f) if not is_normal_name(k.name)
     }
@@ -232,7 +232,7 @@ def _leave_out(folder: Folder, used: Sequence[Folder], reading: Reading) -> None
 
 
 def _refuse_annotated(folder: Folder, reading: Reading) -> None:
-    """Refuse images that something not read here annotates: some of them are defective."""
+    """Refuse images with annotations that are not read here: some of them are defective."""
     if not folder.has_images:
         return
     for below in (folder, *_masks_in(folder)):

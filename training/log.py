@@ -66,7 +66,7 @@ class RunLog:
 
 
 class MlflowRun:
-    """A run at an MLflow server or in a folder of its own; a resumed run goes on in the same one."""
+    """An MLflow run, at a server or in its own folder; a resumed run goes on in the same one."""
 
     def __init__(self, where: str, folder: Path, *, resume: bool) -> None:
         try:

@@ -69,7 +69,7 @@ class Trainer:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Weights to start from: a trained autoencoder and the standardisation of the tokens it knows."""
+    """Weights to start from: a trained autoencoder and the standardisation of its tokens."""
 
     mae: Mapping[str, torch.Tensor]
     mean: torch.Tensor
@@ -137,7 +137,7 @@ def optimise(
     resume: bool = False,
     progress: Progress = SHOWN,
 ) -> float:
-    """Train the autoencoder in place, with the average of its weights at the end; returns the last loss."""
+    """Train the autoencoder in place; its weights end as their average. Returns the last loss."""
     trainer = new_trainer(config, model, source, world)
     checkpoint = run_folder / CHECKPOINT
     first = _resume(trainer, checkpoint, mark) if resume else 0
@@ -174,7 +174,7 @@ def new_model(config: TrainConfig, world: World = ALONE) -> AnomalyModel:
 
 
 def begin_with(model: AnomalyModel, start: Start) -> None:
-    """Copy a trained autoencoder and its standardisation; raises `RecipeError` where they do not fit."""
+    """Copy a trained autoencoder and its standardisation; raises `RecipeError` for a misfit."""
     try:
         model.mae.load_state_dict(dict(start.mae))
         model.target.mean.copy_(start.mean)
@@ -367,7 +367,7 @@ def draw_indices(
     generator: torch.Generator,
     world: World = ALONE,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw a step's visible (b, K) and decoded (b, Q) places of this process, on the tokens' device.
+    """Draw this process's visible (b, K) and decoded (b, Q) places, on the tokens' device.
 
     They are drawn for the whole batch, so that they do not depend on how many processes share it.
     """

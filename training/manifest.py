@@ -41,7 +41,8 @@ def read_manifest(path: Path, notes: list[str]) -> list[Sample]:
         )
     if path.suffix.lower() in _TABLES:
         raise DataError(
-            f'{printable(path)} is a table; want JSON Lines: one {{"image": "a.png", "label": "good"}} a line'
+            f"{printable(path)} is a table; want JSON Lines: "
+            'one {"image": "a.png", "label": "good"} a line'
         )
     goods: Counter[str] = Counter()
     rows = (pair for pair in _lines(path) if pair[1].strip())

@@ -23,7 +23,7 @@ _SIDES = {"cuda": 8192}  # a smaller product does not fill a large GPU
 
 @dataclass(slots=True)
 class Meter:
-    """Rates of a run from its first step here on; `peak` in operations a second, of one process's device."""
+    """A run's rates from its first step here; `peak`: operations a second of a process's device."""
 
     images_per_step: int
     flops_per_image: float
@@ -44,7 +44,7 @@ class Meter:
         self.images += self.images_per_step
 
     def rates(self) -> dict[str, float]:
-        """Return images a second, the share of the matrix rate used, and the share of time spent waiting."""
+        """Return images a second, used share of the matrix rate, and waiting share of the time."""
         passed = max(time.monotonic() - self.began, 1e-9)
         speed = self.images / passed
         return {
@@ -55,7 +55,7 @@ class Meter:
 
 
 def training_flops(model: AnomalyModel, config: TrainConfig, *, cached: bool) -> float:
-    """Count the operations of training on an image: autoencoder both ways, backbone unless cached."""
+    """Count the operations to train on an image: autoencoder both ways, backbone unless cached."""
     length, ratio = model.window.length, mean_mask_ratio(config.objective)
     hidden = min(max(round(length * ratio), 1), length - 1)
     queries = max(1, round(hidden * config.objective.decode_share))

@@ -1,4 +1,4 @@
-"""Where a command may write: looked at before any work, so that nothing that is not ours is ever replaced.
+"""Where a command may write: checked before any work, so that it replaces only what is ours.
 
 Every output path of every command goes through one of these functions. Links are followed. A folder
 may be written to when it is new, empty or ours; a file when it is new or ours.
@@ -42,7 +42,7 @@ def check_model(out: Path, reads: Iterable[Path]) -> None:
 
 
 def check_changed_model(model: Path) -> None:
-    """Refuse a model that is to be changed in its place and cannot be; one that is none is told later."""
+    """Refuse a model that cannot be changed in place; a folder that is no model fails later."""
     if is_model(Path(os.path.realpath(model))):
         check_model(model, ())
 
@@ -65,7 +65,7 @@ def check_own_folder(out: Path, marker: str, reads: Iterable[Path]) -> None:
 
 
 def check_own_file(out: Path, is_ours: Callable[[bytes], bool]) -> None:
-    """Refuse a file that is there and not ours; `is_ours` is shown its first and last 4096 bytes."""
+    """Refuse an existing file that is not ours; `is_ours` sees its first and last 4096 bytes."""
     place = _real(out)
     _check_name(place)
     if place.is_dir():
@@ -85,10 +85,10 @@ def check_own_file(out: Path, is_ours: Callable[[bytes], bool]) -> None:
 
 
 def file_name(*texts: str) -> str:
-    """Return a name that is safe as a file's anywhere, and another one for any other texts.
+    """Return a file name that is safe anywhere, and another one for any other texts.
 
-    It shows what can be shown of the last text; a digest of all of them tells it from every other
-    name, on file systems that take no notice of case as well.
+    It shows the safe characters of the last text; a digest of all texts makes it unique, also on
+    file systems that ignore case.
     """
     path_text = "\0".join(f"{len(text)}:{text}" for text in texts)
     digest = hashlib.sha256(path_text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
@@ -97,7 +97,7 @@ def file_name(*texts: str) -> str:
 
 
 def claim(folder: Path, marker: str) -> None:
-    """Make a folder, and put the file into it by which we know it as ours."""
+    """Make a folder with the file in it by which we know it as ours."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / marker).touch()
 
@@ -119,7 +119,7 @@ def _check_folder(out: Path, is_ours: Callable[[Path], bool]) -> None:
 
 
 def _check_apart(out: Path, place: Path, reads: Iterable[Path]) -> None:
-    """Refuse a folder that is or holds what is read, or lies within a folder that is read."""
+    """Refuse a folder that is or holds an input, or lies within an input folder."""
     for read in reads:
         source = _real(read)
         if place == source or place in source.parents:
@@ -139,7 +139,7 @@ def _check_name(place: Path) -> None:
 
 
 def _check_writable(out: Path, parent: Path) -> None:
-    """Refuse a place whose nearest folder that exists is a file or cannot be written to."""
+    """Refuse a place whose nearest existing parent is a file or cannot be written to."""
     while not os.path.lexists(parent) and parent != parent.parent:
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):

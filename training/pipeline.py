@@ -1,4 +1,4 @@
-"""Train, calibrate, evaluate: each from paths to a model folder or a report. The commands call these."""
+"""Train, calibrate, evaluate: from paths to a model folder or a report. Commands call these."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ from training.world import ALONE, World
 
 @dataclass(frozen=True, slots=True)
 class Recalibration:
-    """What a calibration from the command line would have; `roi` is a file, or `none`."""
+    """The settings of a calibration from the command line; `roi` is a file, or `none`."""
 
     false_alarm_rate: float = 0.01
     warn_rate: float | None = None
@@ -43,7 +43,7 @@ class Recalibration:
     camera: str | None = None
 
     def choices(self, before: Calibration | None) -> CalibrationSettings:
-        """Read the region; without one the region before is kept. Raises `RoiInvalid`."""
+        """Read the region; without one the previous region is kept. Raises `RoiInvalid`."""
         if self.roi is None:
             roi = None if before is None else before.roi
         else:
@@ -53,7 +53,7 @@ class Recalibration:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How a training goes about it, beside its recipe.
+    """How a training proceeds, beside its recipe.
 
     With a `calibration` the model is calibrated on the validation split as well; without, it is
     saved uncalibrated and cannot be served yet. `init` is a model to start from: its target and
@@ -72,7 +72,7 @@ USUAL_TRAINING = Training()
 
 @dataclass(frozen=True, slots=True)
 class Recalibrated:
-    """The model as it was saved, its new calibration, and how that compares with the one before."""
+    """The model as it was saved, its new calibration, and how it compares with the previous one."""
 
     bundle: Bundle
     calibration: Calibration
@@ -131,7 +131,7 @@ def train_model(
 
 
 def adapted(config: TrainConfig, pretrained: Bundle) -> tuple[TrainConfig, Start]:
-    """Return the recipe with a pretrained model's target and autoencoder, and the weights to start from."""
+    """Return the recipe with a pretrained model's target and autoencoder, and starting weights."""
     pretrained_config, model = pretrained.model.config, pretrained.model
     together = replace(config.model, target=pretrained_config.target, mae=pretrained_config.mae)
     start = Start(model.mae.state_dict(), model.target.mean, model.target.spread)
@@ -139,7 +139,10 @@ def adapted(config: TrainConfig, pretrained: Bundle) -> tuple[TrainConfig, Start
 
 
 def with_graph(bundle: Bundle, wish: str) -> Bundle:
-    """Add the ONNX graph: `always`, `never`, or `auto`, where this machine serves on a CPU and faster so."""
+    """Add the ONNX graph: `always`, `never`, or `auto`.
+
+    `auto` adds it where this machine serves on a CPU and is faster with it.
+    """
     if wish == "never" or (wish == "auto" and choose_device("auto").type != "cpu"):
         return replace(bundle, graph=None)
     exported = export_model(bundle.model)
@@ -149,7 +152,7 @@ def with_graph(bundle: Bundle, wish: str) -> Bundle:
 
 def export_folder(model: Path) -> tuple[Bundle, Exported]:
     """Export the model in a folder to ONNX, in place, under a new version."""
-    bundle = load_bundle(model, with_graph=False)  # it may be what is broken
+    bundle = load_bundle(model, with_graph=False)  # the graph may be the broken part
     exported = export_model(bundle.model)
     return save_bundle(replace(bundle, graph=exported.graph), model, new_version()), exported
 
@@ -207,7 +210,7 @@ def evaluate_model(
 ) -> tuple[dict[str, Any], Path | None]:
     """Evaluate a model folder on a set's test split; returns the figures and the report's path.
 
-    Of a set without splits everything that the model has not seen is the test.
+    A set without splits is tested on everything that the model has not seen.
     """
     check_test(candidates(dataset))
     bundle = load_bundle(model)
@@ -245,7 +248,7 @@ def readable(samples: list[Sample], *, decoding: Decoding) -> list[Sample]:
 
 
 def check_enough(dataset: Dataset, how: Training) -> list[Sample]:
-    """Return what is to be calibrated on. Raises `DataError` where that is too little, before the work."""
+    """Return the calibration images; raises `DataError`, before the work, if they are too few."""
     if len(_normal(dataset, "train")) < 2:
         raise DataError(
             f"{len(dataset.normal('train'))} normal training image(s): too few; a few dozen "

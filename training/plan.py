@@ -1,4 +1,4 @@
-"""What is decided from the training images before training: the canvas.
+"""Decides the canvas from the training images, before training.
 
 Small defects vanish when an image is shrunk, but a larger canvas costs time at every inspection.
 Each candidate is tried without training anything: the distance of features to those of other normal
@@ -94,7 +94,7 @@ def _tokens(target: Target, images: Sequence[RgbImage], config: TrainConfig) -> 
 
 
 def _banks(target: Target, raw: torch.Tensor) -> list[torch.Tensor]:
-    """A core set of each block's cells, (K, channels)."""
+    """A coreset of each block's cells, (K, channels)."""
     generator = torch.Generator().manual_seed(0)
     banks = []
     for cells in target.cells(target.standardise(raw)):

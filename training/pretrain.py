@@ -1,4 +1,4 @@
-"""Pretraining on normal images of many products: an autoencoder to start others from. Read `pretrain`."""
+"""Pretrains an autoencoder on many products' normal images, to start others. See `pretrain`."""
 
 import time
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def _source(
     *,
     relist: bool,
 ) -> tuple[TokenSource, str, int | None]:
-    """Return the tokens, what tells this run from others, and how many images there are, if known."""
+    """Return the tokens, the run's identity, and the number of images, if known."""
     if shards is not None:
         stream = StreamTokens(shards, config, setup)
         stream.fit()

@@ -53,7 +53,7 @@ def write_report(
 ) -> Path:
     """Write `report.html`, self-contained, and the pictures as JPEGs beside it.
 
-    Pictures of a report that was here before are removed.
+    Pictures of a previous report are removed.
     """
     claim(folder, REPORT)
     _remove_pictures(folder)
@@ -100,7 +100,7 @@ def _sections(pictures: tuple[ReportPicture, ...]) -> list[tuple[str, list[Repor
 
 
 def _remove_pictures(folder: Path) -> None:
-    """Remove the pictures that the report before listed as its own."""
+    """Remove the pictures that the previous report listed as its own."""
     try:
         names = json.loads((folder / REPORT).read_bytes() or b"[]")
     except ValueError:

@@ -1,4 +1,4 @@
-"""Nouns of the data: a `Sample` is an image, a `Dataset` a set of them, a `Listing` what was taken."""
+"""Nouns of the data: `Sample` is an image, `Dataset` a set of them, `Listing` what was taken."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +18,8 @@ class Sample:
     `mask` is its ground truth: a picture, or a folder of several that count together. `name` is the
     path below the set, `digest` the SHA-256 of the file's bytes; both are empty where nobody has
     looked yet. `drawn_into` names the splits that a set does not have and that are drawn here;
-    `train` is among them where it has no splits at all. `quality` is that of the JPEG as which it
-    is compressed once more when it is read; None: it is read as it is.
+    `train` is among them where it has no splits at all. `quality` is the JPEG quality at which the
+    image is recompressed when it is read; None: it is read as it is.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What was taken of a set, by split and label, what was left out, by kind, and what to know of it."""
+    """What was taken of a set (by split and label), what was left out (by kind), and notes."""
 
     source: str = ""
     layout: str = ""
@@ -51,7 +51,10 @@ class Listing:
     def summary(self) -> str:
         """Say it in one line."""
         taken_text = few_of([f"{count} {name}" for name, count in self.taken.items()], _MOST_SAID)
-        line = f"{sum(self.taken.values())} images in {self.source} ({self.layout}): {taken_text or 'none'}"
+        line = (
+            f"{sum(self.taken.values())} images in {self.source} ({self.layout}): "
+            f"{taken_text or 'none'}"
+        )
         left_out = ", ".join(f"{count} {kind}" for kind, count in self.left_out.items())
         return f"{line}; left out: {left_out}" if left_out else line
 
@@ -87,7 +90,7 @@ def count_by_split(samples: Iterable[Sample]) -> dict[str, int]:
 
 
 def printable(text: object) -> str:
-    """Return a path or a name as it can be printed: what is not UTF-8 in it is written as escapes."""
+    """Return a path or name that can be printed: bytes that are not UTF-8 become escapes."""
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -46,7 +46,7 @@ def score_files(
     device: str = "auto",
     done: Container[str] = (),
 ) -> Iterator[dict[str, Any]]:
-    """Score files, or the images of folders: a record each, in order, but for those in `done`.
+    """Score files, or the images of folders: a record each, in order, except those in `done`.
 
     Records have `status` `ok` or `error`. With `heatmaps`, an overlay is written for each, under a
     name that the record gives: it shows the image's and differs for every path. A few images are in
@@ -89,7 +89,7 @@ def _in_order(
 
 
 def read_done(records: Path) -> set[str]:
-    """Return the images that a JSON-Lines file has, cutting off a line that was not written to its end.
+    """Return the images in a JSON-Lines file, and cut off a last line that was not written whole.
 
     Raises `DataError` when it is no such file.
     """
@@ -146,7 +146,7 @@ def _score_chunk(
 
 
 def heatmap_name(image: Path) -> str:
-    """Return the file name of an image's overlay: the same for the same path, another for any other."""
+    """Return an image's overlay file name: the same for the same path, another for any other."""
     return f"{file_name(str(image.absolute().parent), image.suffix, image.stem)}_heatmap.jpg"
 
 
@@ -214,7 +214,7 @@ def _record(path: Path, detection: Detection) -> dict[str, Any]:
 
 
 def _expand(paths: Sequence[Path]) -> Iterator[Path]:
-    """Yield files, and the images of folders and below, but for ground truth and what is never an image."""
+    """Yield files, and folders' images at any depth, except ground truth and what is no image."""
     for path in paths:
         if not path.is_dir():
             yield path

@@ -1,7 +1,7 @@
 """What a model has seen: digests of the images it was trained and calibrated on, in its card.
 
-A threshold from images that the model was trained on promises what it does not hold, under whatever
-name they come. Models from before this was kept, and pretrained ones, cannot tell.
+A threshold from images that the model was trained on promises what it does not hold, whatever the
+files are called. Models from before this record, and pretrained ones, cannot tell.
 """
 
 import logging
@@ -23,7 +23,7 @@ _CALIBRATED = "calibrated"
 def remember_training(
     bundle: Bundle, samples: Sequence[Sample], earlier: Bundle | None = None
 ) -> Bundle:
-    """Note in the card what was trained on, and what the model was that it started from."""
+    """Note the training data in the card, and the model that the training started from."""
     before = "" if earlier is None else _card(earlier).get(_TRAINED, "")
     return _noted(bundle, _TRAINED, card_digests(samples, before))
 
@@ -31,13 +31,13 @@ def remember_training(
 def remember_calibration(
     bundle: Bundle, samples: Sequence[Sample], camera: str | None = None
 ) -> Bundle:
-    """Note in the card what was calibrated on, for one camera or for all that have none of their own."""
+    """Note the calibration data in the card, for one camera or for all without their own."""
     what = _CALIBRATED if camera is None else f"{_CALIBRATED} {camera}"
     return _noted(bundle, what, card_digests(samples))
 
 
 def held_out_of(bundle: Bundle, samples: Sequence[Sample], group_by: str | None) -> list[Sample]:
-    """Leave out the images that the model was trained on, aloud.
+    """Leave out the images that the model was trained on, with a warning.
 
     Raises `DataError` where too few others are there to calibrate on.
     """
@@ -65,12 +65,12 @@ def held_out_of(bundle: Bundle, samples: Sequence[Sample], group_by: str | None)
 
 
 def candidates(dataset: Dataset) -> list[Sample]:
-    """Return what a model can be tested on: the test split, or of a set without splits all of it."""
+    """Return what can test a model: the test split, or all of a set without splits."""
     return [s for s in dataset.samples if s.split == "test" or "test" in s.drawn_into]
 
 
 def to_test(bundle: Bundle, dataset: Dataset) -> tuple[list[Sample], int]:
-    """Return the test images, and how many of them the model was trained or calibrated on, aloud.
+    """Return the test images, and how many of them the model has seen, with a warning.
 
     Of a set without splits those are left out, unless no good part would remain.
     """

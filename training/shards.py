@@ -53,7 +53,7 @@ class Shards:
 
     @property
     def digest(self) -> list[tuple[str, int, str]]:
-        """What tells one set of shards from another: their names, sizes, and digests of their first bytes."""
+        """The identity of a set of shards: names, sizes, and digests of their first bytes."""
         return [_described(Path(path)) for path in self.paths]
 
 
@@ -138,7 +138,7 @@ class ShardStream(IterableDataset[Placed]):
 
 
 def _images(shard: str, damaged: deque[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield name and bytes of the images in a shard; what is damaged is noted and passed over."""
+    """Yield name and bytes of the images in a shard; damaged ones are noted and skipped."""
 
     def note(error: Exception) -> bool:
         damaged.append(f"{shard}: {error}")
@@ -190,7 +190,7 @@ class StreamTokens:
         return ["images from shards"]
 
     def fit(self) -> None:
-        """Fit the target's standardisation on the first images of the stream, over all processes."""
+        """Fit the target's standardisation on the stream's first images, over all processes."""
         target, world = self._place.target, self._place.world
         images_each = max(1, STATISTICS_IMAGES // (world.size * self._config.optimiser.batch_size))
         raw = [
@@ -227,7 +227,7 @@ class StreamTokens:
 
 
 def pack(paths: Iterable[Path], out: Path, per_shard: int) -> int:
-    """Write images into shards of `per_shard` each in a new folder; returns how many shards there are.
+    """Write images into shards of `per_shard` each, in a new folder; return the number of shards.
 
     Raises `OutputRefused` where something is there already.
     """

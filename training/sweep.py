@@ -1,4 +1,4 @@
-"""Trying a recipe's declared ranges with Optuna, choosing on normal images and synthetic defects only.
+"""Tries a recipe's declared ranges with Optuna; only normals and synthetic defects decide.
 
 A recipe declares what may vary in its `[sweep]` table: a list is a choice, `{low, high, log}` a
 range. Every trial is a training and a calibration; what counts is how well the calibrated score
@@ -38,7 +38,7 @@ def sweep(
     trials: int,
     progress: Progress = SHOWN,
 ) -> Best:
-    """Run trials into `out`/trial-N and keep the study in `out`/study.db; a second call adds to the first.
+    """Run trials into `out`/trial-N, the study into `out`/study.db; a second call adds to it.
 
     Raises `RecipeError` where the recipe declares nothing to vary or Optuna is not installed.
     """

@@ -38,7 +38,7 @@ _SPARE = 0.5  # of a GPU's free memory the cache may take
 
 
 class TokenSource(Protocol):
-    """Gives one step after the other its batch of standardised tokens, a random window of each image."""
+    """Gives each step its batch of standardised tokens, a random window of each image."""
 
     def steps(self, first: int) -> Iterator[torch.Tensor]:
         """Yield (b, l, C) tokens on the target's device, this process's share of each batch."""
@@ -166,7 +166,7 @@ class FreshTokens:
         self._folder = setup.folder
 
     def steps(self, first: int) -> Iterator[torch.Tensor]:
-        """Compute batches; every step draws new variations. Raises `DataError` for damaged images."""
+        """Compute batches; a step draws new variations. Raises `DataError` for damaged images."""
         canvases, target = self._canvases, self._target
         config, device = canvases.config, target.mean.device
         damage, pin = Damage(config.run.unreadable), device.type == "cuda"
@@ -209,7 +209,7 @@ def prepare_tokens(
     setup: TokenSetup,
     progress: Progress,
 ) -> ImageTokens:
-    """Fit the target's standardisation on the images and return their tokens, cached if they may be."""
+    """Fit the target's standardisation on the images; return their tokens, cached if allowed."""
     target = setup.target
     canvases = Canvases(samples, config, setup.world)
     variations = 1 + (0 if config.augment.fresh else config.augment.copies)
@@ -252,7 +252,7 @@ def _fill(
 
 @contextmanager
 def cache(shape: tuple[int, ...], setup: TokenSetup) -> Iterator[torch.Tensor]:
-    """Give the processes of one machine one float16 tensor to fill together; whole when the block ends."""
+    """Give a machine's processes one float16 tensor to fill together; whole after the block."""
     world = setup.world
     if world.local_size == 1:
         yield torch.empty(shape, dtype=torch.float16)
@@ -293,7 +293,7 @@ def random_cut(
     batch: int,
     share: slice,
 ) -> torch.Tensor:
-    """Cut one random window of each image out of (b, L, C) tokens, the `share` part of a batch: (b, l, C)."""
+    """Cut a random window of each image, (b, L, C) to (b, l, C); `share` is b's part of a batch."""
     drawn = int(np.random.default_rng(seed).integers(2**31))
     places = random_places(batch, grid, window, torch.Generator().manual_seed(drawn))
     return raw if places is None else take(raw, to_device(places[share], raw.device))

@@ -1,8 +1,8 @@
 """Ground truth to images: which mask belongs to which image, and what is missing.
 
-A mask is called as its image, or so with `_mask`, `_GT` or `_label` behind it, in any format; or it
-is a folder called as its image with several pictures (MVTec LOCO). A mask without its image is an
-error: one of them has another name than it should.
+A mask has its image's name, or that name with `_mask`, `_GT` or `_label` appended, in any format;
+or it is a folder of that name with several pictures (MVTec LOCO). A mask without its image is an
+error: one of the two is misnamed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,14 +26,14 @@ _LOSSY = (".jpg", ".jpeg")
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """A mask file or folder; `keys` are the image names, below their kind, that it may belong to."""
+    """A mask file or folder; `keys` are image names below their kind that it may belong to."""
 
     path: Path
     keys: tuple[str, ...]
 
 
 def with_masks(samples: Sequence[Sample], kind: Folder, truth: Folder | None) -> list[Sample]:
-    """Give the images of one kind of defect their masks from the folder of ground truth beside them."""
+    """Give one defect kind's images their masks from the ground-truth folder beside them."""
     folder = None if truth is None else _of_kind(truth, kind.name)
     if folder is None:
         return list(samples)
@@ -72,7 +72,7 @@ def _of_defects(truth: Folder) -> Iterator[Iterator[Path]]:
 
 
 def said_of_masks(samples: Sequence[Sample]) -> Iterator[str]:
-    """Yield what to know of the masks of a set: kinds that lack some, and lossy ones."""
+    """Yield notes on a set's masks: kinds that lack some, and lossy ones."""
     bad = [sample for sample in samples if sample.split == "test" and not sample.is_normal]
     if any(sample.mask for sample in bad):
         for label in sorted({sample.label for sample in bad}):
@@ -110,7 +110,7 @@ def mask_files(sample: Sample) -> list[Path]:
 
 
 def check_mask_sizes(samples: Sequence[Sample]) -> None:
-    """Raise `DataError` where a mask is no picture or of another size than its image, by their headers.
+    """Raise `DataError` if, by the headers, a mask is no picture or differs from its image in size.
 
     An image's header that cannot be read is left to whoever reads its pixels.
     """
@@ -159,7 +159,7 @@ def _unreadable(path: Path) -> DataError:
 
 
 def _of_kind(truth: Folder, kind: str) -> Folder | None:
-    """Return the folder of one kind's masks, or the whole where masks of all kinds lie side by side."""
+    """Return the folder of one kind's masks, or all of it if masks of all kinds lie together."""
     for folder in truth.folders:
         if folder.name.casefold() == kind.casefold():
             return folder

@@ -19,7 +19,7 @@ from training.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Which process this is: `rank` of `size` in all, `local_rank` of `local_size` on this `machine`."""
+    """This process: `rank` of `size` in all, `local_rank` of `local_size` on this `machine`."""
 
     rank: int = 0
     size: int = 1
@@ -83,9 +83,10 @@ def device_of(name: str, world: World) -> torch.device:
 
 @contextmanager
 def shared_file(path: Path, size: int, world: World) -> Iterator[Path]:
-    """Give the processes of one machine a file of zeros while the block runs; it takes no room at first.
+    """Give one machine's processes a file of zeros while the block runs; it takes no room at first.
 
-    Once the first process leaves the block it has no name; whoever has mapped it keeps it.
+    Once the first process leaves the block, the file has no name; a process that mapped it keeps
+    it.
     """
     if world.local_rank == 0:
         with path.open("wb") as file:

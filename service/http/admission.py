@@ -1,4 +1,4 @@
-"""Refuses before anything is read: more requests than may be inside, or a full queue. Pure ASGI: cheap.
+"""Refuses before reading: more requests than may be inside, or a full queue. Cheap: pure ASGI.
 
 No API key takes what others need: of the places, a key may hold an even share of those that were
 asked for lately and one more, so that there is room for a key that comes. With a single key it may

@@ -1,4 +1,4 @@
-"""API keys: who may ask for what. Only SHA-256 digests are stored; a key is shown once, when it is made.
+"""API keys: who may ask for what. Only SHA-256 digests are stored; a new key is shown once.
 
 Keys are 256 random bits, so a plain digest cannot be guessed back and needs no slow hash.
 """

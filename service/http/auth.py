@@ -23,7 +23,7 @@ SECURED: JsonObject = {"security": [{"bearer": []}, {"key": []}]}
 
 
 def needs(role: Role) -> Callable[[Request], Awaitable[None]]:
-    """Return a dependency that says which role a route asks for; `service.http.guard` looks at it first."""
+    """Return a dependency that names the role of a route; `service.http.guard` reads it first."""
 
     async def dependency(request: Request) -> None:
         check(request, role)

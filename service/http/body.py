@@ -32,7 +32,7 @@ async def read_image(request: Request, max_bytes: int) -> bytes:
 
 
 def media_type_of(request: Request) -> str:
-    """Return the type that a request says its body has, in small letters, without its parameters."""
+    """Return the body's type as the request states it, in lower case, without parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 

@@ -1,4 +1,4 @@
-"""Connections that bring no request are closed: uvicorn waits for a request's head for ever, of any length.
+"""Closes connections without a request: uvicorn waits for a head for ever, of any length.
 
 A camera PC that opens a connection for each part and closes none would otherwise use up the files
 that the process may open, and nobody would be let in any more. The same holds for whoever begins
@@ -21,13 +21,13 @@ _LINGER_S, _LINGER_BYTES = 1.0, 8_000_000  # what is thrown away so that a refus
 
 
 def room_for_connections() -> int:
-    """Half of the files that this process may open, 1000 at most; the rest is for models and the record."""
+    """Half of the files this process may open, at most 1000: models and record need the rest."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return min(_MOST_CONNECTIONS, files // 2)
 
 
 class BoundedConnection(HttpToolsProtocol):
-    """Closes a connection on which no head of a request is complete `head_s` seconds after it began.
+    """Closes a connection whose request head is not complete `head_s` seconds after it began.
 
     The first may begin when the connection is there, those after an answer with their first byte:
     until then uvicorn's `timeout_keep_alive` holds. What was left unread of the request before has
@@ -207,7 +207,7 @@ def _bounded(connections: Iterable[object]) -> list[BoundedConnection]:
 
 
 class LingeringTransport:
-    """A connection's transport; closing it in the middle of a request lets the answer be read first."""
+    """A connection's transport; a close during a request lets the client read the answer first."""
 
     def __init__(self, transport: asyncio.Transport, connection: BoundedConnection) -> None:
         self._transport = transport

@@ -10,7 +10,7 @@ from service.budget import Budget, Charge
 
 
 class CountedResponse(Response):
-    """An answer whose bytes are charged until the client has read them, even where nothing is left."""
+    """An answer whose bytes are charged until the client has read them, even beyond the budget."""
 
     def __init__(
         self, budget: Budget, content: bytes, *, headers: dict[str, str] | None = None
@@ -26,7 +26,7 @@ class CountedResponse(Response):
 
 
 class CountedRequest(Request):
-    """A request whose body is charged as it arrives; one whose announced length does not fit is refused."""
+    """A request whose body is charged as it arrives, or refused if its stated length cannot fit."""
 
     def __init__(self, request: Request, charge: Charge) -> None:
         super().__init__(request.scope, request.receive)

@@ -1,4 +1,4 @@
-"""Takes connections, in the place of an `asyncio.Server`, which keeps whoever begins a TLS handshake.
+"""Takes connections instead of an `asyncio.Server`, which keeps whoever begins a TLS handshake.
 
 It holds no more than it has room for: those that shake hands count as well, and have a limit of
 time.
@@ -39,7 +39,7 @@ class _Handshake:
 
 
 class Listener:
-    """Makes a connection of each that comes; with `room` taken, one that has no request in work goes."""
+    """Accepts each connection; with `room` taken, one that has no request in work is closed."""
 
     def __init__(
         self,

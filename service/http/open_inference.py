@@ -142,7 +142,7 @@ def _lift(json: bytes) -> tuple[bytes, list[bytes]]:
 
 
 def _texts(json: bytes) -> Iterator[tuple[int, int]]:
-    """Where the texts of JSON begin and end, without their quotes; raises `TensorInvalid` at too many."""
+    """Where JSON's texts begin and end, without quotes; raises `TensorInvalid` at too many."""
     at = 0
     for _ in range(_MOST_TEXTS):
         start = json.find(b'"', at) + 1

@@ -1,4 +1,4 @@
-"""Inspections to an answer of the Open Inference Protocol v2: JSON, and tensors in binary behind it."""
+"""Inspections to an Open Inference Protocol v2 answer: JSON, with binary tensors behind it."""
 
 import json
 from collections.abc import Iterator, Sequence

@@ -11,7 +11,7 @@ _PREFIX = "x-maskline-"
 
 
 def score_query(request: Request) -> ScoreQuery:
-    """Read the parameters of an inspection, by hand: FastAPI's own way costs a quarter of a millisecond.
+    """Read an inspection's parameters by hand: FastAPI's way costs a quarter of a millisecond.
 
     The query wins over headers, `X-Maskline-Part-Id` and the like. Raises `RequestValidationError`.
     """

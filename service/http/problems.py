@@ -120,7 +120,7 @@ RULES: dict[type[Exception], Rule] = {
 
 
 def install(app: FastAPI, metrics: Metrics) -> None:
-    """Register one handler for each rule, for validation, for HTTP errors and for the unexpected."""
+    """Register one handler each for the rules, validation, HTTP errors and the unexpected."""
     for kind, rule in RULES.items():
         app.add_exception_handler(kind, _handler(rule, metrics))
     app.add_exception_handler(ClientDisconnect, _gone(metrics))

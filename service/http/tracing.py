@@ -19,14 +19,14 @@ _QUIET = "health,metrics"
 
 @dataclass(frozen=True, slots=True)
 class Tracing:
-    """Spans: `middleware` gives each request one, `stage` makes a stage that just ended a child of it."""
+    """Spans: `middleware` gives each request one, `stage` adds a stage just ended as its child."""
 
     middleware: Middleware
     stage: Callable[[str, float, float], None]
 
 
 def open_tracing() -> Tracing:
-    """Start to trace; raises `StartError` (`tracing_missing`) where OpenTelemetry is not installed."""
+    """Start to trace; raises `StartError` (`tracing_missing`) without OpenTelemetry."""
     try:
         from opentelemetry import trace as api
         from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware

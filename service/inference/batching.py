@@ -39,7 +39,7 @@ class TooMuchAtOnce(Exception):
 
 
 class Batcher(Generic[Request, Result]):
-    """Gathers requests of one key into batches for `run`, which as many threads call as it has lanes.
+    """Gathers requests of one key into batches for `run`, which one thread per lane calls.
 
     `run(key, requests)` returns one result for each request, in order. When it raises for a batch
     of several, each request is run alone, so that a bad one fails by itself. When it raises
@@ -146,7 +146,7 @@ class Batcher(Generic[Request, Result]):
     def _retry_smaller(
         self, live: list[Item[Request, Result]], cost: int, error: TooMuchAtOnce
     ) -> None:
-        """Halve the limit and run the same requests under it; a lone one that does not fit fails."""
+        """Halve the limit and run the same requests; a lone one that does not fit fails."""
         self._events.too_much(live[0].key)
         if self.queue.shrink(cost):
             limit = self.queue.limit.value

@@ -50,7 +50,7 @@ class Work:
 
 
 class Engine:
-    """Loads and warms every model, then runs batches: one at a time on a GPU, or several on a CPU."""
+    """Loads and warms every model, then runs batches: one at a time on a GPU, several on a CPU."""
 
     def __init__(self, settings: Settings, metrics: Metrics, audit: Audit | None = None) -> None:
         self.device = choose_device(settings.device)
@@ -146,7 +146,7 @@ class Engine:
             raise InferenceFailed("the model failed on this image; see the log") from error
 
     def _prepare(self, bundle: Bundle) -> Detector:
-        """Put a model on the device; run the smallest and the largest batch, as often as at once."""
+        """Put a model on the device; run its smallest and largest batch, as often as at once."""
         started = time.monotonic()
         limit = max(1, self._most_items // cost_of(bundle))
         detector = detector_of(bundle, self.device, staged=limit, cores=self._cores)

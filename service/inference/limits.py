@@ -1,4 +1,4 @@
-"""Small rules of the batcher: how many may wait, how much fits in a batch, how often it may break off."""
+"""Rules of the batcher: how many may wait, what fits in a batch, how often it may break off."""
 
 import time
 from collections import deque
@@ -9,7 +9,7 @@ _LEAST_ROOM, _CALM_S = 16, 5.0
 
 
 class Room:
-    """How many may wait: all of a queue for a burst, a quarter (16 at the least) once it has been full.
+    """How many may wait: a whole queue for a burst, a quarter (at least 16) once it has been full.
 
     A queue that stays full holds no burst any more, it makes everybody late (Nichols and Jacobson
     2012, "Controlling queue delay"). Its room is whole again when nobody was refused for five

@@ -1,9 +1,9 @@
 """The queue in front of the device: reservations, turns, and what a batch takes of it.
 
-Knows no thread that computes, no torch and no HTTP: everything happens under one lock, when it is asked for.
-A request has a cost in work items (images × windows × masks), and a batch is bounded by their sum. A
-full queue is an immediate `QueueFull`, never a wait; a request past its deadline or given up by its
-owner is dropped before it costs anything.
+Knows no thread that computes, no torch and no HTTP: everything happens under one lock, when it is
+asked for. A request has a cost in work items (images × windows × masks), and a batch is bounded
+by their sum. A full queue is an immediate `QueueFull`, never a wait; a request past its deadline or
+given up by its owner is dropped before it costs anything.
 """
 
 import threading
@@ -143,7 +143,7 @@ class RequestQueue(Generic[Request, Result]):
     ) -> "Future[Outcome[Result]]":
         """Queue a request in the room reserved for it; raises `BatcherClosed`.
 
-        It is not refused any more, but dropped where its turn comes after the reservation's deadline.
+        It is not refused any more, but dropped if its turn comes after the reserved deadline.
         """
         item: Item[Request, Result] = Item(
             key, request, reservation.cost, reservation.deadline, reservation.caller
@@ -162,7 +162,7 @@ class RequestQueue(Generic[Request, Result]):
             self._admit(priority, deadline, caller)
 
     def full(self, caller: str = "") -> QueueFull | None:
-        """What a request of normal priority would be refused with now; None where it would not be."""
+        """The error that would refuse a request of normal priority now; None where none would."""
         try:
             self.admit(Priority.NORMAL, caller=caller)
         except QueueFull as full:
@@ -348,7 +348,7 @@ def _is_lost(item: Item[Request, Result], now: float, events: Events) -> bool:
 
 
 def _insert(queue: "deque[Item[Request, Result]]", item: Item[Request, Result]) -> None:
-    """Put an item behind those whose turn comes before it: as many of each other caller as of its own."""
+    """Put an item in its turn: behind as many items of each other caller as of its own."""
     turns = sum(waiting.caller == item.caller for waiting in queue)
     seen: Counter[str] = Counter()
     position = 0

@@ -144,7 +144,7 @@ class Registry:
         return served
 
     async def load(self, name: str) -> Slot:
-        """Read the version that lies in the model's folder and stage it; what serves goes on serving."""
+        """Read and stage the version in the model's folder; what serves goes on serving."""
         if name not in self.slots:
             self.find_folders()
         slot = self.find(name)

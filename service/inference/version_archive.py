@@ -1,4 +1,4 @@
-"""Versions of models that were served, kept beside the models so that a rollback survives a restart.
+"""Versions that were served, kept beside the models so that a rollback survives a restart.
 
     <models_dir>/.maskline/chosen.json            which version serves instead of the folder's own
     <models_dir>/.maskline/<name>/<version>/      hard links to the files of the last versions

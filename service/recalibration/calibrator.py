@@ -1,4 +1,4 @@
-"""A new calibration of a serving model, from stored results or uploaded images, without retraining."""
+"""Recalibrates a serving model from stored results or uploaded images, without retraining."""
 
 import asyncio
 from collections.abc import Sequence

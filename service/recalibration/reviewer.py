@@ -1,4 +1,4 @@
-"""What a new version would change, before it serves: cases that people judged, and the latest results.
+"""What a new version would change before it serves: cases people judged, and the latest results.
 
 A confirmed defect that would pass forbids the version, and so does one that was kept and cannot be
 judged now; one of which nothing was ever kept is counted, and said. Evidence is judged again where
@@ -42,7 +42,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class JudgedDefect:
-    """A confirmed or missed defect and the verdict that a version would give; None where it is gone."""
+    """A confirmed or missed defect and a version's verdict on it; None where it is gone."""
 
     defect: Defect
     verdict: Verdict | None

@@ -65,4 +65,6 @@ class DriftMonitor:
             labels.set_function(lambda: watch.ratio("brightness") or none)
         for finding in _FINDINGS:
             labels = metrics.drift_found.labels(model, camera, finding)
-            labels.set_function(lambda finding=finding: float(watch.finding == finding))  # type: ignore[misc]
+            labels.set_function(
+                lambda finding=finding: float(watch.finding == finding),  # type: ignore[misc]
+            )

@@ -55,7 +55,7 @@ class Answered:
     answer: ScoreOut
 
     def to(self, key: RepeatKey) -> ScoreOut:
-        """Return the answer to a repeat; raises `IdempotencyMismatch` where it is another request."""
+        """Return the answer to a repeat; raises `IdempotencyMismatch` for another request."""
         _compare(self.fingerprint, key)
         return self.answer
 
@@ -89,7 +89,7 @@ class Repeats:
         inspect: Callable[[], Awaitable[ScoreOut]],
         stored: Lookup = nothing_stored,
     ) -> ScoreOut:
-        """Inspect, unless this request was answered before or is being answered: then return that answer.
+        """Inspect, or return the answer if this request was answered before or is being answered.
 
         A repeat has no heatmap. Raises `IdempotencyMismatch`, or what `inspect` raises.
         """

@@ -31,7 +31,7 @@ _LOOKUP_S = 1.0  # a database that hangs holds up a repeated request no longer
 
 
 class Recording:
-    """Writes results in microseconds; `reader` reads them, `feedback` takes what people say of them."""
+    """Writes results in microseconds; `reader` reads them, `feedback` takes what people say."""
 
     def __init__(
         self,

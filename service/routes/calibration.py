@@ -63,7 +63,7 @@ async def calibrate(
     query: Annotated[CalibrateQuery, Query()],
     parts: Annotated[AppState, Depends(app_state)],
 ) -> CalibrationOut:
-    """Calibrate a serving model anew, on stored results (JSON) or on images of good parts (multipart).
+    """Calibrate a serving model anew, on stored results (JSON) or images of good parts (multipart).
 
     The new version is staged beside the one that serves; `:activate` lets it serve, or
     `activate=true` at once. Images in one folder (by their file names) are one group.

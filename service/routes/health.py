@@ -45,6 +45,6 @@ async def ready(
 @router.get("/metrics", response_class=Response)
 @asks(Role.SCORE)
 async def metrics(metrics: Annotated[Metrics, Depends(instruments)]) -> Response:
-    """Prometheus metrics, in the text format; without a key unless MASKLINE_METRICS_OPEN is false."""
+    """Prometheus metrics in text format; without a key unless MASKLINE_METRICS_OPEN is false."""
     text = generate_latest(metrics.registry)
     return Response(text, media_type=CONTENT_TYPE_LATEST)

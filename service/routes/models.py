@@ -40,7 +40,7 @@ _Version = Annotated[
     openapi_extra=SECURED,
 )
 async def list_models(registry: _Registry) -> ModelsOut:
-    """List the loaded models with their thresholds and what they can certify, and those that are broken."""
+    """List the loaded models, with thresholds and what they can certify, and the broken ones."""
     models = [_model_out(model, registry.default_name) for model in registry.active]
     broken = [
         BrokenModelOut(name=slot.name, code=slot.failure.code, detail=str(slot.failure))
@@ -54,7 +54,7 @@ async def list_models(registry: _Registry) -> ModelsOut:
     "/v1/models/{name}:load", dependencies=_MAY_OPERATE, responses=_RESPONSES, openapi_extra=SECURED
 )
 async def load(name: str, registry: _Registry) -> VersionsOut:
-    """Read and check the version in the model's folder, warm it up and stage it; nothing switches yet."""
+    """Read, check, warm up and stage the version in the model's folder; nothing switches yet."""
     return versions(await registry.load(name))
 
 
@@ -98,7 +98,7 @@ async def activate(
 async def rollback(
     name: str, registry: _Registry, how: RollbackIn | None = None, version: _Version = None
 ) -> VersionsOut:
-    """Let the version before serve again, also after a restart; `version` may say which one is meant."""
+    """Let the previous version serve again, also after a restart; `version` may say which one."""
     meant = (how or RollbackIn()).version or version
     return versions(await registry.rollback(name, version=meant))
 

@@ -109,7 +109,7 @@ async def list_results(query: Annotated[PageQuery, Query()], record: _Recording)
 async def export_results(
     query: Annotated[ExportQuery, Query()], record: _Recording
 ) -> StreamingResponse:
-    """Send all results that fit, newest first, as JSON-Lines or CSV; a page is in memory at a time."""
+    """Send all matching results, newest first, as JSON-Lines or CSV; memory holds one page."""
     first = await record.reader.page(
         query.filter, cursor=None, limit=_PAGE
     )  # errors before the answer

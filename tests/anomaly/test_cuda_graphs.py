@@ -80,7 +80,7 @@ def test_a_size_that_does_not_fit_is_left_out(
 def test_what_a_graph_reads_stays_where_it_is(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A graph holds addresses only: freed indices were overwritten, and the card asserted (docs/LOG.md)."""
+    """A graph holds addresses only: writing over freed indices broke the card (docs/LOG.md)."""
     read: list[weakref.ref[torch.Tensor]] = []
 
     @torch.inference_mode()
@@ -114,7 +114,7 @@ class _Constants(TorchDispatchMode):
 
 @pytest.mark.parametrize("kind", ["pixels", "features"])
 def test_a_path_takes_nothing_from_ordinary_memory(tiny_bundle: Bundle, kind: str) -> None:
-    """A capture on a GPU refuses a copy of what Python made; recipes of pixels could not be served."""
+    """A GPU capture refuses copies of Python's values; pixel recipes could not be served."""
     model = tiny_bundle.model
     if kind == "features":
         model = AnomalyModel.fresh(load_recipe("fast", ["model.preprocess.canvas=64"]).model)

@@ -18,7 +18,7 @@ def test_a_device_that_is_not_there_is_a_clear_error() -> None:
 
 def test_memory_is_counted_and_given_back() -> None:
     read = memory_of(torch.device("cpu"))["resident"]
-    give_back_memory()  # what tests before this one freed would be used again
+    give_back_memory()  # memory that earlier tests freed would be used again
     before = read()
     held = [
         bytearray(b"x" * 100_000) for _ in range(2000)

@@ -1,4 +1,4 @@
-"""Another camera is told from a bad part, and good parts are seldom called unlike."""
+"""A different camera is told from a bad part, and good parts are seldom called unlike."""
 
 from dataclasses import replace
 

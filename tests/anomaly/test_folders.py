@@ -99,7 +99,7 @@ def test_a_kill_at_any_step_leaves_one_whole_model_and_every_other_file(
         code = subprocess.run(command, check=False).returncode
         assert code in (0, 9)
         if way == "exchange":
-            assert old.is_dir()  # at no moment was there none
+            assert old.is_dir()  # the folder was there at every moment
         recover_all(parent)
         left = contents(old)
         assert left.pop("notes.txt") == "only copy"

@@ -1,4 +1,4 @@
-"""Damage: for every encoder, a file with some bytes changed is refused, or is (nearly) the same picture.
+"""Damage: for every encoder, a file with changed bytes is refused or is (nearly) the same picture.
 
 JPEG and uncompressed data carry no checksum: what decodes to as many blocks as before cannot be
 told from a picture. For those the test holds how often that may be; for all others it is never.

@@ -1,4 +1,4 @@
-"""PNG: every depth, colour type and interlace; the header answers, nothing else is inflated."""
+"""PNG: every depth, colour type and interlace; the header suffices, nothing else is inflated."""
 
 import io
 import resource

@@ -48,7 +48,7 @@ def raw(
     order: str = "<",
     big: bool = False,
 ) -> bytes:
-    """A TIFF tag by tag: {tag: (type, values)}. Tag 273, where strips begin, counts from `content`."""
+    """A TIFF by {tag: (type, values)}. Tag 273, where strips begin, counts from `content`."""
     tags = dict(sorted(({273: (4, (0,))} | tags).items()))
     offset, codes = ("Q" if big else "I"), {1: "B", 2: "B", 3: "H", 4: "I"}
     width = struct.calcsize("<" + offset)

@@ -1,4 +1,4 @@
-"""A model folder that lies is `ModelCorrupt`: whatever a manifest says, and whatever lies in the folder."""
+"""A model folder that lies is `ModelCorrupt`, whatever its manifest says and its files hold."""
 
 import copy
 import hashlib

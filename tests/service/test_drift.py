@@ -22,7 +22,9 @@ def client(tiny_folder: Path) -> Iterator[TestClient]:
 def drift(client: TestClient, camera: str) -> dict[str, Any]:
     found = client.get("/v1/models/tiny/drift").json()
     assert found["model"] == "tiny"
-    return {one["camera"]: one["drift"] for one in found["cameras"]}[camera]  # type: ignore[no-any-return]
+    return {  # type: ignore[no-any-return]
+        one["camera"]: one["drift"] for one in found["cameras"]
+    }[camera]
 
 
 def test_parts_as_ever_are_no_drift(client: TestClient) -> None:

@@ -54,7 +54,7 @@ def client(tiny_folder: Path) -> Iterator[TestClient]:
 
 
 def post(app: FastAPI, receive: Callable[[], Awaitable[dict[str, Any]]]) -> Any:
-    """Return a coroutine function that sends one request by hand and returns what it was answered."""
+    """Return a coroutine function that sends one request by hand and returns the answer."""
 
     async def call() -> list[dict[str, Any]]:
         sent: list[dict[str, Any]] = []

@@ -245,7 +245,9 @@ def test_a_version_that_is_replaced_while_it_is_checked_does_not_serve(
         for meant in (None, version):
             slot.staged = staged
             with pytest.raises(wanted):
-                client.portal.call(partial(registry.activate, "tiny", gate=gate, version=meant))  # type: ignore[union-attr]
+                client.portal.call(  # type: ignore[union-attr]
+                    partial(registry.activate, "tiny", gate=gate, version=meant)
+                )
     assert slot.active.bundle.version == "v1"
 
 

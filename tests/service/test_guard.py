@@ -1,4 +1,4 @@
-"""Every route, met by strangers and by bodies that do not end: bytes over a socket, one real server."""
+"""Every route against strangers and endless bodies: bytes over a socket, one real server."""
 
 import json
 import re

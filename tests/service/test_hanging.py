@@ -1,4 +1,4 @@
-"""A decoder that hangs costs its own request, not the line, and does not keep the process from ending."""
+"""A decoder that hangs costs its own request, not the line, and lets the process end."""
 
 import os
 import signal

@@ -37,7 +37,9 @@ class TlsService:
         self.context = ssl.create_default_context(cafile=folder / "ca.pem")
         config = uvicorn.Config(
             _answer,
-            http=partial(BoundedConnection, head_s=HANDSHAKE_S, room=ROOM),  # type: ignore[arg-type]
+            http=partial(  # type: ignore[arg-type]
+                BoundedConnection, head_s=HANDSHAKE_S, room=ROOM
+            ),
             lifespan="off",
             timeout_keep_alive=1,
             log_config=None,

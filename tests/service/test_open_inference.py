@@ -1,4 +1,4 @@
-"""Bodies of the Open Inference Protocol taken apart: economically, in a thread, or refused with a reason."""
+"""Parses Open Inference Protocol bodies: economically, in a thread, or refused with a reason."""
 
 import base64
 import json
@@ -261,7 +261,7 @@ def test_memory_is_a_small_multiple_of_the_body() -> None:
 
 
 class Ticks:
-    """How long the interpreter kept another thread from running at most, while something went on."""
+    """The longest time that the interpreter kept another thread from running in a block."""
 
     def __enter__(self) -> "Ticks":
         self.worst_s, self._end = 0.0, threading.Event()

@@ -49,7 +49,11 @@ def test_requests_are_logged_without_query_or_body_and_health_is_quiet(
         client.get("/health/live")
         client.get("/metrics")
     [record] = [r for r in caplog.records if r.name == "service.access"]
-    assert (record.method, record.path, record.status) == ("POST", "/score", 200)  # type: ignore[attr-defined]
+    assert (record.method, record.path, record.status) == (  # type: ignore[attr-defined]
+        "POST",
+        "/score",
+        200,
+    )
     assert "secret-part" not in JsonLines().format(record)
 
 

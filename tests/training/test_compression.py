@@ -1,4 +1,4 @@
-"""Copies that are compressed once more: one part with their original, in training and in calibration."""
+"""Recompressed copies are one part with their original, in training and in calibration."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every layout that people have is read, or named in the error; nothing is left out without a word."""
+"""Every common layout is read or named in the error; nothing is left out without a word."""
 
 import json
 import os

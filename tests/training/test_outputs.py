@@ -69,7 +69,7 @@ WORK = (
 
 @pytest.fixture
 def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Inputs and what is foreign; whatever works with them fails the test."""
+    """Inputs and foreign files; a command that begins its work on them fails the test."""
     at = tmp_path / "at"
     (at / "set").mkdir(parents=True)
     for number in range(6):
@@ -91,7 +91,7 @@ def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def tree(folder: Path) -> dict[str, object]:
-    """All that can be told of a folder's contents."""
+    """Everything that can be observed of a folder's contents."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else path.lstat().st_mode
         for path in sorted(folder.rglob("*"))

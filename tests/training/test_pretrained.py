@@ -1,4 +1,4 @@
-"""Imported weights give what transformers' own implementation gives, on weights made on the spot."""
+"""Imported weights give what transformers' code gives, on weights made on the spot."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Indexes that follow the time of inspection, so that a span of time is fast beside every filter."""
+"""Indexes ordered by time of inspection, so that a span of time is fast with every filter."""
 
 from alembic import op
 

@@ -24,10 +24,11 @@ from training.config import TrainConfig, load_recipe
 from training.data import Sample, open_dataset
 from training.decoded import Decoded, decoded_once
 from training.images import ImageRequest, reading
-from training.loop import Trainer, new_model, new_trainer, precision_of, take_step
+from training.loop import new_model, take_step
 from training.meter import Meter, feature_flops, finish, matrix_rate, training_flops
 from training.progress import SHOWN
 from training.tokens import ImageTokens, TokenSetup, prepare_tokens
+from training.trainer import Trainer, new_trainer, precision_of
 from training.world import ALONE
 
 _SIDES = (1024, 2048, 4096, 8192)

@@ -15,7 +15,8 @@ from grafana_foundation_sdk.builders.stat import Panel as Stat
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from deploy.dashboards import DASHBOARDS, Plot
+from deploy.boards import DASHBOARDS
+from deploy.panels import Plot
 
 # PromQL to its series over the time that is shown, as /api/v1/query_range gives them.
 Ask = Callable[[str], Sequence[Mapping[str, Any]]]

@@ -15,7 +15,7 @@ _MIGRATION_LOCK = 0x6D61736B  # any number that nobody else locks: "mask"
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the tables to this version's form, whole or not at all; another process waits meanwhile."""
+    """Migrate the tables to this version, whole or not at all; other processes wait meanwhile."""
     try:
         with _MIGRATING, engine.begin() as connection:
             _upgrade(connection)

@@ -78,7 +78,7 @@ class WorkerPool(Executor):
 
     # The signature is that of concurrent.futures.
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001
-        """Take no more tasks; wait for those that run, but for none that takes longer than it may."""
+        """Take no more tasks; wait for those that run, but for none past its limit."""
         self._closed.set()
         if cancel_futures:
             self._cancel_waiting()

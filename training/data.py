@@ -227,4 +227,7 @@ def _said_of_copies(samples: Sequence[Sample]) -> Iterator[str]:
     learned = {s.digest for s in samples if s.split != "test" and s.is_normal and s.digest}
     repeated = [printable(s.name) for s in samples if s.split == "test" and s.digest in learned]
     if repeated:
-        yield f"{len(repeated)} test images are copies of images trained or calibrated on: {few_of(repeated)}"
+        yield (
+            f"{len(repeated)} test images are copies of images trained or calibrated on: "
+            f"{few_of(repeated)}"
+        )

@@ -53,7 +53,10 @@ class RegistryConfig:
 
 
 class Registry:
-    """Finds, loads and switches models; `prepare` is `ModelReader`'s, `changed()` follows a switch."""
+    """Finds, loads and switches models.
+
+    `prepare` is the reader's (`ModelReader`); `changed()` is called after a switch.
+    """
 
     def __init__(
         self,

@@ -84,7 +84,7 @@ class Archive:
         return choice is not None and choice.instead_of == version
 
     def choose(self, name: str, choice: ChosenVersion | None) -> None:
-        """Remember which version serves; None, or the one that lies in the folder: the folder's own."""
+        """Remember which version serves; None means the one in the model's folder."""
         choices = self._read()
         choices.pop(name, None)
         if choice is not None and choice.version != choice.instead_of:

@@ -74,7 +74,7 @@ class RollbackIn(BaseModel):
 
 
 class ActivateIn(RollbackIn):
-    """Which version is to serve, and why although a confirmed defect would pass or cannot be judged."""
+    """Which version is to serve, and why although a confirmed defect passes or cannot be judged."""
 
     force: bool = False
     reason: Annotated[Text | None, Field(min_length=3)] = None

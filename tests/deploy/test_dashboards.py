@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.dashboards import DASHBOARDS, FOLDER, dashboard, plots
+from deploy.boards import DASHBOARDS, plots
+from deploy.dashboards import FOLDER, dashboard
 from service.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ import httpx2
 import pytest
 
 from bench.local import free_port
-from deploy.dashboards import DASHBOARDS, plots
+from deploy.boards import DASHBOARDS, plots
 from deploy.pictures import draw
 from tests.conftest import normal_pixels, planted, png
 from tests.service.test_run import RealServer

@@ -27,7 +27,7 @@ from service.schemas.scoring import ScoreQuery
 from service.wire import Moment
 from tests.record.conftest import postgres, url
 from tests.record.test_store import result, spoken
-from tests.service.test_results import GOOD, results, served
+from tests.service.routes.test_results import GOOD, results, served
 
 __all__ = ["postgres", "url"]  # fixtures
 

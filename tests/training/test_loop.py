@@ -19,6 +19,7 @@ from training.loop import new_model, train
 from training.meter import training_flops
 from training.progress import QUIET
 from training.schedule import batch_indices, ema_decay, learning_rate
+from training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_a_resumed_run_equals_an_unbroken_one(
     unbroken, _ = train(normals, config, tmp_path / "whole", progress=QUIET)
     take_step = loop.take_step
 
-    def power_cut(trainer: loop.Trainer, step: int, tokens: torch.Tensor) -> torch.Tensor:
+    def power_cut(trainer: Trainer, step: int, tokens: torch.Tensor) -> torch.Tensor:
         if step == 9:
             raise KeyboardInterrupt
         return take_step(trainer, step, tokens)

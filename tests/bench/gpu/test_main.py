@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import gpu
-from bench.gpu import Check, Rows, _between, run, table, write
+from bench.gpu import __main__ as gpu
+from bench.gpu.check import Check, Rows
+from bench.gpu.report import write
 
 
 def broken(check: Check) -> Rows:
@@ -28,10 +29,10 @@ def check(tmp_path: Path) -> Check:
 
 def test_rows_before_a_failure_are_kept(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "SECTIONS", {"broken": broken, "sound": sound})
-    run("broken", check)
+    gpu.run("broken", check)
     kept = json.loads((check.folder / "gpu.json").read_text())["broken"]["rows"]
     assert [row["batch"] for row in kept] == [1, 16]
-    run("sound", check)
+    gpu.run("sound", check)
     write(check)
     text = (check.folder / "gpu.md").read_text()
     assert "| 16 | 1234 |  |" in text
@@ -48,20 +49,3 @@ def test_a_failed_section_fails_the_command(
     with pytest.raises(SystemExit) as ended:
         gpu.main()
     assert ended.value.code == code
-
-
-def test_stages_are_means_between_two_readings() -> None:
-    before = {"decode sum": 1.0, "decode count": 10.0, "batch sum": 10.0, "batch count": 10.0}
-    after = {"decode sum": 1.2, "decode count": 110.0, "batch sum": 210.0, "batch count": 110.0}
-    found = _between(before, after)
-    assert found == pytest.approx({"decode ms": 2.0, "mean batch": 2.0})
-    assert _between(after, after) == {}
-
-
-def test_a_table_has_the_columns_of_all_rows() -> None:
-    assert table([{"a": 1}, {"b": 0.1234}]).splitlines() == [
-        "| a | b |",
-        "|---|---|",
-        "| 1 |  |",
-        "|  | 0.123 |",
-    ]

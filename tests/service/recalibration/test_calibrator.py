@@ -18,8 +18,8 @@ from service.app import create_app
 from service.http.api_keys import Role, add_key
 from tests.conftest import normal_pixels, planted, png
 from tests.service.conftest import settings
-from tests.service.test_evidence import flush
-from tests.service.test_results import results, served
+from tests.service.results.test_evidence import flush
+from tests.service.routes.test_results import results, served
 
 BAD = png(planted(normal_pixels(6001), 80, 40, 12))
 

@@ -18,15 +18,15 @@ from service.errors import FeedbackContradicts, NothingStaged, RoleInsufficient,
 from service.feedback import change_of
 from service.http.api_keys import Role, add_key
 from tests.record.test_store import result, spoken
-from tests.service.test_calibrator import (
+from tests.service.recalibration.test_calibrator import (
     BAD,
     part,
     save_with_other_weights,
     say,
     uploads,
 )
-from tests.service.test_evidence import flush
-from tests.service.test_results import results, served
+from tests.service.results.test_evidence import flush
+from tests.service.routes.test_results import results, served
 
 ACTIVATE, CALIBRATE = "/v1/models/tiny:activate", "/v1/models/tiny:calibrate"
 

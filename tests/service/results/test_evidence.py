@@ -14,7 +14,7 @@ from record.keep import KeptImage, KeptStore
 from service.errors import StartError
 from service.results.recording import Recording
 from tests.conftest import jpeg, normal_pixels, planted, png
-from tests.service.test_results import results, served
+from tests.service.routes.test_results import results, served
 
 GOOD = jpeg(normal_pixels(6003))
 BAD = png(planted(normal_pixels(6001), 80, 40, 12))

@@ -23,8 +23,8 @@ from service.results.idempotency import Answered, RepeatKey, Repeats
 from service.schemas.scoring import ScoreOut, ScoreQuery
 from tests.conftest import normal_pixels, planted, png
 from tests.service.conftest import score_out, settings
+from tests.service.routes.test_results import results, served
 from tests.service.test_faults import Held
-from tests.service.test_results import results, served
 
 GOOD = png(normal_pixels(6000))
 BAD = png(planted(normal_pixels(6001), 80, 40, 12))

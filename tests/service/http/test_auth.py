@@ -1,5 +1,4 @@
 import errno
-import json
 import logging
 import os
 import re
@@ -9,9 +8,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client import generate_latest
-from typer.testing import CliRunner
 
-import maskline
 from service.app import create_app
 from service.errors import StartError
 from service.http.api_keys import KeyRing, KeysError, Role, add_key, read_keys, revoke_key
@@ -161,30 +158,6 @@ def test_without_keys_it_does_not_start_and_says_how_to(tiny_folder: Path, tmp_p
     with pytest.raises(StartError, match="maskline key add") as caught:
         serve(models_dir=tiny_folder, keys_file=tmp_path / "none.json", log_format="text")
     assert caught.value.code == "keys_missing"
-
-
-def test_the_command_makes_lists_and_revokes(
-    keys_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MASKLINE_RECORD_DIR", str(tmp_path / "results"))
-
-    def run(*arguments: str, group: str = "key") -> str:
-        result = CliRunner().invoke(maskline.app, [group, *arguments])
-        assert result.exit_code == 0, result.output
-        return result.output.strip()
-
-    file = ("--keys-file", str(keys_file))
-    secret = run("add", "line-3", "--role", "operate", *file)
-    assert KeyRing(keys_file).find(secret) is not None
-    assert run("list", *file).startswith("line-3  operate  20")
-    run("revoke", "line-3", *file)
-    assert json.loads(keys_file.read_text()) == {"keys": []}
-    shown = run("show", group="audit")
-    assert "key_add  line-3  role=operate" in shown
-    assert "key_revoke  line-3" in shown
-    assert secret not in shown
-    assert run("verify", group="audit").startswith("2 rows, unbroken")
-    assert CliRunner().invoke(maskline.app, ["key", "add", "x", "--role", "king"]).exit_code == 2
 
 
 def test_a_key_revoked_while_its_file_cannot_be_opened_is_out_afterwards(

@@ -1,0 +1,18 @@
+from pathlib import Path
+
+from tests.cli.conftest import invoke, overrides
+
+
+def test_train_calibrates_by_itself_and_says_what_it_can_certify(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    steps = overrides("optimiser.steps=3")
+    result = invoke("train", tiny_data, "--out", tmp_path / "m", *steps)
+    assert result.exit_code == 0, result.output
+    assert "NOT certified" in result.output
+
+
+def test_a_senseless_rate_is_refused_before_training(tiny_data: Path, tmp_path: Path) -> None:
+    result = invoke("train", tiny_data, "--out", tmp_path / "m", "--false-alarm-rate", 0)
+    assert getattr(result.exception, "code", None) == "calibration_impossible"
+    assert not (tmp_path / "m.run").exists()

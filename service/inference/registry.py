@@ -53,10 +53,7 @@ class RegistryConfig:
 
 
 class Registry:
-    """Finds, loads and switches models.
-
-    `prepare` is the reader's (`ModelReader`); `changed()` is called after a switch.
-    """
+    """Finds, loads and switches models; `changed()` is called after a switch."""
 
     def __init__(
         self,

@@ -208,7 +208,7 @@ def test_a_lane_that_hangs_is_seen_while_the_other_works() -> None:
 
 
 def kinds_of_breaking_off(lanes: int) -> list[type]:
-    """Send six requests that each break inference off; say how each ends, the batcher being dead."""
+    """Send six requests that each break inference off; say how each ends; the batcher is dead."""
     gate = threading.Event()
 
     def gated(key: Hashable, requests: Sequence[int]) -> list[int]:

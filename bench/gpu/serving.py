@@ -5,6 +5,11 @@ import re
 
 from bench.gpu.check import Check, Rows
 
+_SUMS = re.compile(
+    r"maskline_(stage_duration_seconds|batch_size)_(sum|count)"
+    r'\{.*?(?:stage="(\w+)")?\}'
+)
+
 
 def serving(check: Check) -> Rows:
     """Load the service with JPEGs of 640 × 480 over some connections."""
@@ -38,10 +43,7 @@ async def _stages(url: str) -> dict[str, float]:
     async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as answer:
         for line in (await answer.text()).splitlines():
             name, _, value = line.rpartition(" ")
-            if match := re.match(
-                r'maskline_(stage_duration_seconds|batch_size)_(sum|count)\{.*?(?:stage="(\w+)")?\}',
-                name,
-            ):
+            if match := _SUMS.match(name):
                 key = f"{match[3] or 'batch'} {match[2]}"
                 sums[key] = sums.get(key, 0.0) + float(value)
     return sums

@@ -66,7 +66,8 @@ class NormalSet:
     was made of image `origin[j]`, so that both fall into the same fold; `altered` (M, L) bool are
     the cells that its defect covers. `roi_mask` (N, L) bool are the cells inside the region of
     interest; None: all. `inputs` (N, 5) are the `anomaly.input_statistics` of each image,
-    `encodings` what its header says.
+    `encodings` what its header says. `fold_models` is how many models gathered the evidence, each
+    on images that it had not seen; 0 where one had seen none.
     """
 
     evidence: Evidence
@@ -78,6 +79,7 @@ class NormalSet:
     roi_mask: torch.Tensor | None = None
     inputs: FloatArray | None = None
     encodings: tuple[Encoding, ...] = ()
+    fold_models: int = 0
 
     def __post_init__(self) -> None:
         corrupted = None if self.corrupted is None else self.corrupted.values
@@ -100,6 +102,29 @@ class NormalSet:
         return self.roi_masks(torch.tensor(self.origin, dtype=torch.int64))
 
 
+def joined(sets: Sequence[NormalSet]) -> NormalSet:
+    """Put the evidence on several sets of images together, in order."""
+    first = [0, *np.cumsum([len(normals.groups) for normals in sets]).tolist()]
+
+    def stacked(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+        present = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(present) if present else None
+
+    copies = [normals.corrupted for normals in sets if normals.corrupted is not None]
+    inputs = [normals.inputs for normals in sets if normals.inputs is not None]
+    return NormalSet(
+        Evidence.concatenate([normals.evidence for normals in sets]),
+        tuple(group for normals in sets for group in normals.groups),
+        sets[0].grid,
+        Evidence.concatenate(copies) if copies else None,
+        tuple(first[i] + of for i, normals in enumerate(sets) for of in normals.origin),
+        stacked([normals.altered for normals in sets]),
+        stacked([normals.roi_mask for normals in sets]),
+        np.concatenate(inputs) if inputs else None,
+        tuple(encoding for normals in sets for encoding in normals.encodings),
+    )
+
+
 def calibrate(normals: NormalSet, settings: CalibrationSettings = DEFAULT_SETTINGS) -> Calibration:
     """Fit a calibration on normal images; synthetic defects, if any, choose how to score.
 
@@ -116,7 +141,7 @@ def calibrate(normals: NormalSet, settings: CalibrationSettings = DEFAULT_SETTIN
     ]
     best, scores = _choose(tried)
     rule = _ScoringRule(best.normalisers, weights, best.reduction, _map_smoothing(normals, scores))
-    calibration = _fitted(normals, scores.normal, rule, settings)
+    calibration = _fitted(normals, scores, rule, settings)
     return replace(calibration, candidates=tuple(candidate for candidate, _ in tried))
 
 
@@ -131,7 +156,7 @@ def recalibrate(
     kinds = tuple(normaliser.kind for normaliser in previous.normalisers)
     rule = _ScoringRule(kinds, previous.weights, previous.reduction, previous.map_smoothing)
     scores = _out_of_fold(normals, kinds, rule.weights, _folds(normals.groups))
-    calibration = _fitted(normals, scores.normal, rule, settings)
+    calibration = _fitted(normals, scores, rule, settings)
     return replace(calibration, candidates=previous.candidates)
 
 
@@ -146,11 +171,11 @@ class _ScoringRule:
 
 
 def _fitted(
-    normals: NormalSet, held_out: torch.Tensor, rule: _ScoringRule, settings: CalibrationSettings
+    normals: NormalSet, held_out: "_HeldOut", rule: _ScoringRule, settings: CalibrationSettings
 ) -> Calibration:
     """Fit on all images; thresholds follow from scores (N, R, L) taken out of fold."""
     grid, groups, roi_mask = normals.grid, normals.groups, normals.roi_mask
-    normal = held_out.mean(dim=1)  # (N, L)
+    normal = held_out.normal.mean(dim=1)  # (N, L)
     maps = Reduction(rule.map_smoothing, 0.0)
     images = rule.reduction(normal, grid, roi_mask).numpy()
     normalisers = _fit(rule.kinds, normals.evidence, roi_mask)
@@ -174,7 +199,22 @@ def _fitted(
         ),
         reference=_reference(normals, normalisers[0]),
         encodings=Encodings.of(normals.encodings) if normals.encodings else None,
+        given=settings.threshold,
+        synthetic=_synthetic_scores(normals, held_out.corrupted, rule),
+        fold_models=normals.fold_models,
     )
+
+
+def _synthetic_scores(
+    normals: NormalSet, copies: torch.Tensor | None, rule: _ScoringRule
+) -> FloatArray | None:
+    """Image scores of the copies whose defect can be seen, sorted; None without copies."""
+    if copies is None:
+        return None
+    seen, roi_mask = _seen_copies(normals), normals.copies_roi_mask
+    masks = None if roi_mask is None else roi_mask[seen]
+    scores: FloatArray = rule.reduction(copies.mean(dim=1)[seen], normals.grid, masks).numpy()
+    return np.sort(scores)
 
 
 def _reference(normals: NormalSet, normaliser: Normaliser) -> ReferenceStatistics | None:

@@ -3,8 +3,10 @@
 `anomaly.calibrate` fits it on normal images.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -18,8 +20,12 @@ from anomaly.image_score import Reduction
 from anomaly.normalise import Normaliser
 from anomaly.roi import Roi
 from anomaly.scoring import Evidence
+from anomaly.tail import Estimate, Tail
 from anomaly.types import FloatArray, Grid, Placement, Verdict, verdict_of
 
+# What stands behind a threshold: enough groups to certify the stated rate; a fitted tail, where
+# there are too few; the largest score (in models of earlier versions); somebody's hand.
+Mode = Literal["certified", "estimated", "largest", "given"]
 MAP_SMOOTHINGS = (1.0, 0.5, 0.0)  # in patches; the first where there is nothing to choose by
 
 
@@ -68,9 +74,14 @@ class CalibrationSettings:
     false_alarm_rate: float = 0.01
     warn_rate: float | None = None
     roi: Roi | None = None
+    threshold: float | None = None  # given by hand, whatever the rate says
 
     def __post_init__(self) -> None:
         check_rate(self.false_alarm_rate)
+        if self.threshold is not None and not 0 < self.threshold < math.inf:
+            raise CalibrationError(
+                f"a threshold of {self.threshold} makes no sense; want a positive number"
+            )
         if self.warn_rate is not None and not self.false_alarm_rate < self.warn_rate < 1:
             raise CalibrationError(
                 f"a warning rate of {self.warn_rate} makes no sense; want more than the "
@@ -91,6 +102,11 @@ class Calibration:
     Between the thresholds for `warn_rate` and for that a part is doubtful. Only what lies in `roi`
     counts. `rates` are the false alarms among the calibration images themselves; `encodings` says
     how those were encoded.
+
+    Where the groups are too few to certify a rate, its threshold is estimated from a fitted tail,
+    unless `estimates` is false. `given` is a threshold that somebody set. `synthetic` are the image
+    scores of corrupted copies, sorted, and `fold_models` how many models scored the calibration
+    images, each those that it had not seen (0: one, which had seen none).
     """
 
     normalisers: tuple[Normaliser, ...]
@@ -106,21 +122,54 @@ class Calibration:
     rates: Rates | None = None
     reference: ReferenceStatistics | None = None
     encodings: Encodings | None = None
+    estimates: bool = True
+    given: float | None = None
+    synthetic: FloatArray | None = None
+    fold_models: int = 0
 
     @property
     def threshold(self) -> float:
-        """Image score above which a part is NG."""
-        return self.images.threshold(self.false_alarm_rate)
+        """Image score above which a part is anomalous."""
+        return (
+            self._threshold(self.images, self.false_alarm_rate)
+            if self.given is None
+            else self.given
+        )
 
     @property
     def warn_threshold(self) -> float | None:
-        """Image score above which a part is doubtful; None where nothing is."""
-        return None if self.warn_rate is None else self.images.threshold(self.warn_rate)
+        """Image score above which a part is doubtful; None without a warning rate."""
+        if self.warn_rate is None:
+            return None
+        return min(self._threshold(self.images, self.warn_rate), self.threshold)
 
     @property
     def map_threshold(self) -> float:
-        """Map value above which a place is anomalous; it anchors the heatmaps."""
-        return max(self.peaks.threshold(self.false_alarm_rate), 1e-3)
+        """Map value above which a place is anomalous; what heatmaps are anchored at."""
+        return max(self._threshold(self.peaks, self.false_alarm_rate), 1e-3)
+
+    @property
+    def mode(self) -> Mode:
+        """What stands behind the threshold."""
+        return "given" if self.given is not None else self.mode_at(self.false_alarm_rate)
+
+    def mode_at(self, rate: float) -> Mode:
+        """What would stand behind the threshold for a rate."""
+        if self.images.smallest_rate <= rate:
+            return "certified"
+        return "estimated" if self.estimates else "largest"
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """What an estimated threshold may reject; None where another kind of threshold judges."""
+        if self.mode != "estimated":
+            return None
+        return Tail.fit(self.images).estimate(self.false_alarm_rate)
+
+    def _threshold(self, normals: Conformal, rate: float) -> float:
+        if self.mode_at(rate) == "estimated":
+            return Tail.fit(normals).estimate(rate).threshold
+        return normals.threshold(rate)
 
     @property
     def synthetic_auroc(self) -> float | None:
@@ -132,12 +181,12 @@ class Calibration:
     @property
     def is_certified(self) -> bool:
         """Whether there are enough normal groups for the stated false-alarm rate."""
-        return self.images.smallest_rate <= self.false_alarm_rate
+        return self.mode == "certified"
 
     def at_rate(self, rate: float) -> "Calibration":
         """Return the same calibration with another stated false-alarm rate."""
         check_rate(rate)
-        return replace(self, false_alarm_rate=rate)
+        return replace(self, false_alarm_rate=rate, given=None)
 
     def patch_scores(self, evidence: Evidence) -> torch.Tensor:
         """Return comparable scores of every repeat, (B, R, L), not smoothed."""

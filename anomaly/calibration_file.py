@@ -24,6 +24,7 @@ from anomaly.errors import ConfigError
 from anomaly.image_score import Reduction
 from anomaly.normalise import NORMALISERS, Normaliser
 from anomaly.roi import SIDE, Roi
+from anomaly.types import FloatArray
 
 
 def calibration_digest(calibration: Calibration) -> str:
@@ -36,7 +37,13 @@ def values_of(calibration: Calibration) -> dict[str, Any]:
     """What a person would read of a calibration; with `tensors_of`, all of it."""
     roi, rates = calibration.roi, calibration.rates
     # Left out where unknown: earlier calibrations keep their digests.
-    encodings = {} if calibration.encodings is None else {"inputs": to_dict(calibration.encodings)}
+    later: dict[str, Any] = (
+        {} if calibration.encodings is None else {"inputs": to_dict(calibration.encodings)}
+    )
+    if calibration.estimates:
+        later["mode"] = calibration.mode
+    if calibration.fold_models:
+        later["fold_models"] = calibration.fold_models
     return {
         "normalisers": [normaliser.kind for normaliser in calibration.normalisers],
         "weights": calibration.weights.tolist(),
@@ -54,7 +61,7 @@ def values_of(calibration: Calibration) -> dict[str, Any]:
         "statistics": None if calibration.reference is None else calibration.reference.names,
         "roi_share": None if roi is None else roi.share,
         "candidates": [to_dict(candidate) for candidate in calibration.candidates],
-        **encodings,
+        **later,
     }
 
 
@@ -69,6 +76,8 @@ def tensors_of(calibration: Calibration) -> dict[str, torch.Tensor]:
         conformal: Conformal = getattr(calibration, name)
         stored[f"{name}.scores"] = torch.from_numpy(conformal.scores)
         stored[f"{name}.weights"] = torch.from_numpy(conformal.weights)
+    if calibration.synthetic is not None:
+        stored["synthetic.scores"] = torch.from_numpy(calibration.synthetic)
     if calibration.roi is not None:
         stored["roi.inside"] = torch.from_numpy(calibration.roi.inside)
     if calibration.reference is not None:
@@ -118,6 +127,10 @@ def calibration_from(values: dict[str, Any], tensors: dict[str, torch.Tensor]) -
         rates=read.rates,
         reference=_reference(read.statistics, tensors),
         encodings=from_dict(Encodings, values["inputs"]) if "inputs" in values else None,
+        estimates="mode" in values,
+        given=_given(values),
+        synthetic=_synthetic(tensors),
+        fold_models=_count(values.get("fold_models", 0)),
     )
     _check_told(values, values_of(calibration))
     return calibration
@@ -141,6 +154,29 @@ def require(ok: bool, problem: str) -> None:  # noqa: FBT001  (reads as an asser
     """Raise `ConfigError` with the problem unless all is well."""
     if not ok:
         raise ConfigError(problem)
+
+
+def _given(values: dict[str, Any]) -> float | None:
+    """The threshold that somebody set; None where it follows from scores."""
+    if values.get("mode") != "given":
+        return None
+    given = values["threshold"]
+    require(isinstance(given, float) and 0 < given < math.inf, "its given threshold is none")
+    return float(given)
+
+
+def _synthetic(tensors: dict[str, torch.Tensor]) -> FloatArray | None:
+    scores = tensors.get("synthetic.scores")
+    if scores is None:
+        return None
+    ok = scores.dtype == torch.float32 and scores.ndim == 1 and bool(scores.isfinite().all())
+    require(ok, "its scores of synthetic defects are no list of scores")
+    return np.sort(scores.numpy())
+
+
+def _count(value: Any) -> int:
+    require(isinstance(value, int) and 0 <= value <= 100, "its number of models is none")
+    return int(value)
 
 
 def _check_told(stored: dict[str, Any], expected: dict[str, Any]) -> None:

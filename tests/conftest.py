@@ -39,6 +39,7 @@ TINY = (
     "model.mae.decoder_heads=2",
     "objective.cosine_weight=0.0",
     "objective.l2_weight=1.0",
+    "crossfit.folds=0",
     "optimiser.steps=80",
     "optimiser.batch_size=16",
     "optimiser.warmup_steps=5",

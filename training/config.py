@@ -152,6 +152,22 @@ class PlanConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CrossfitConfig:
+    """When every normal part trains and calibrates (`training.crossfit`), and by how many models.
+
+    Sets of more independent `groups` than this hold a part out instead: training `folds` more
+    models would take too long there, and enough remain. `folds` of 0 always hold out.
+    """
+
+    folds: int = 5
+    groups: int = 100
+
+    def __post_init__(self) -> None:
+        if self.folds < 0 or self.folds == 1:
+            raise ConfigError(f"crossfit.folds is {self.folds}; want 2 or more, or 0 for none")
+
+
+@dataclass(frozen=True, slots=True)
 class RunConfig:
     """Where and how the run computes; none of it changes what is learned but `seed`.
 
@@ -195,6 +211,7 @@ class TrainConfig:
     optimiser: OptimiserConfig = OptimiserConfig()
     evidence: EvidenceConfig = EvidenceConfig()
     plan: PlanConfig = PlanConfig()
+    crossfit: CrossfitConfig = CrossfitConfig()
     run: RunConfig = RunConfig()
 
 

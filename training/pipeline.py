@@ -14,9 +14,10 @@ from anomaly.device import choose_device
 from anomaly.errors import ModelUncalibrated
 from anomaly.roi import read_roi
 from anomaly.runtime import detector_of
-from training.calibrate import calibrate_model, measure
+from training.calibrate import measure
 from training.compression import compression_of, with_compressed
 from training.config import TrainConfig
+from training.crossfit import cross_fitted, fold_count
 from training.data import Dataset, Sample, regroup
 from training.decoding import STRICT, Decoding
 from training.errors import DataError
@@ -95,6 +96,13 @@ def train_model(
     dataset = dataset if how.group_by is None else regroup(dataset, how.group_by)
     normals = check_enough(dataset, how)
     samples = readable(_normal(dataset, "train"), decoding=how.decoding)
+    folds = 0
+    if normals and how.init is None and world.size == 1:
+        folds = fold_count([*samples, *normals], config.crossfit)
+    if folds:
+        samples = normals = with_copies_together(
+            [*samples, *readable(normals, decoding=how.decoding)]
+        )
     start, earlier, init = None, None, how.init
     if init is not None:
         earlier = load_bundle(init, check_golden=False, with_graph=False)
@@ -119,13 +127,23 @@ def train_model(
     if not world.is_first:
         return bundle
     if how.calibration is not None:
-        bundle = _calibrated(
-            bundle,
-            with_compressed(normals, config.augment.compression, config.run.seed),
-            how.calibration,
-            decoding=how.decoding,
-            progress=progress,
-        )
+        copied = with_compressed(normals, config.augment.compression, config.run.seed)
+        roi, decoding = how.calibration.roi, how.decoding
+        if folds:
+            normal_set = cross_fitted(
+                copied,
+                config,
+                run_folder(out),
+                folds=folds,
+                roi=roi,
+                resume=how.resume,
+                decoding=decoding,
+                progress=progress,
+            )
+        else:
+            normal_set = measure(bundle.model, copied, roi, decoding=decoding, progress=progress)
+        calibrated = bundle.calibrated(calibrate(normal_set, how.calibration))
+        bundle = remember_calibration(calibrated, normals)
         bundle = with_graph(bundle, config.run.export)
     return save_bundle(bundle, out, new_version())
 
@@ -278,24 +296,6 @@ def _normal(dataset: Dataset, split: str) -> list[Sample]:
             f"({dataset.listing.summary()})"
         )
     return samples
-
-
-def _calibrated(
-    bundle: Bundle,
-    normals: list[Sample],
-    settings: CalibrationSettings = DEFAULT_SETTINGS,
-    *,
-    decoding: Decoding,
-    progress: Progress,
-) -> Bundle:
-    calibration = calibrate_model(
-        bundle.model,
-        normals,
-        settings,
-        decoding=decoding,
-        progress=progress,
-    )
-    return remember_calibration(bundle.calibrated(calibration), normals)
 
 
 def _origin(dataset: Dataset) -> dict[str, Any]:

@@ -53,7 +53,12 @@ def test_too_few_normals_cannot_certify_and_say_so() -> None:
     calibration = calibrate(normals(40), CalibrationSettings(0.01))
     assert not calibration.is_certified
     assert calibration.images.smallest_rate == pytest.approx(1 / 41)
-    assert calibration.threshold == float(calibration.images.scores[-1])
+    assert calibration.mode == "estimated"
+    assert calibration.estimate is not None
+    assert calibration.threshold == calibration.estimate.threshold
+    of_before = replace(calibration, estimates=False)
+    assert of_before.mode == "largest"
+    assert of_before.threshold == float(calibration.images.scores[-1])
     assert calibrate(normals(120), CalibrationSettings(0.01)).is_certified
 
 

@@ -12,7 +12,9 @@ from fastapi.testclient import TestClient
 
 from anomaly.bundle import Bundle, load_bundle, save_bundle
 from anomaly.encoding import Encoding
+from anomaly.types import Placement
 from service.app import create_app
+from service.evidence import StoredEvidence
 from service.recalibration.calibrator import _encodings
 from tests.conftest import normal_pixels, planted, png
 from tests.service.conftest import settings
@@ -80,11 +82,23 @@ def test_a_recalibration_knows_the_images_it_was_made_of(tiny_folder: Path, tmp_
 
 
 def test_evidence_stored_before_says_nothing_of_encodings() -> None:
-    row = Encoding("PNG", 10, 20, 3, 8).row()
-    assert (
-        _encodings([{"encoding": row}, {"encoding": row}]) == (Encoding("PNG", 10, 20, 3, 8),) * 2
+    encoding = Encoding("PNG", 10, 20, 3, 8)
+    stored = StoredEvidence(
+        errors=np.zeros((1, 4), np.float16),
+        map=np.zeros((2, 2), np.float16),
+        map_threshold=1.0,
+        placement=Placement.filling(8),
+        white_level=255,
+        inputs=np.zeros(5, np.float32),
+        encoding=encoding,
+        weights="ab" * 32,
     )
-    assert _encodings([{"encoding": row}, {}]) == ()
+    arrays = dict(stored.arrays())
+    assert StoredEvidence.of_arrays(arrays).encoding == encoding
+    del arrays["encoding"]
+    before = StoredEvidence.of_arrays(arrays)
+    assert _encodings([stored, stored]) == (encoding,) * 2
+    assert _encodings([stored, before]) == ()
 
 
 def test_a_model_of_before_serves_without_warnings(tiny_bundle: Bundle, tmp_path: Path) -> None:

@@ -211,8 +211,8 @@ def _of_threshold(calibration: Calibration) -> list[str]:
         most = counted_alarms(images, calibration.threshold)
         return [
             "Somebody set this threshold by hand, so that no false-alarm rate is promised. Of the "
-            f"{images.groups} groups of good parts {_count(above)} lie above it: with 95 % it "
-            f"rejects at most {most.high} of {most.parts:,} good parts."
+            f"{images.groups} groups of good parts {_count(above)} lie above it. By that "
+            f"count it rejects, with 95 %, at most {most.high} of {most.parts:,} good parts."
         ]
     uncertified = uncertified_rate(calibration, rate)
     if uncertified is not None:

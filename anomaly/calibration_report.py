@@ -191,10 +191,16 @@ def _median(conformal: Conformal) -> float:
 
 def _of_images(calibration: Calibration) -> list[str]:
     images = calibration.images
-    messages = [
+    counted = (
         f"{len(images.scores)} normal images in {images.groups} independent groups; the smallest "
         f"false-alarm rate they can certify is {images.smallest_rate:.2%}."
-    ]
+    )
+    if calibration.mode == "certified":
+        counted += (
+            f" The rate of {_percent(calibration.false_alarm_rate)} is certified: on average no "
+            "more of the good parts are rejected, as long as they are like these."
+        )
+    messages = [counted]
     if calibration.fold_models:
         messages.append(
             f"{calibration.fold_models} further models scored them, each the images that it had "
@@ -215,12 +221,7 @@ def _of_threshold(calibration: Calibration) -> list[str]:
             f"count it rejects, with 95 %, at most {most.high} of {most.parts:,} good parts."
         ]
     uncertified = uncertified_rate(calibration, rate)
-    if uncertified is not None:
-        return [uncertified]
-    return [
-        f"The rate of {_percent(rate)} is certified: on average no more of the good parts are "
-        "rejected, as long as they are like the calibration images."
-    ]
+    return [] if uncertified is None else [uncertified]
 
 
 def _of_alarms(calibration: Calibration) -> list[str]:

@@ -212,3 +212,10 @@ def test_a_threshold_set_by_hand_serves_and_is_shown(client: TestClient, models:
     assert anew["statement"]["mode"] == "certified"
     refused = client.post("/v1/models/tiny:calibrate?threshold=0", files=uploads(24))
     assert refused.json()["code"] == "parameter_invalid"
+
+
+def test_an_odd_part_among_the_good_ones_is_named(client: TestClient) -> None:
+    files = [*uploads(30), ("file", ("lot99/odd.png", BAD))]
+    said = client.post("/v1/models/tiny:calibrate", files=files).json()["statement"]
+    assert said["odd"][0] == "lot99"
+    assert any("(lot99" in line for line in said["messages"])

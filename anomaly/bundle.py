@@ -41,7 +41,13 @@ from anomaly.checked import (
 )
 from anomaly.config import to_dict
 from anomaly.detector import Detector
-from anomaly.errors import ModelCorrupt, ModelNotSaved, OutputRefused
+from anomaly.errors import (
+    CalibrationError,
+    ModelCorrupt,
+    ModelNotSaved,
+    ModelUncalibrated,
+    OutputRefused,
+)
 from anomaly.folders import is_plain_name, recover, recover_all, replace_folder
 from anomaly.golden import check_golden_scores, golden_tensors
 from anomaly.manifest import MANIFEST, SCHEMA_VERSION, Manifest, read_files, read_manifest
@@ -86,6 +92,26 @@ class Bundle:
             return dataclasses.replace(self, calibration=calibration, card=card)
         cameras = {**self.cameras, camera: calibration}
         return dataclasses.replace(self, cameras=cameras, card=card)
+
+    def calibration_of(self, camera: str | None) -> Calibration:
+        """Return one camera's own calibration, or the one for all without their own.
+
+        Raises `ModelUncalibrated`, or `CalibrationError` where a camera has none of its own: its
+        name may be mistyped.
+        """
+        if self.calibration is None:
+            raise ModelUncalibrated(
+                f"model {self.name!r} has no calibration yet: 'maskline calibrate' gives it one"
+            )
+        if camera is None:
+            return self.calibration
+        if camera not in self.cameras:
+            known_cameras = ", ".join(sorted(self.cameras)) or "none"
+            raise CalibrationError(
+                f"camera {camera!r} has no calibration of its own, the one for all judges its "
+                f"parts; cameras with their own: {known_cameras}"
+            )
+        return self.cameras[camera]
 
 
 def model_folders(folder: Path) -> list[Path]:

@@ -7,10 +7,13 @@ import numpy as np
 from scipy.stats import kstwobign
 
 from anomaly.calibrate import NormalSet
-from anomaly.calibration import Calibration
+from anomaly.calibration import Calibration, Mode, Rates
 from anomaly.conformal import Conformal, Expected
+from anomaly.tail import Tail
+from anomaly.tradeoff import counted_alarms, groups_above, trade_off
 
 _UNLIKE_P = 0.001
+_NAMED = 10  # odd parts that a sentence names
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +37,17 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationReport:
-    """A calibration's promises."""
+    """A calibration's promises.
+
+    `mode` is what stands behind the threshold. `estimate_low` and `estimate_high` are shares in
+    [0, 1], None unless it is estimated: with 95 % it rejects as many of the good parts.
+    `fold_models` is how many models scored the calibration images, each those that it had not seen
+    (0: one that had seen none). `odd_images` of them score as no good part would by chance; `odd`
+    names their groups, as far as the names are at hand.
+    """
 
     threshold: float
+    mode: Mode
     false_alarm_rate: float
     warn_threshold: float | None
     warn_rate: float | None
@@ -44,6 +55,11 @@ class CalibrationReport:
     groups: int
     smallest_certified_rate: float
     is_certified: bool
+    estimate_low: float | None
+    estimate_high: float | None
+    fold_models: int
+    odd_images: int
+    odd: tuple[str, ...]
     in_sample_rate: float | None
     held_out_rate: float | None
     expected_alarms: Expected
@@ -52,11 +68,19 @@ class CalibrationReport:
     messages: tuple[str, ...]
 
 
-def state(calibration: Calibration, before: Comparison | None = None) -> CalibrationReport:
-    """Say what a calibration promises, beside the previous one if there was one."""
-    images, rates = calibration.images, calibration.rates
+def state(
+    calibration: Calibration, before: Comparison | None = None, normals: NormalSet | None = None
+) -> CalibrationReport:
+    """Say what a calibration promises, beside the previous one if there was one.
+
+    `normals`, what it was fitted on, names the odd parts: a calibration keeps no names.
+    """
+    images, rates, estimate = calibration.images, _rates(calibration), calibration.estimate
+    odd_images = int(Tail.fit(images).odd(images).sum())
+    odd = () if normals is None else _highest_groups(calibration, normals, odd_images)
     return CalibrationReport(
         threshold=calibration.threshold,
+        mode=calibration.mode,
         false_alarm_rate=calibration.false_alarm_rate,
         warn_threshold=calibration.warn_threshold,
         warn_rate=calibration.warn_rate,
@@ -64,13 +88,36 @@ def state(calibration: Calibration, before: Comparison | None = None) -> Calibra
         groups=images.groups,
         smallest_certified_rate=images.smallest_rate,
         is_certified=calibration.is_certified,
+        estimate_low=None if estimate is None else estimate.low,
+        estimate_high=None if estimate is None else estimate.high,
+        fold_models=calibration.fold_models,
+        odd_images=odd_images,
+        odd=odd,
         in_sample_rate=None if rates is None else rates.in_sample,
         held_out_rate=None if rates is None else rates.held_out,
-        expected_alarms=images.expected(calibration.false_alarm_rate),
+        expected_alarms=trade_off(calibration).false_alarms,
         roi_share=None if calibration.roi is None else calibration.roi.share,
         before=before,
-        messages=tuple(_sentences(calibration, before)),
+        messages=(
+            *_of_images(calibration),
+            *_of_threshold(calibration),
+            *_of_alarms(calibration),
+            *_of_odd(odd_images, odd),
+            *(() if before is None else _beside(before, calibration.threshold)),
+        ),
     )
+
+
+def _rates(calibration: Calibration) -> Rates | None:
+    """What the threshold rejects of the calibration images; None where another was counted."""
+    return calibration.rates if calibration.mode in ("certified", "largest") else None
+
+
+def _highest_groups(calibration: Calibration, normals: NormalSet, images: int) -> tuple[str, ...]:
+    """Groups of so many images with the highest scores, the highest first, each group once."""
+    scores = calibration.image_scores(normals.evidence, normals.grid, normals.roi_mask).numpy()
+    highest = np.argsort(-scores, kind="stable")[:images].tolist()
+    return tuple(dict.fromkeys(normals.groups[i] for i in highest))
 
 
 def compare(before: Calibration, normals: NormalSet) -> Comparison:
@@ -96,14 +143,31 @@ def compare(before: Calibration, normals: NormalSet) -> Comparison:
 
 def uncertified_rate(calibration: Calibration, rate: float) -> str | None:
     """Say that a false-alarm rate cannot be certified and what holds instead; None if it can."""
-    smallest = calibration.images.smallest_rate
-    if smallest <= rate:
+    mode = calibration.mode_at(rate)
+    if mode == "certified":
         return None
-    return (
+    needed = (
         f"A rate of {_percent(rate)} is NOT certified: it needs {_groups_for(rate)} "
-        "independent groups. The "
-        f"threshold is the largest score seen; expect false alarms at about {smallest:.2%}."
+        "independent groups."
     )
+    images = calibration.images
+    if mode == "estimated":
+        estimate = Tail.fit(images).estimate(rate)
+        return (
+            f"{needed} The threshold is an estimate from the {images.groups} there are: with 95 % "
+            f"it rejects {_between(estimate.low, estimate.high)} good parts."
+        )
+    return (
+        f"{needed} The threshold is the largest score seen; expect false alarms at about "
+        f"{images.smallest_rate:.2%}."
+    )
+
+
+def _between(low: float, high: float) -> str:
+    """Say a range of shares in whole parts of a round number, rounded outwards."""
+    parts = next((n for n in (100, 1000, 10_000, 100_000) if high * n >= 2), 1_000_000)
+    fewest, most = math.floor(low * parts), math.ceil(high * parts)
+    return f"between {fewest:,} and {most:,} of {parts:,}"
 
 
 def _groups_for(rate: float) -> str:
@@ -125,28 +189,72 @@ def _median(conformal: Conformal) -> float:
     return float(conformal.scores[int(np.searchsorted(total, 0.5 * total[-1]))])
 
 
-def _sentences(calibration: Calibration, before: Comparison | None) -> list[str]:
-    images, rate = calibration.images, calibration.false_alarm_rate
-    messages = [
+def _of_images(calibration: Calibration) -> list[str]:
+    images = calibration.images
+    counted = (
         f"{len(images.scores)} normal images in {images.groups} independent groups; the smallest "
         f"false-alarm rate they can certify is {images.smallest_rate:.2%}."
-    ]
-    expected = images.expected(rate)
-    messages.append(
-        f"Of {expected.parts:,} normal parts expect about {expected.mean:.1f} to be rejected; with "
-        f"95 % between {expected.low} and {expected.high}. More calibration parts narrow that."
     )
-    if calibration.rates is not None:
+    if calibration.mode == "certified":
+        counted += (
+            f" The rate of {_percent(calibration.false_alarm_rate)} is certified: on average no "
+            "more of the good parts are rejected, as long as they are like these."
+        )
+    messages = [counted]
+    if calibration.fold_models:
         messages.append(
-            f"Of the calibration images themselves {calibration.rates.in_sample:.2%} are rejected, "
-            f"and {calibration.rates.held_out:.2%} where each group is judged without itself: "
+            f"{calibration.fold_models} further models scored them, each the images that it had "
+            "not seen. The model that inspects has seen them all."
+        )
+    return messages
+
+
+def _of_threshold(calibration: Calibration) -> list[str]:
+    """What stands behind the threshold."""
+    rate, images = calibration.false_alarm_rate, calibration.images
+    if calibration.mode == "given":
+        above = groups_above(images, calibration.threshold)
+        most = counted_alarms(images, calibration.threshold)
+        return [
+            "Somebody set this threshold by hand, so that no false-alarm rate is promised. Of the "
+            f"{images.groups} groups of good parts {_count(above)} lie above it. By that "
+            f"count it rejects, with 95 %, at most {most.high} of {most.parts:,} good parts."
+        ]
+    uncertified = uncertified_rate(calibration, rate)
+    return [] if uncertified is None else [uncertified]
+
+
+def _of_alarms(calibration: Calibration) -> list[str]:
+    point, rates = trade_off(calibration), _rates(calibration)
+    expected = point.false_alarms
+    by = "" if point.basis == "counted" else ", by the estimate"
+    messages = [
+        f"Of {expected.parts:,} normal parts expect about {expected.mean:.1f} to be rejected{by}; "
+        f"with 95 % between {expected.low} and {expected.high}. More calibration parts narrow that."
+    ]
+    if rates is not None:
+        messages.append(
+            f"Of the calibration images themselves {rates.in_sample:.2%} are rejected, "
+            f"and {rates.held_out:.2%} where each group is judged without itself: "
             "believe the second."
         )
-    if (uncertified := uncertified_rate(calibration, rate)) is not None:
-        messages.append(uncertified)
-    if before is not None:
-        messages += _beside(before, calibration.threshold)
     return messages
+
+
+def _of_odd(images: int, groups: tuple[str, ...]) -> list[str]:
+    if not images:
+        return []
+    more = ", …" if len(groups) > _NAMED else ""
+    names = f" ({', '.join(groups[:_NAMED])}{more})" if groups else ""
+    verb = "scores" if images == 1 else "score"
+    return [
+        f"{images} of the calibration images {verb} higher than good parts do by chance{names}. "
+        "Look whether they are good; calibrate again without those that are not."
+    ]
+
+
+def _count(groups: float) -> str:
+    return f"{groups:.1f}".removesuffix(".0")
 
 
 def _beside(before: Comparison, threshold: float) -> list[str]:

@@ -1,5 +1,6 @@
 """Images in, detections out, in three steps. Read `Detector.detect_canvases` first."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -49,6 +50,15 @@ class Detector:
     def calibration_of(self, camera: str | None) -> Calibration:
         """Return the calibration for a camera's parts: its own, or the one for all others."""
         return self.cameras.get(camera or "", self.calibration)
+
+    def with_calibration(self, calibration: Calibration, camera: str | None) -> "Detector":
+        """Return the same model on the same device with one calibration replaced."""
+        detector = copy.copy(self)
+        if camera is None:
+            detector.calibration = calibration
+        else:
+            detector.cameras = {**self.cameras, camera: calibration}
+        return detector
 
     def detect(
         self,

@@ -16,6 +16,7 @@ import numpy as np
 from anomaly.calibration import Calibration, ReferenceStatistics
 from anomaly.encoding import LOSSLESS, RAW, Encoding, Encodings
 from anomaly.input_statistics import STATISTICS
+from anomaly.tail import Tail
 from anomaly.types import FloatArray
 
 _QUALITY_MARGIN = 3  # cameras hold a file's size rather than its quality
@@ -61,13 +62,17 @@ def unfamiliar(
 
 def uncertified(calibration: Calibration, rate: float | None) -> tuple[InputWarning, ...]:
     """Say that a false-alarm rate is smaller than the calibration can certify."""
-    smallest = calibration.images.smallest_rate
-    if rate is None or rate >= smallest:
+    if rate is None or (mode := calibration.mode_at(rate)) == "certified":
         return ()
+    images = calibration.images
     text = (
-        f"a false-alarm rate of {rate:.3g} is not certified: {calibration.images.groups} groups "
-        f"certify {smallest:.3g} at the least, and the threshold is their largest score"
+        f"a false-alarm rate of {rate:.3g} is not certified: {images.groups} groups "
+        f"certify {images.smallest_rate:.3g} at the least, and the threshold is "
     )
+    if mode == "largest":
+        return (InputWarning("rate_uncertified", text + "their largest score"),)
+    estimate = Tail.fit(images).estimate(rate)
+    text += f"an estimate, for a rate between {estimate.low:.2g} and {estimate.high:.2g}"
     return (InputWarning("rate_uncertified", text),)
 
 

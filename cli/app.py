@@ -57,6 +57,7 @@ for command in (  # in the order of the help
     train.sweep,
     train.pack,
     score.calibrate,
+    score.statement,
     score.evaluate,
     score.score,
     serve.serve,

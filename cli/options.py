@@ -34,6 +34,16 @@ WarnRate = Annotated[
         max=1.0,
     ),
 ]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        help="Set the threshold by hand, at this score, whatever the rate says; the rate still "
+        "draws the heatmaps.",
+    ),
+]
+Camera = Annotated[
+    str | None, typer.Option(help="The calibration of this camera or product alone.")
+]
 GroupBy = Annotated[
     str | None,
     typer.Option(

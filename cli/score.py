@@ -8,8 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.options import AsJson, Data, Device, GroupBy, Model, Rate, Skip, WarnRate
-from cli.output import print_json, say_calibration
+from cli.options import (
+    AsJson,
+    Camera,
+    Data,
+    Device,
+    GroupBy,
+    Model,
+    Rate,
+    Skip,
+    Threshold,
+    WarnRate,
+)
+from cli.output import print_json, say_calibration, trade_off_table
 from training.decoding import Decoding
 
 
@@ -20,6 +31,7 @@ def calibrate(
     ],
     false_alarm_rate: Rate = 0.01,
     *,
+    threshold: Threshold = None,
     warn_rate: WarnRate = None,
     roi: Annotated[
         Path | None,
@@ -41,14 +53,15 @@ def calibrate(
     from anomaly.calibration_report import state
     from training.data import calibration_images
     from training.outputs import check_changed_model
-    from training.pipeline import Recalibration, calibrate_folder
+    from training.pipeline import calibrate_folder
+    from training.thresholds import ThresholdByHand
 
     check_changed_model(model)
     images = calibration_images(normals, group_by)
     done = calibrate_folder(
         model,
         images.samples,
-        Recalibration(false_alarm_rate, warn_rate, roi, camera),
+        ThresholdByHand(false_alarm_rate, warn_rate, roi, camera, threshold),
         group_by=group_by,
         decoding=Decoding(skip_unreadable=skip_unreadable),
         device=device,
@@ -60,6 +73,24 @@ def calibrate(
         return
     typer.echo(f"calibrated {model}, version {done.bundle.version}")
     say_calibration(done.calibration, done.before)
+
+
+def statement(model: Model, *, camera: Camera = None, as_json: AsJson = False) -> None:
+    """Say what a model's threshold promises, and what others would cost and catch."""
+    from anomaly.bundle import load_bundle
+    from anomaly.calibration_report import state
+    from anomaly.tradeoff import trade_offs
+
+    bundle = load_bundle(model, check_golden=False, with_graph=False)
+    calibration = bundle.calibration_of(camera)
+    if as_json:
+        points = [asdict(point) for point in trade_offs(calibration)]
+        named = {"name": bundle.name, "version": bundle.version, "camera": camera}
+        print_json({**named, **asdict(state(calibration)), "trade_offs": points})
+        return
+    typer.echo(f"{bundle.name}, version {bundle.version}")
+    say_calibration(calibration)
+    typer.echo("\n" + trade_off_table(calibration))
 
 
 def evaluate(

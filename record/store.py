@@ -193,9 +193,10 @@ class Store:
             for row in self._rows(statement.order_by(*_NEWEST))
         ]
 
-    def kept_latest(self, model: str, limit: int) -> list[Result]:
-        """Return the newest kept results."""
-        statement = select(results).where(results.c.kept.is_(True), results.c.model == model)
+    def kept_latest(self, model: str, limit: int, camera: str | None = None) -> list[Result]:
+        """Return the newest kept results, of one camera or of all."""
+        filter_ = Filter(model=model, camera=camera)
+        statement = filter_.on(select(results).where(results.c.kept.is_(True)))
         return self._results(statement.order_by(*_NEWEST).limit(limit))
 
     def find(self, result_id: str) -> Result | None:

@@ -35,14 +35,14 @@ from service.recalibration.calibrator import Calibrator
 from service.recalibration.reviewer import Reviewer
 from service.results.drift import DriftMonitor
 from service.results.recording import Recording, audit_of
-from service.routes import calibration, health, lookout, models, oip, results, score
+from service.routes import calibration, health, lookout, models, oip, preview, results, score
 from service.settings import Settings
 from service.state import AppState
 from service.workers import WorkerPool
 
 _log = logging.getLogger(__name__)
 _TIDY_S = 60.0
-_ROUTES = (score, models, calibration, results, oip, lookout, health)
+_ROUTES = (score, models, calibration, preview, results, oip, lookout, health)
 _AGAIN_S = 5.0
 
 _DESCRIPTION = (

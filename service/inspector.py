@@ -212,8 +212,12 @@ class Inspector:
         calibration = model.detector.calibration_of(query.camera)
         if query.false_alarm_rate is not None:
             calibration = calibration.at_rate(query.false_alarm_rate)
-        threshold = calibration.threshold if query.threshold is None else query.threshold
-        return await self.in_pool(lambda: judge(detection, threshold, calibration.map_threshold))
+
+        def judged() -> Detection:  # an estimate for a new rate takes tens of milliseconds
+            threshold = calibration.threshold if query.threshold is None else query.threshold
+            return judge(detection, threshold, calibration.map_threshold)
+
+        return await self.in_pool(judged)
 
     async def in_pool(self, work: Callable[[], T]) -> T:
         """Run work on one image in a decoder's thread; raises `WorkTooSlow`."""

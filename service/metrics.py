@@ -160,6 +160,12 @@ class Metrics:
     def _of_inference(self) -> None:
         """Models, the queue before them and the device."""
         self.model_info = self._gauge("model_info", "1.", "model", "version", "digest")
+        self.threshold_mode = self._gauge(
+            "threshold_mode",
+            "1 for what stands behind the threshold: certified, estimated, largest, given.",
+            "model",
+            "mode",
+        )
         self.model_load = self._gauge(
             "model_load_seconds", "Warm-up of the version loaded last.", "model"
         )

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from anomaly.bundle import Bundle
 from anomaly.detector import Detector
 from anomaly.heatmap import crop_to_image
 from anomaly.metrics import image_metrics, pixel_metrics
+from anomaly.tradeoff import trade_offs
 from anomaly.types import Detection, Placement
 from training.checkpoint import write_whole
 from training.data import Sample, read_mask
@@ -72,6 +73,8 @@ def evaluate(
         **_pixel_figures(tally),
         **_decision_figures(detector, scores, anomalous),
         "kinds": _kinds(tally, scores, detector.calibration.threshold),
+        # Of synthetic defects alone: nobody chooses a threshold by the test set.
+        "trade_offs": [asdict(point) for point in trade_offs(detector.calibration)],
         "ms_per_image": round(1000 * tally.seconds / len(scores), 2),
     }
     return Evaluation(figures, scores, labels, tuple(tally.pictures))
@@ -145,12 +148,13 @@ def _pixel_figures(tally: _Tally) -> dict[str, float]:
 
 def _decision_figures(
     detector: Detector, scores: np.ndarray, anomalous: np.ndarray
-) -> dict[str, float]:
+) -> dict[str, Any]:
     calibration = detector.calibration
     rejected = scores > calibration.threshold
     at_five = scores > calibration.images.threshold(0.05)
     return {
         "threshold": calibration.threshold,
+        "threshold_mode": calibration.mode,
         "stated_false_alarm_rate": calibration.false_alarm_rate,
         "smallest_certified_rate": calibration.images.smallest_rate,
         "realised_false_alarm_rate": float(rejected[~anomalous].mean()),

@@ -71,6 +71,7 @@ def write_report(
         figures=figures,
         histogram=_as_png(_histogram(scores, anomalous, figures["threshold"])),
         roc=_as_png(_roc(scores, anomalous, figures["image_AUROC"])),
+        trade_off=_trade_off_picture(figures["trade_offs"]),
         sections=sections,
     )
     write_whole(folder / REPORT, json.dumps(files).encode())
@@ -142,6 +143,23 @@ def _roc(scores: np.ndarray, anomalous: np.ndarray, auroc: float) -> Figure:
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
     axes.legend(loc="lower right")
     return figure
+
+
+def _trade_off_picture(points: list[dict[str, Any]]) -> str | None:
+    """Draw recall on synthetic defects over false alarms; None where no defects were drawn."""
+    if points[0]["synthetic_recall"] is None:
+        return None
+    figure, axes = _figure("good parts rejected of 1,000", "synthetic defects rejected")
+    alarms = [point["false_alarms"] for point in points]
+    mean = [expected["mean"] for expected in alarms]
+    spread = [
+        [max(0.0, expected["mean"] - expected["low"]) for expected in alarms],
+        [max(0.0, expected["high"] - expected["mean"]) for expected in alarms],
+    ]
+    recall = [point["synthetic_recall"] for point in points]
+    axes.errorbar(mean, recall, xerr=spread, marker="o", color="#30638e", ecolor="#b7c9d8")
+    axes.set_ylim(-0.03, 1.03)
+    return _as_png(figure)
 
 
 def _figure(x: str, y: str) -> tuple[Figure, Any]:

@@ -188,10 +188,12 @@ class Engine:
             if slot.failure is not None:
                 self._metrics.model_ready.labels(slot.name).set_function(lambda: 0.0)
         self._metrics.model_info.clear()
+        self._metrics.threshold_mode.clear()
         for model in self.registry.active:
             bundle = model.bundle
             self._metrics.reserve_cameras(bundle.cameras)
             self._metrics.model_info.labels(model.name, bundle.version, bundle.digest).set(1)
+            self._metrics.threshold_mode.labels(model.name, model.detector.calibration.mode).set(1)
             self._metrics.model_ready.labels(model.name).set_function(lambda: float(self.is_ready))
 
 

@@ -15,18 +15,20 @@ from anomaly.calibration_report import CalibrationReport, compare, state
 from anomaly.encoding import Encoding
 from anomaly.errors import ImageError
 from anomaly.roi import Roi
+from anomaly.tradeoff import TradeOff, at_threshold, trade_off
 from record.result import JsonObject
 from record.store import Filter
 from service.concurrency import all_in_turns
-from service.errors import NormalsMissing
+from service.errors import NormalsMissing, NothingRecorded
 from service.evidence import StoredEvidence
 from service.inference.served_model import ServedModel, Slot
 from service.inspector import Inspector
-from service.recalibration.reviewer import Reviewer, errors_of, gather
+from service.recalibration.reviewer import Outlook, Reviewer, errors_of, gather
 from service.results.recording import Recording
 from service.schemas.calibration import GroupBy, ReviewOut
 
 _MIN_NORMALS = 20
+_FITTED_ON = 500  # newest kept normal parts that a preview is fitted on
 _WIDER = (
     "The region of interest reaches further than before: parts that passed were not judged by what "
     "lies in the rest, nobody looked there. Make sure that they are good there, too."
@@ -35,13 +37,17 @@ _WIDER = (
 
 @dataclass(frozen=True, slots=True)
 class CalibrationRequest:
-    """What a new calibration is to be; `roi` is kept as it is unless `changes_roi`."""
+    """What a new calibration is to be; `roi` is kept as it is unless `changes_roi`.
+
+    A `threshold` set by hand is not kept: scores of another calibration lie elsewhere.
+    """
 
     false_alarm_rate: float | None
     warn_rate: float | None
     camera: str | None
     roi: Roi | None = None
     changes_roi: bool = False
+    threshold: float | None = None
 
     def choices(self, before: Calibration) -> CalibrationSettings:
         """Fill up from the calibration before. Raises `CalibrationError`."""
@@ -50,7 +56,14 @@ class CalibrationRequest:
             before.false_alarm_rate if rate is None else rate,
             before.warn_rate if warn is None else warn,
             self.roi if self.changes_roi else before.roi,
+            self.threshold,
         )
+
+    def applied_to(self, before: Calibration) -> Calibration:
+        """Return the calibration before with another threshold, its region as it is."""
+        if self.threshold is not None:
+            return at_threshold(before, self.threshold)
+        return before if self.false_alarm_rate is None else before.at_rate(self.false_alarm_rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +83,20 @@ class Calibrated:
     normals: int
     statement: CalibrationReport
     review: ReviewOut | None
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A calibration that nobody saved: what it promises, and what it would change.
+
+    `normals` is how many kept parts it was fitted on; None where only its threshold is another.
+    """
+
+    calibration: Calibration
+    statement: CalibrationReport
+    trade_off: TradeOff
+    normals: int | None
+    outlook: Outlook | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +145,7 @@ class Calibrator:
 
         Raises `NormalsMissing`, `CalibrationError`, or what `Registry.recalibrate` raises.
         """
-        if len(normals.groups) < _MIN_NORMALS:
-            raise NormalsMissing(
-                f"{len(normals.groups)} normal parts to calibrate on; {_MIN_NORMALS} are the "
-                "least that make "
-                "sense. Keep more images (MASKLINE_KEEP), name other results, or send images"
-            )
+        _check_enough(normals)
         before = model.detector.calibration_of(request.camera)
         choices = request.choices(before)
         calibration, statement = await asyncio.to_thread(_fit, model, before, normals, choices)
@@ -137,6 +159,47 @@ class Calibrator:
             review = await self.reviewer.review(slot.staged)
         return Calibrated(slot, version, len(normals.groups), statement, review)
 
+    async def preview(self, model: ServedModel, request: CalibrationRequest, limit: int) -> Preview:
+        """Say what another threshold or region would do; nothing is saved or staged.
+
+        Another region is fitted on kept normal parts. Raises `NothingRecorded`, `NormalsMissing`
+        or `CalibrationError`.
+        """
+        camera = request.camera
+        before = model.detector.calibration_of(camera)
+        if request.changes_roi:
+            normals = await self._kept_normals(model, camera)
+            choices = request.choices(before)
+            calibration, statement = await asyncio.to_thread(_fit, model, before, normals, choices)
+            fitted_on = len(normals.groups)
+        else:
+            calibration = request.applied_to(before)
+            statement = await asyncio.to_thread(state, calibration)
+            fitted_on = None
+        outlook = None
+        if self.reviewer is not None:
+            candidate = replace(
+                model,
+                bundle=model.bundle.calibrated(calibration, camera),
+                detector=model.detector.with_calibration(calibration, camera),
+            )
+            outlook = await self.reviewer.preview(candidate, camera, limit)
+        defects = None if outlook is None else outlook.defects.scores
+        point = await asyncio.to_thread(trade_off, calibration, defects)
+        return Preview(calibration, statement, point, fitted_on, outlook)
+
+    async def _kept_normals(self, model: ServedModel, camera: str | None) -> Normals:
+        if self.recording is None:
+            raise NothingRecorded(
+                "this service keeps no results (MASKLINE_RECORD=off): a threshold for another "
+                "region needs kept normal parts"
+            )
+        normals = await self.from_results(
+            self.recording, model, Filter(camera=camera), limit=_FITTED_ON, group_by="result_id"
+        )
+        _check_enough(normals)
+        return normals
+
     async def _look(
         self, name: str, data: bytes, model: ServedModel, camera: str | None
     ) -> StoredEvidence:
@@ -144,6 +207,15 @@ class Calibrator:
             return (await self.inspector.inspect_unrecorded(data, model, camera)).evidence()
         except ImageError as error:
             raise type(error)(f"{name}: {error}") from error
+
+
+def _check_enough(normals: Normals) -> None:
+    if len(normals.groups) < _MIN_NORMALS:
+        raise NormalsMissing(
+            f"{len(normals.groups)} normal parts to calibrate on; {_MIN_NORMALS} are the "
+            "least that make "
+            "sense. Keep more images (MASKLINE_KEEP), name other results, or send images"
+        )
 
 
 def _thresholds(model: ServedModel) -> dict[str, float]:
@@ -175,7 +247,7 @@ def _fit(
     )
     calibration = recalibrate(before, normal_set, choices)
     compared = compare(before, replace(normal_set, roi_mask=roi_mask(before.roi)))
-    statement = state(calibration, compared)
+    statement = state(calibration, compared, normal_set)
     if before.roi is not None and (choices.roi is None or choices.roi.reaches_beyond(before.roi)):
         statement = replace(statement, messages=(*statement.messages, _WIDER))
     return calibration, statement
@@ -193,6 +265,7 @@ def _details(calibration: Calibration, camera: str | None, normals: int) -> Json
         "camera": camera,
         "normals": normals,
         "threshold": calibration.threshold,
+        "mode": calibration.mode,
         "false_alarm_rate": calibration.false_alarm_rate,
         "warn_rate": calibration.warn_rate,
         "roi_share": None if calibration.roi is None else calibration.roi.share,

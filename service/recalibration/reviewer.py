@@ -6,7 +6,6 @@ the weights are the same; otherwise the kept image is inspected by the new versi
 """
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,7 @@ import torch
 
 from anomaly.errors import ImageError
 from anomaly.scoring import Evidence
-from anomaly.types import Verdict
+from anomaly.types import Verdict, verdict_of
 from record.result import Defect, Result
 from service.concurrency import all_in_turns
 from service.errors import CasesMissing, DefectsWouldPass
@@ -34,18 +33,35 @@ _MOST_INSPECTED = 100  # latest results whose images are inspected anew: that co
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A stored result and the verdict that a version would give."""
+    """A stored result, and the score and verdict that a version would give."""
 
     result: Result
+    score: float
     verdict: Verdict
+
+    @property
+    def verdict_before(self) -> str:
+        """The calibration's own verdict: what a request asked for is no change."""
+        return self.result.calibrated_verdict or self.result.verdict
+
+    @property
+    def is_to_reject(self) -> bool:
+        """Whether it passed and would be NG."""
+        return self.verdict_before != "NG" and self.verdict == "NG"
+
+    @property
+    def is_to_pass(self) -> bool:
+        """Whether it was NG and would pass."""
+        return self.verdict_before == "NG" and self.verdict != "NG"
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedDefect:
-    """A confirmed or missed defect and a version's verdict on it; None where it is gone."""
+    """A confirmed or missed defect, a version's score and verdict on it; None where it is gone."""
 
     defect: Defect
     verdict: Verdict | None
+    score: float | None = None
 
     @property
     def result_id(self) -> str:
@@ -72,6 +88,11 @@ class Cases:
         return Cases(*([case for case in part if fits(case)] for part in parts))
 
     @property
+    def scores(self) -> list[float]:
+        """Scores of those that were judged."""
+        return [case.score for case in self.judged if case.score is not None]
+
+    @property
     def passing(self) -> list[str]:
         """Ids of those that would be OK."""
         return [case.result_id for case in self.judged if case.verdict == "OK"]
@@ -85,6 +106,36 @@ class Cases:
     def kept(self) -> int:
         """How many there are that a version is held against."""
         return len(self.judged) + len(self.missing)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a version makes of the cases and of the latest results."""
+
+    defects: Cases
+    missed: Cases
+    latest: Sequence[Judged]
+
+    @property
+    def review(self) -> ReviewOut:
+        """In figures."""
+        defects, missed = self.defects, self.missed
+        to_reject = sum(judged.is_to_reject for judged in self.latest)
+        to_pass = sum(judged.is_to_pass for judged in self.latest)
+        changed = f"{to_reject + to_pass} of {len(self.latest):,} stored results would change."
+        return ReviewOut(
+            defects=len(defects.judged),
+            defects_passing=defects.passing,
+            defects_missing=defects.missing_ids,
+            defects_not_kept=len(defects.not_kept),
+            missed=len(missed.judged),
+            missed_not_judged=len(missed.missing) + len(missed.not_kept),
+            missed_found=len(missed.judged) - len(missed.passing),
+            compared=len(self.latest),
+            to_reject=to_reject,
+            to_pass=to_pass,
+            messages=[changed, *_sentences(defects, missed)],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,33 +171,46 @@ class Reviewer:
         reader = self.recording.reader
         cases = await self._judge_cases(candidate, await reader.defects(candidate.name))
         latest = await reader.kept_latest(candidate.name, self.results)
-        stored = await self._judge(candidate, latest, most_inspected=_MOST_INSPECTED)
-        defects = cases.where(lambda case: case.must_be_rejected)
-        missed = cases.where(lambda case: not case.must_be_rejected)
-        moved = Counter((_own_verdict(judged.result), judged.verdict) for judged in stored)
-        to_reject = sum(n for (old, new), n in moved.items() if old != "NG" and new == "NG")
-        to_pass = sum(n for (old, new), n in moved.items() if old == "NG" and new != "NG")
-        changed = f"{to_reject + to_pass} of {len(stored):,} stored results would change."
-        return ReviewOut(
-            defects=len(defects.judged),
-            defects_passing=defects.passing,
-            defects_missing=defects.missing_ids,
-            defects_not_kept=len(defects.not_kept),
-            missed=len(missed.judged),
-            missed_not_judged=len(missed.missing) + len(missed.not_kept),
-            missed_found=len(missed.judged) - len(missed.passing),
-            compared=len(stored),
-            to_reject=to_reject,
-            to_pass=to_pass,
-            messages=[changed, *_sentences(defects, missed)],
+        return (await self._outlook(candidate, cases, latest)).review
+
+    async def preview(self, candidate: ServedModel, camera: str | None, limit: int) -> Outlook:
+        """Judge what one camera's calibration would judge: its cases and its latest kept results.
+
+        Without a camera: those of all cameras without their own calibration.
+        """
+        reader, detector = self.recording.reader, candidate.detector
+        calibration = detector.calibration_of(camera)
+
+        def is_judged_by_it(result: Result) -> bool:
+            return detector.calibration_of(result.camera) is calibration
+
+        defects = [
+            defect
+            for defect in await reader.defects(candidate.name)
+            if is_judged_by_it(defect.result)
+        ]
+        latest = await reader.kept_latest(candidate.name, limit, camera)
+        return await self._outlook(
+            candidate,
+            await self._judge_cases(candidate, defects),
+            [result for result in latest if is_judged_by_it(result)],
+        )
+
+    async def _outlook(
+        self, candidate: ServedModel, cases: Cases, latest: Sequence[Result]
+    ) -> Outlook:
+        return Outlook(
+            cases.where(lambda case: case.must_be_rejected),
+            cases.where(lambda case: not case.must_be_rejected),
+            await self._judge(candidate, latest, most_inspected=_MOST_INSPECTED),
         )
 
     async def _judge_cases(self, candidate: ServedModel, defects: Sequence[Defect]) -> Cases:
         """Judge all of these, however many: one that is left out might be the one that passes."""
         kept = [defect.result for defect in defects if defect.result.kept]
         judged = await self._judge(candidate, kept, most_inspected=len(kept))
-        verdicts = {item.result.result_id: item.verdict for item in judged}
-        cases = [JudgedDefect(defect, verdicts.get(defect.result.result_id)) for defect in defects]
+        by_id = {item.result.result_id: item for item in judged}
+        cases = [_case(defect, by_id.get(defect.result.result_id)) for defect in defects]
         return Cases(
             [case for case in cases if case.verdict is not None],
             [case for case in cases if case.verdict is None and case.defect.result.kept],
@@ -169,6 +233,12 @@ class Reviewer:
         return judged
 
 
+def _case(defect: Defect, judged: Judged | None) -> JudgedDefect:
+    if judged is None:
+        return JudgedDefect(defect, None)
+    return JudgedDefect(defect, judged.verdict, judged.score)
+
+
 def _refuse(candidate: ServedModel, defects: Cases) -> None:
     """Raise what keeps a version out."""
     version = f"version {candidate.bundle.version} of {candidate.name!r}"
@@ -183,11 +253,6 @@ def _refuse(candidate: ServedModel, defects: Cases) -> None:
             f"({', '.join(missing[:5])}): their images are gone, or cannot be read; bring them "
             "back from a backup, or let an admin force it with a reason"
         )
-
-
-def _own_verdict(result: Result) -> str:
-    """The calibration's own verdict: what a request asked for is no change."""
-    return result.calibrated_verdict or result.verdict
 
 
 def _sentences(defects: Cases, missed: Cases) -> list[str]:
@@ -276,9 +341,10 @@ def judge_again(model: ServedModel, stored: Sequence[Stored]) -> list[Judged]:
         roi_masks = [calibration.roi_mask(item.evidence.placement, grid) for item in camera_items]
         masks = [item for item in roi_masks if item is not None]
         scores = calibration.image_scores(errors, grid, torch.stack(masks) if masks else None)
+        threshold, warn_threshold = calibration.threshold, calibration.warn_threshold
         judged += [
-            Judged(item.result, calibration.verdict(float(score)))
-            for item, score in zip(camera_items, scores, strict=True)
+            Judged(item.result, score, verdict_of(score, threshold, warn_threshold))
+            for item, score in zip(camera_items, scores.tolist(), strict=True)
         ]
     return judged
 

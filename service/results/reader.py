@@ -66,9 +66,9 @@ class ResultReader:
         """Read the number of what was said last of any result."""
         return await self.ask(lambda store: store.last_feedback())
 
-    async def kept_latest(self, model: str, limit: int) -> list[Result]:
-        """Read the newest kept results."""
-        return await self.ask(lambda store: store.kept_latest(model, limit))
+    async def kept_latest(self, model: str, limit: int, camera: str | None = None) -> list[Result]:
+        """Read the newest kept results, of one camera or of all."""
+        return await self.ask(lambda store: store.kept_latest(model, limit, camera))
 
     def close(self) -> None:
         """Finish what is asked, and close the store."""

@@ -113,9 +113,12 @@ def _parsed(body: bytes) -> tuple[CalibrateIn, Roi | None]:
         calibrate_in = CalibrateIn.model_validate_json(body or b"{}")
     except ValidationError as error:
         raise invalid("body", error) from error
-    if not isinstance(calibrate_in.roi, dict):
-        return calibrate_in, None
-    return calibrate_in, read_roi(json.dumps(calibrate_in.roi).encode())
+    return calibrate_in, roi_of(calibrate_in.roi)
+
+
+def roi_of(polygons: JsonObject | str | None) -> Roi | None:
+    """Draw the region of interest of a body; None where there is none. Raises `RoiInvalid`."""
+    return read_roi(json.dumps(polygons).encode()) if isinstance(polygons, dict) else None
 
 
 async def _from_multipart(
@@ -132,4 +135,6 @@ async def _from_multipart(
 
 
 def _request_of(query: CalibrateQuery, **roi: Any) -> CalibrationRequest:
-    return CalibrationRequest(query.false_alarm_rate, query.warn_rate, query.camera, **roi)
+    return CalibrationRequest(
+        query.false_alarm_rate, query.warn_rate, query.camera, threshold=query.threshold, **roi
+    )

@@ -145,6 +145,7 @@ def _model_out(model: ServedModel, default: str | None) -> ModelOut:
         canvas=model.config.preprocess.canvas,
         false_alarm_rate=calibration.false_alarm_rate,
         threshold=calibration.threshold,
+        mode=calibration.mode,
         warn_threshold=calibration.warn_threshold,
         calibration_images=len(calibration.images.scores),
         calibration_groups=calibration.images.groups,

@@ -1,10 +1,12 @@
 """A new calibration on the wire: what it is made of, and what it would change."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from anomaly.calibration import Mode
 from anomaly.calibration_report import CalibrationReport
+from anomaly.tradeoff import TradeOff
 from record.result import JsonObject
 from service.schemas.models import VersionsOut
 from service.wire import Label, Moment
@@ -51,6 +53,14 @@ class CalibrateQuery(BaseModel):
 
     false_alarm_rate: Annotated[float | None, Field(gt=0, lt=1)] = None
     warn_rate: Annotated[float | None, Field(gt=0, lt=1)] = None
+    threshold: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            allow_inf_nan=False,
+            description="Set by hand, whatever the rate says; no rate is promised then.",
+        ),
+    ] = None
     camera: Annotated[Label | None, Field(description="For this camera or product alone.")] = None
     activate: Annotated[bool, Field(description="Let it serve at once, if no defect passes.")] = (
         False
@@ -75,6 +85,68 @@ class ReviewOut(BaseModel):
     compared: Annotated[int, Field(description="Latest results that were judged again.")]
     to_reject: Annotated[int, Field(description="Passed, and would be NG.")]
     to_pass: Annotated[int, Field(description="Were NG, and would pass.")]
+    messages: list[str]
+
+
+class PreviewIn(BaseModel):
+    """Another threshold to try out, or another region; left out, both stay as they serve."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    threshold: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
+    false_alarm_rate: Annotated[
+        float | None, Field(gt=0, lt=1, description="Instead of a threshold, not beside one.")
+    ] = None
+    roi: Annotated[
+        JsonObject | Literal["none"] | None,
+        Field(
+            description="Polygons (include, ignore, size), or 'none'. The threshold is then fitted "
+            "anew on kept normal parts."
+        ),
+    ] = None
+    camera: Annotated[Label | None, Field(description="For this camera or product alone.")] = None
+    limit: Annotated[int, Field(ge=1, le=2000, description="The newest so many results.")] = 200
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Self:
+        if self.threshold is not None and self.false_alarm_rate is not None:
+            raise ValueError("give a threshold or a false_alarm_rate, not both")
+        return self
+
+
+_Ids = Annotated[list[str], Field(max_length=50, description="Result ids, 50 at the most.")]
+
+
+class PreviewReviewOut(ReviewOut):
+    """What the previewed calibration would make of the stored results that it would judge."""
+
+    to_reject_ids: _Ids
+    to_pass_ids: _Ids
+
+
+class PreviewOut(BaseModel):
+    """What another threshold or region would do; nothing was saved or staged."""
+
+    model: str
+    version: Annotated[str, Field(description="The version that serves, whose weights these are.")]
+    camera: str | None
+    threshold: float
+    warn_threshold: float | None
+    mode: Mode
+    trade_off: Annotated[
+        TradeOff,
+        Field(
+            description="False alarms of 1,000 good parts, with 95 %, and the share of synthetic "
+            "and of confirmed defects that it rejects (null: there are none)."
+        ),
+    ]
+    roi_share: float | None
+    normals: Annotated[
+        int | None, Field(description="Kept parts it was fitted on anew; null where it was not.")
+    ]
+    review: Annotated[
+        PreviewReviewOut | None, Field(description="null where no results are recorded.")
+    ]
     messages: list[str]
 
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from anomaly.calibration import Mode
 from anomaly.drift import Drift
 from service.schemas.scoring import ModelRef
 from service.wire import Text
@@ -17,6 +18,13 @@ class ModelOut(ModelRef):
     cameras: Annotated[list[str], Field(description="Those with a calibration of their own.")]
     false_alarm_rate: float
     threshold: float
+    mode: Annotated[
+        Mode,
+        Field(
+            description="What stands behind the threshold: enough parts to certify the rate, an "
+            "estimate, the largest score seen (models of earlier releases), or somebody's hand."
+        ),
+    ]
     warn_threshold: float | None
     calibration_images: int
     calibration_groups: int

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -6,6 +7,7 @@ from anomaly.calibrate import NormalSet, calibrate
 from anomaly.calibration import CalibrationSettings
 from anomaly.calibration_report import compare, state, uncertified_rate
 from anomaly.scoring import Evidence
+from anomaly.tradeoff import at_threshold, counted_alarms
 from tests.anomaly.test_calibration import GRID, NAMES, draw, normals
 
 
@@ -58,5 +60,65 @@ def test_a_rate_that_nothing_certifies_is_said_to_be_so(rate: float) -> None:
     if said is not None:
         assert "NOT certified" in said
         assert " 0.00%" not in said
-        assert "about 2.44%" in said
+        assert "estimate from the 40" in said
         assert said in state(calibration).messages
+    largest = replace(calibration, estimates=False)
+    before = uncertified_rate(largest, rate)
+    assert (before is None) is (said is None)
+    if before is not None:
+        assert "largest score seen; expect false alarms at about 2.44%" in before
+        assert before in state(largest).messages
+
+
+def test_an_estimate_says_between_what() -> None:
+    calibration = calibrate(normals(40), CalibrationSettings(0.01))
+    said = state(calibration)
+    estimate = calibration.estimate
+    assert estimate is not None
+    assert said.mode == "estimated"
+    assert (said.estimate_low, said.estimate_high) == (estimate.low, estimate.high)
+    assert said.expected_alarms.mean == pytest.approx(10)
+    [range_said] = [line for line in said.messages if "good parts" in line and "between" in line]
+    between = re.search(r"between ([\d,]+) and ([\d,]+) of ([\d,]+) good parts", range_said)
+    assert between is not None
+    fewest, most, parts = (int(number.replace(",", "")) for number in between.groups())
+    assert fewest / parts <= estimate.low < estimate.high <= most / parts
+    assert said.held_out_rate is None  # of another threshold: the largest score
+    assert not any("judged without itself" in line for line in said.messages)
+
+
+def test_a_certified_rate_is_promised_and_a_given_threshold_is_not() -> None:
+    calibration = calibrate(normals(150), CalibrationSettings(0.05))
+    certified = state(calibration)
+    assert certified.mode == "certified"
+    assert (certified.estimate_low, certified.estimate_high) == (None, None)
+    assert any("5.00% is certified" in line for line in certified.messages)
+    by_hand = state(at_threshold(calibration, float(calibration.images.scores[-3])))
+    assert (by_hand.mode, by_hand.is_certified) == ("given", False)
+    assert not any("is certified" in line for line in by_hand.messages)
+    [sentence] = [line for line in by_hand.messages if "by hand" in line]
+    most = counted_alarms(calibration.images, by_hand.threshold)
+    assert "2 lie above it" in sentence
+    assert f"at most {most.high} of 1,000 good parts" in sentence
+
+
+def test_models_that_scored_the_folds_are_said() -> None:
+    calibration = calibrate(replace(normals(40), fold_models=5), CalibrationSettings(0.05))
+    said = state(calibration)
+    assert said.fold_models == 5
+    assert any("5 further models" in line for line in said.messages)
+    assert not any("further models" in line for line in state(calibrate(normals(40))).messages)
+
+
+def test_an_odd_part_is_named_where_its_name_is_known() -> None:
+    evidence = draw(40, 1)
+    evidence.values[7] += 50
+    wild = NormalSet(evidence, tuple(f"part{i}" for i in range(40)), GRID)
+    calibration = calibrate(wild, CalibrationSettings(0.05))
+    said = state(calibration, normals=wild)
+    assert said.odd_images == len(said.odd) > 0
+    assert said.odd[0] == "part7"
+    assert any("(part7" in line for line in said.messages)
+    nameless = state(calibration)
+    assert (nameless.odd_images, nameless.odd) == (said.odd_images, ())
+    assert any("higher than good parts do by chance." in line for line in nameless.messages)

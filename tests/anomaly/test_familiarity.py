@@ -179,6 +179,9 @@ def test_a_rate_that_nothing_certifies_is_said(rate: float) -> None:
     [*said] = uncertified(known, rate)
     assert [one.code for one in said] == (["rate_uncertified"] if rate < 1 / 41 else [])
     assert uncertified(known, None) == ()
+    before = uncertified(replace(known, estimates=False), rate)
+    assert [("largest score" in one.text) for one in before] == [True] * len(said)
+    assert [("an estimate" in one.text) for one in said] == [True] * len(said)
 
 
 def test_what_was_calibrated_on_is_stored_and_old_models_stay_as_they_were(

@@ -3,8 +3,10 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from anomaly.bundle import Bundle, save_bundle
 from tests.cli.conftest import invoke, overrides
 from tests.conftest import normal_pixels, planted, png
 
@@ -30,7 +32,9 @@ def test_train_calibrate_evaluate_score_in_a_row(tiny_data: Path, tmp_path: Path
     assert json.loads(evaluated.stdout)["image_AUROC"] > 0.9
     table = invoke("evaluate", model, tiny_data, "--report", tmp_path / "report")
     assert "image_AUROC" in table.output
-    assert (tmp_path / "report/report.html").is_file()
+    page = (tmp_path / "report/report.html").read_text()
+    assert "What other thresholds would cost and catch" in page
+    assert 'alt="Trade-off"' in page
     (tmp_path / "bad.png").write_bytes(png(planted(normal_pixels(1), 60, 40, 12)))
     scored = invoke("score", model, tmp_path / "bad.png", "--json")
     assert scored.exit_code == 1
@@ -92,3 +96,46 @@ def test_a_name_that_is_not_utf_8_is_scored_and_printed(tiny_folder: Path, tmp_p
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode in (0, 1), done.stderr
     assert b"Gr\\udcf6\\udcdfe.png" in done.stdout
+
+
+def test_a_statement_says_what_the_threshold_promises_and_what_others_cost(
+    tiny_folder: Path,
+) -> None:
+    told = invoke("statement", tiny_folder)
+    assert told.exit_code == 0, told.output
+    assert "5.00% is certified" in told.output
+    marked = [line for line in told.stdout.splitlines() if line.startswith(">")]
+    assert [line.split()[1] for line in marked] == ["0.05"]
+    values = json.loads(invoke("statement", tiny_folder, "--json").stdout)
+    assert (values["mode"], values["camera"]) == ("certified", None)
+    points = {point["rate"]: point for point in values["trade_offs"]}
+    assert points[0.05]["threshold"] == values["threshold"]
+    assert points[0.05]["false_alarms"] == values["expected_alarms"]
+    assert points[0.001]["mode"] == "estimated"
+    assert 0 < points[0.001]["synthetic_recall"] <= points[0.1]["synthetic_recall"] <= 1
+    unknown = invoke("statement", tiny_folder, "--camera", "left")
+    assert getattr(unknown.exception, "code", None) == "calibration_impossible"
+
+
+def test_a_threshold_set_by_hand_stands_until_it_is_calibrated_anew(
+    tiny_folder: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    held_out = tiny_data / "validation/good"
+    by_hand = invoke("calibrate", tmp_path / "m", held_out, "--threshold", 2.5, "--json")
+    assert by_hand.exit_code == 0, by_hand.output
+    values = json.loads(by_hand.stdout)
+    assert (values["threshold"], values["mode"]) == (2.5, "given")
+    assert any("by hand" in line for line in values["messages"])
+    told = invoke("statement", tmp_path / "m")
+    assert "threshold 2.5000 set by hand" in told.output
+    again = invoke("calibrate", tmp_path / "m", held_out, "--false-alarm-rate", 0.05, "--json")
+    assert json.loads(again.stdout)["mode"] == "certified"
+    refused = invoke("calibrate", tmp_path / "m", held_out, "--threshold", -1)
+    assert getattr(refused.exception, "code", None) == "calibration_impossible"
+
+
+def test_a_model_without_a_calibration_states_nothing(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    save_bundle(replace(tiny_bundle, calibration=None), tmp_path / "m", "v1")
+    told = invoke("statement", tmp_path / "m")
+    assert getattr(told.exception, "code", None) == "model_uncalibrated"

@@ -199,6 +199,9 @@ def test_normals_to_calibrate_on_are_what_passed_and_what_people_called_good(sto
     assert store.defects("other") == []
     assert numbers(store.kept_latest("flange", 3)) == [12, 11, 10]
     assert 8 not in numbers(store.kept_latest("flange", 100))
+    left = numbers(store.kept_latest("flange", 100, "left"))
+    assert left
+    assert all(number % 2 for number in left)
 
 
 def test_old_results_are_forgotten_but_those_that_were_spoken_of(store: Store) -> None:

@@ -7,6 +7,7 @@ smoothing, the image score) is chosen here from normals and synthetic defects, n
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from anomaly.image_score import Reduction
 from anomaly.input_statistics import STATISTICS
 from anomaly.normalise import NORMALISERS, Normaliser, UniformNormaliser
 from anomaly.scoring import Evidence
+from anomaly.tail import Tail
 from anomaly.types import FloatArray, Grid
 
 _FOLDS = 5
@@ -182,27 +184,42 @@ def _fitted(
     conformal = Conformal.fit(images, groups)
     own_scores = fuse(normalisers, rule.weights, normals.evidence).mean(dim=1)
     seen = rule.reduction(own_scores, grid, roi_mask).numpy()
-    rate = settings.false_alarm_rate
-    return Calibration(
+    calibration = Calibration(
         normalisers=normalisers,
         weights=rule.weights,
         reduction=rule.reduction,
         images=conformal,
         peaks=Conformal.fit(maps(normal, grid, roi_mask).numpy(), groups),
-        false_alarm_rate=rate,
+        false_alarm_rate=settings.false_alarm_rate,
         map_smoothing=rule.map_smoothing,
         warn_rate=settings.warn_rate,
         roi=settings.roi,
-        rates=Rates(
-            share_above(seen, groups, conformal.threshold(rate)),
-            left_out_rate(images, groups, rate),
-        ),
         reference=_reference(normals, normalisers[0]),
         encodings=Encodings.of(normals.encodings) if normals.encodings else None,
         given=settings.threshold,
         synthetic=_synthetic_scores(normals, held_out.corrupted, rule),
         fold_models=normals.fold_models,
+        odd=_odd_groups(images, groups),
     )
+    rates = Rates(
+        share_above(seen, groups, calibration.threshold),
+        left_out_rate(images, groups, partial(_threshold_without, calibration)),
+    )
+    return replace(calibration, rates=rates)
+
+
+def _odd_groups(scores: np.ndarray, groups: Sequence[str]) -> tuple[str, ...]:
+    """Groups with images that no good part would score like, the highest first, each once."""
+    normals = Conformal.fit(scores, groups)
+    highest = np.argsort(-scores, kind="stable")[: int(Tail.fit(normals).odd(normals).sum())]
+    return tuple(dict.fromkeys(groups[i] for i in highest))
+
+
+def _threshold_without(calibration: Calibration, rest: Conformal) -> float:
+    """Return the threshold that the other groups alone would have given."""
+    if calibration.given is not None:
+        return calibration.given
+    return calibration.threshold_of(rest, calibration.false_alarm_rate)
 
 
 def _synthetic_scores(

@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -106,7 +106,8 @@ class Calibration:
     Where the groups are too few to certify a rate, its threshold is estimated from a fitted tail,
     unless `estimates` is false. `given` is a threshold that somebody set. `synthetic` are the image
     scores of corrupted copies, sorted, and `fold_models` how many models scored the calibration
-    images, each those that it had not seen (0: one, which had seen none).
+    images, each those that it had not seen (0: one, which had seen none). `odd` names the groups
+    with images that score as no good part would by chance, the highest first.
     """
 
     normalisers: tuple[Normaliser, ...]
@@ -126,27 +127,24 @@ class Calibration:
     given: float | None = None
     synthetic: FloatArray | None = None
     fold_models: int = 0
+    odd: tuple[str, ...] = ()
+    # Image score above which a part is NG, and above which it is doubtful (None: nothing is); map
+    # value above which a place is anomalous, which anchors the heatmaps.
+    threshold: float = field(init=False)
+    warn_threshold: float | None = field(init=False)
+    map_threshold: float = field(init=False)
 
-    @property
-    def threshold(self) -> float:
-        """Image score above which a part is anomalous."""
-        return (
-            self._threshold(self.images, self.false_alarm_rate)
-            if self.given is None
-            else self.given
-        )
-
-    @property
-    def warn_threshold(self) -> float | None:
-        """Image score above which a part is doubtful; None without a warning rate."""
-        if self.warn_rate is None:
-            return None
-        return min(self._threshold(self.images, self.warn_rate), self.threshold)
-
-    @property
-    def map_threshold(self) -> float:
-        """Map value above which a place is anomalous; what heatmaps are anchored at."""
-        return max(self._threshold(self.peaks, self.false_alarm_rate), 1e-3)
+    def __post_init__(self) -> None:
+        threshold = self.given
+        if threshold is None:
+            threshold = self.threshold_of(self.images, self.false_alarm_rate)
+        warn_threshold = None
+        if self.warn_rate is not None:
+            warn_threshold = min(self.threshold_of(self.images, self.warn_rate), threshold)
+        map_threshold = max(self.threshold_of(self.peaks, self.false_alarm_rate), 1e-3)
+        object.__setattr__(self, "threshold", threshold)
+        object.__setattr__(self, "warn_threshold", warn_threshold)
+        object.__setattr__(self, "map_threshold", map_threshold)
 
     @property
     def mode(self) -> Mode:
@@ -166,7 +164,8 @@ class Calibration:
             return None
         return Tail.fit(self.images).estimate(self.false_alarm_rate)
 
-    def _threshold(self, normals: Conformal, rate: float) -> float:
+    def threshold_of(self, normals: Conformal, rate: float) -> float:
+        """Return the threshold for a rate by other scores, as this calibration finds its own."""
         if self.mode_at(rate) == "estimated":
             return Tail.fit(normals).estimate(rate).threshold
         return normals.threshold(rate)

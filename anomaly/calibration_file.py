@@ -42,6 +42,8 @@ def values_of(calibration: Calibration) -> dict[str, Any]:
     )
     if calibration.estimates:
         later["mode"] = calibration.mode
+    if calibration.odd:
+        later["odd"] = list(calibration.odd)
     if calibration.fold_models:
         later["fold_models"] = calibration.fold_models
     return {
@@ -131,6 +133,7 @@ def calibration_from(values: dict[str, Any], tensors: dict[str, torch.Tensor]) -
         given=_given(values),
         synthetic=_synthetic(tensors),
         fold_models=_count(values.get("fold_models", 0)),
+        odd=_names(values.get("odd", [])),
     )
     _check_told(values, values_of(calibration))
     return calibration
@@ -172,6 +175,12 @@ def _synthetic(tensors: dict[str, torch.Tensor]) -> FloatArray | None:
     ok = scores.dtype == torch.float32 and scores.ndim == 1 and bool(scores.isfinite().all())
     require(ok, "its scores of synthetic defects are no list of scores")
     return np.sort(scores.numpy())
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    ok = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    require(ok, "its odd groups are no list of names")
+    return tuple(value)
 
 
 def _count(value: Any) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import kstwobign
 
 from anomaly.calibrate import NormalSet
-from anomaly.calibration import Calibration, Mode, Rates
+from anomaly.calibration import Calibration, Mode
 from anomaly.conformal import Conformal, Expected
 from anomaly.tail import Tail
 from anomaly.tradeoff import counted_alarms, groups_above, trade_off
@@ -42,8 +42,8 @@ class CalibrationReport:
     `mode` is what stands behind the threshold. `estimate_low` and `estimate_high` are shares in
     [0, 1], None unless it is estimated: with 95 % it rejects as many of the good parts.
     `fold_models` is how many models scored the calibration images, each those that it had not seen
-    (0: one that had seen none). `odd_images` of them score as no good part would by chance; `odd`
-    names their groups, as far as the names are at hand.
+    (0: one that had seen none). `odd` names the groups of those that score as no good part would by
+    chance.
     """
 
     threshold: float
@@ -58,7 +58,6 @@ class CalibrationReport:
     estimate_low: float | None
     estimate_high: float | None
     fold_models: int
-    odd_images: int
     odd: tuple[str, ...]
     in_sample_rate: float | None
     held_out_rate: float | None
@@ -68,16 +67,9 @@ class CalibrationReport:
     messages: tuple[str, ...]
 
 
-def state(
-    calibration: Calibration, before: Comparison | None = None, normals: NormalSet | None = None
-) -> CalibrationReport:
-    """Say what a calibration promises, beside the previous one if there was one.
-
-    `normals`, what it was fitted on, names the odd parts: a calibration keeps no names.
-    """
-    images, rates, estimate = calibration.images, _rates(calibration), calibration.estimate
-    odd_images = int(Tail.fit(images).odd(images).sum())
-    odd = () if normals is None else _highest_groups(calibration, normals, odd_images)
+def state(calibration: Calibration, before: Comparison | None = None) -> CalibrationReport:
+    """Say what a calibration promises, beside the previous one if there was one."""
+    images, rates, estimate = calibration.images, calibration.rates, calibration.estimate
     return CalibrationReport(
         threshold=calibration.threshold,
         mode=calibration.mode,
@@ -91,8 +83,7 @@ def state(
         estimate_low=None if estimate is None else estimate.low,
         estimate_high=None if estimate is None else estimate.high,
         fold_models=calibration.fold_models,
-        odd_images=odd_images,
-        odd=odd,
+        odd=calibration.odd,
         in_sample_rate=None if rates is None else rates.in_sample,
         held_out_rate=None if rates is None else rates.held_out,
         expected_alarms=trade_off(calibration).false_alarms,
@@ -102,22 +93,10 @@ def state(
             *_of_images(calibration),
             *_of_threshold(calibration),
             *_of_alarms(calibration),
-            *_of_odd(odd_images, odd),
+            *_of_odd(calibration.odd),
             *(() if before is None else _beside(before, calibration.threshold)),
         ),
     )
-
-
-def _rates(calibration: Calibration) -> Rates | None:
-    """What the threshold rejects of the calibration images; None where another was counted."""
-    return calibration.rates if calibration.mode in ("certified", "largest") else None
-
-
-def _highest_groups(calibration: Calibration, normals: NormalSet, images: int) -> tuple[str, ...]:
-    """Groups of so many images with the highest scores, the highest first, each group once."""
-    scores = calibration.image_scores(normals.evidence, normals.grid, normals.roi_mask).numpy()
-    highest = np.argsort(-scores, kind="stable")[:images].tolist()
-    return tuple(dict.fromkeys(normals.groups[i] for i in highest))
 
 
 def compare(before: Calibration, normals: NormalSet) -> Comparison:
@@ -225,7 +204,7 @@ def _of_threshold(calibration: Calibration) -> list[str]:
 
 
 def _of_alarms(calibration: Calibration) -> list[str]:
-    point, rates = trade_off(calibration), _rates(calibration)
+    point, rates = trade_off(calibration), calibration.rates
     expected = point.false_alarms
     by = "" if point.basis == "counted" else ", by the estimate"
     messages = [
@@ -241,15 +220,13 @@ def _of_alarms(calibration: Calibration) -> list[str]:
     return messages
 
 
-def _of_odd(images: int, groups: tuple[str, ...]) -> list[str]:
-    if not images:
+def _of_odd(groups: tuple[str, ...]) -> list[str]:
+    if not groups:
         return []
     more = ", …" if len(groups) > _NAMED else ""
-    names = f" ({', '.join(groups[:_NAMED])}{more})" if groups else ""
-    verb = "scores" if images == 1 else "score"
     return [
-        f"{images} of the calibration images {verb} higher than good parts do by chance{names}. "
-        "Look whether they are good; calibrate again without those that are not."
+        f"Look at {', '.join(groups[:_NAMED])}{more}: it scores higher than good parts do by "
+        "chance. If a part is not good, calibrate again without it."
     ]
 
 

@@ -5,7 +5,7 @@ many of its images there are (Dunn, Wasserman and Ramdas 2023, "Distribution-Fre
 for Two-Layer Hierarchical Models").
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,7 +99,9 @@ def share_above(scores: np.ndarray, groups: Sequence[str], threshold: float) -> 
     return float(above) / fitted.groups
 
 
-def left_out_rate(scores: np.ndarray, groups: Sequence[str], rate: float) -> float:
+def left_out_rate(
+    scores: np.ndarray, groups: Sequence[str], threshold_of: Callable[[Conformal], float]
+) -> float:
     """Share of normals that a threshold for `rate` rejects, each group by the others' threshold."""
     fitted = Conformal.fit(scores, groups)
     names, member = np.unique(np.asarray(groups), return_inverse=True)
@@ -107,5 +109,5 @@ def left_out_rate(scores: np.ndarray, groups: Sequence[str], rate: float) -> flo
     rejected = []
     for members in (member == number for number in range(len(names))):
         rest_fitted = Conformal(fitted.scores[~members], fitted.weights[~members])
-        rejected.append(np.mean(fitted.scores[members] > np.float32(rest_fitted.threshold(rate))))
+        rejected.append(np.mean(fitted.scores[members] > np.float32(threshold_of(rest_fitted))))
     return float(np.mean(rejected))

@@ -53,15 +53,14 @@ def calibrate(
     from anomaly.calibration_report import state
     from training.data import calibration_images
     from training.outputs import check_changed_model
-    from training.pipeline import calibrate_folder
-    from training.thresholds import ThresholdByHand
+    from training.pipeline import Recalibration, calibrate_folder
 
     check_changed_model(model)
     images = calibration_images(normals, group_by)
     done = calibrate_folder(
         model,
         images.samples,
-        ThresholdByHand(false_alarm_rate, warn_rate, roi, camera, threshold),
+        Recalibration(false_alarm_rate, warn_rate, roi, camera, threshold),
         group_by=group_by,
         decoding=Decoding(skip_unreadable=skip_unreadable),
         device=device,

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -68,7 +68,11 @@ class AugmentConfig:
 
 @dataclass(frozen=True, slots=True)
 class OptimiserConfig:
-    """AdamW with warm-up, cosine decay, clipping and an average of the weights."""
+    """AdamW with warm-up, cosine decay, clipping and an average of the weights.
+
+    `epochs` bounds how often each image is seen: a set of few images takes fewer `steps`, and its
+    warm-up and its average shrink with them (0: no bound).
+    """
 
     steps: int = 900
     batch_size: int = 32
@@ -77,6 +81,20 @@ class OptimiserConfig:
     warmup_steps: int = 60
     clip_norm: float = 1.0
     ema_decay: float = 0.998
+    epochs: int = 0
+
+    def bounded(self, images: int) -> "OptimiserConfig":
+        """Return the same for so many images: no more steps than `epochs` of them take."""
+        most = -(-self.epochs * images // self.batch_size)
+        if not self.epochs or most >= self.steps:
+            return self
+        share = most / self.steps
+        return replace(
+            self,
+            steps=most,
+            warmup_steps=round(share * self.warmup_steps),
+            ema_decay=max(0.0, 1 - (1 - self.ema_decay) / share),
+        )
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch_size) < 1:

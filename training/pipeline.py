@@ -42,6 +42,7 @@ class Recalibration:
     warn_rate: float | None = None
     roi: Path | None = None
     camera: str | None = None
+    threshold: float | None = None  # given by hand; None: the rate says
 
     def choices(self, before: Calibration | None) -> CalibrationSettings:
         """Read the region; without one the previous region is kept. Raises `RoiInvalid`."""
@@ -49,7 +50,9 @@ class Recalibration:
             roi = None if before is None else before.roi
         else:
             roi = None if str(self.roi) == "none" else read_roi(self.roi.read_bytes())
-        return CalibrationSettings(self.false_alarm_rate, self.warn_rate, roi)
+        return CalibrationSettings(
+            self.false_alarm_rate, self.warn_rate, roi, threshold=self.threshold
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ def train_model(
     if world.is_first:
         config = plan(samples, config, progress=progress)
     config = with_canvas(config, world.from_first(config.model.preprocess.canvas))
+    config = replace(config, optimiser=config.optimiser.bounded(len(samples)))
     samples = with_compressed(samples, config.augment.compression, config.run.seed)
     model, card = train(
         samples,

@@ -247,7 +247,7 @@ def _fit(
     )
     calibration = recalibrate(before, normal_set, choices)
     compared = compare(before, replace(normal_set, roi_mask=roi_mask(before.roi)))
-    statement = state(calibration, compared, normal_set)
+    statement = state(calibration, compared)
     if before.roi is not None and (choices.roi is None or choices.roi.reaches_beyond(before.roi)):
         statement = replace(statement, messages=(*statement.messages, _WIDER))
     return calibration, statement

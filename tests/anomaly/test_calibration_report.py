@@ -83,8 +83,8 @@ def test_an_estimate_says_between_what() -> None:
     assert between is not None
     fewest, most, parts = (int(number.replace(",", "")) for number in between.groups())
     assert fewest / parts <= estimate.low < estimate.high <= most / parts
-    assert said.held_out_rate is None  # of another threshold: the largest score
-    assert not any("judged without itself" in line for line in said.messages)
+    assert said.held_out_rate is not None  # by the others' fit, not by the largest score
+    assert 0 <= said.held_out_rate <= 0.1
 
 
 def test_a_certified_rate_is_promised_and_a_given_threshold_is_not() -> None:
@@ -110,15 +110,12 @@ def test_models_that_scored_the_folds_are_said() -> None:
     assert not any("further models" in line for line in state(calibrate(normals(40))).messages)
 
 
-def test_an_odd_part_is_named_where_its_name_is_known() -> None:
+def test_an_odd_part_is_named() -> None:
     evidence = draw(40, 1)
     evidence.values[7] += 50
     wild = NormalSet(evidence, tuple(f"part{i}" for i in range(40)), GRID)
     calibration = calibrate(wild, CalibrationSettings(0.05))
-    said = state(calibration, normals=wild)
-    assert said.odd_images == len(said.odd) > 0
+    said = state(calibration)
     assert said.odd[0] == "part7"
-    assert any("(part7" in line for line in said.messages)
-    nameless = state(calibration)
-    assert (nameless.odd_images, nameless.odd) == (said.odd_images, ())
-    assert any("higher than good parts do by chance." in line for line in nameless.messages)
+    assert any("Look at part7" in line for line in said.messages)
+    assert state(calibrate(normals(40))).odd == ()

@@ -6,6 +6,11 @@ from hypothesis import strategies as st
 from anomaly.conformal import Conformal, left_out_rate, share_above
 from anomaly.errors import CalibrationError
 
+
+def at_a_tenth(normals: Conformal) -> float:
+    return normals.threshold(0.1)
+
+
 scores_and_groups = st.lists(
     st.tuples(st.floats(-5, 5, width=32), st.integers(0, 8)), min_size=2, max_size=60
 )
@@ -70,7 +75,7 @@ def test_rates_count_groups_and_leave_each_out() -> None:
     groups = [str(i) for i in range(100)]
     assert share_above(scores, groups, 89.0) == pytest.approx(0.1)
     # Without itself, each of the ten highest is judged by a threshold of the other 99.
-    assert left_out_rate(scores, groups, 0.1) == pytest.approx(0.1)
+    assert left_out_rate(scores, groups, at_a_tenth) == pytest.approx(0.1)
     crowd = np.append(scores, np.full(900, 99.0))
     assert share_above(crowd, [*groups, *["99"] * 900], 89.0) == pytest.approx(0.1)
 
@@ -78,5 +83,5 @@ def test_rates_count_groups_and_leave_each_out() -> None:
 def test_left_out_rates_keep_what_is_stated() -> None:
     generator = np.random.default_rng(1)
     names = [str(i // 3) for i in range(240)]
-    found = [left_out_rate(generator.normal(size=240), names, 0.1) for _ in range(20)]
+    found = [left_out_rate(generator.normal(size=240), names, at_a_tenth) for _ in range(20)]
     assert 0.05 <= np.mean(found) <= 0.1

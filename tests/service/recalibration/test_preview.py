@@ -218,4 +218,4 @@ def test_an_odd_part_among_the_good_ones_is_named(client: TestClient) -> None:
     files = [*uploads(30), ("file", ("lot99/odd.png", BAD))]
     said = client.post("/v1/models/tiny:calibrate", files=files).json()["statement"]
     assert said["odd"][0] == "lot99"
-    assert any("(lot99" in line for line in said["messages"])
+    assert any("Look at lot99" in line for line in said["messages"])

@@ -1,5 +1,6 @@
 """Recipes: TOML files into one frozen `TrainConfig`, with `--set key=value` on top."""
 
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -83,18 +84,11 @@ class OptimiserConfig:
     ema_decay: float = 0.998
     epochs: int = 0
 
-    def bounded(self, images: int) -> "OptimiserConfig":
-        """Return the same for so many images: no more steps than `epochs` of them take."""
-        most = -(-self.epochs * images // self.batch_size)
-        if not self.epochs or most >= self.steps:
-            return self
-        share = most / self.steps
-        return replace(
-            self,
-            steps=most,
-            warmup_steps=round(share * self.warmup_steps),
-            ema_decay=max(0.0, 1 - (1 - self.ema_decay) / share),
-        )
+    def share_for(self, images: int) -> float:
+        """Return the share of the steps that `epochs` of so many images take; 1 at the most."""
+        if not self.epochs:
+            return 1.0
+        return min(1.0, self.epochs * images / self.batch_size / self.steps)
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch_size) < 1:
@@ -231,6 +225,23 @@ class TrainConfig:
     plan: PlanConfig = PlanConfig()
     crossfit: CrossfitConfig = CrossfitConfig()
     run: RunConfig = RunConfig()
+
+    def bounded(self, images: int) -> "TrainConfig":
+        """Return the recipe for so many images, which are seen no more often than it allows.
+
+        The repair head's steps shrink as the autoencoder's do, for the same reason.
+        """
+        optimiser, share = self.optimiser, self.optimiser.share_for(images)
+        if share == 1:
+            return self
+        shorter = replace(
+            optimiser,
+            steps=math.ceil(share * optimiser.steps),
+            warmup_steps=round(share * optimiser.warmup_steps),
+            ema_decay=max(0.0, 1 - (1 - optimiser.ema_decay) / share),
+        )
+        evidence = replace(self.evidence, steps=math.ceil(share * self.evidence.steps))
+        return replace(self, optimiser=shorter, evidence=evidence)
 
 
 def recipe_names() -> list[str]:

@@ -114,7 +114,7 @@ def train_model(
     if world.is_first:
         config = plan(samples, config, progress=progress)
     config = with_canvas(config, world.from_first(config.model.preprocess.canvas))
-    config = replace(config, optimiser=config.optimiser.bounded(len(samples)))
+    config = config.bounded(len(samples))
     samples = with_compressed(samples, config.augment.compression, config.run.seed)
     model, card = train(
         samples,

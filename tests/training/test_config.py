@@ -1,9 +1,8 @@
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from training.config import OptimiserConfig, TrainConfig, load_recipe, recipe_names
+from training.config import TrainConfig, load_recipe, recipe_names
 from training.errors import RecipeError
 
 
@@ -67,10 +66,11 @@ def test_unknown_and_broken_recipes_are_named(tmp_path: Path) -> None:
 
 
 def test_few_images_take_fewer_steps_and_the_rest_shrinks_with_them() -> None:
-    usual = OptimiserConfig(steps=600, batch_size=32, warmup_steps=60, ema_decay=0.998, epochs=100)
+    usual = load_recipe("default", ["optimiser.epochs=100"])
     few = usual.bounded(30)
-    assert (few.steps, few.warmup_steps) == (94, 9)
-    assert 1 - few.ema_decay == pytest.approx(0.002 * 600 / 94)
+    assert (few.optimiser.steps, few.optimiser.warmup_steps) == (94, 9)
+    assert 1 - few.optimiser.ema_decay == pytest.approx(0.002 * 600 / 94, rel=0.01)
+    assert few.evidence.steps == 157
     assert usual.bounded(315) is usual
-    assert replace(usual, epochs=0).bounded(2).steps == 600
-    assert 0 <= usual.bounded(1).ema_decay < 1
+    assert load_recipe("default", ["optimiser.epochs=0"]).bounded(2).optimiser.steps == 600
+    assert 0 <= usual.bounded(1).optimiser.ema_decay < 1

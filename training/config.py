@@ -167,11 +167,11 @@ class PlanConfig:
 class CrossfitConfig:
     """When every normal part trains and calibrates (`training.crossfit`), and by how many models.
 
-    Sets of more independent `groups` than this hold a part out instead: training `folds` more
-    models would take too long there, and enough remain. `folds` of 0 always hold out.
+    With `folds` (0: never) that many more models are trained. Sets of more independent `groups`
+    than this hold a part out instead: there it would take too long, and enough remain.
     """
 
-    folds: int = 5
+    folds: int = 0
     groups: int = 100
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from anomaly.bundle import load_bundle
 from anomaly.calibrate import NormalSet, calibrate
 from anomaly.calibration import Calibration
-from bench.sessions import with_tiles
+from bench.sessions import independent
 from training.calibrate import measure
 from training.data import open_dataset
 from training.progress import SHOWN
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.6, help="of the groups, to calibrate on")
     options = parser.parse_args()
     model = load_bundle(options.model, check_golden=False).model.eval()
-    held = [s for s in with_tiles(open_dataset(options.data)).samples if s.split != "train"]
+    held = [s for s in independent(open_dataset(options.data)).samples if s.split != "train"]
     normals = measure(model, [s for s in held if s.is_normal], progress=SHOWN)
     counts = split_and_count(normals, options.splits, options.share)
     print(f"{len(set(normals.groups))} groups, {len(normals.groups)} normal images")

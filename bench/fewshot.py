@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.sessions import with_tiles
+from bench.sessions import independent
 from training.config import TrainConfig, load_recipe
 from training.data import Dataset, normal_images, open_dataset
 from training.pipeline import (
@@ -36,7 +36,7 @@ def main() -> None:
     """Print both tables."""
     options = _options()
     config = load_recipe(options.recipe, options.set)
-    sets = [with_tiles(open_dataset(path)) for path in options.data]
+    sets = [independent(open_dataset(path)) for path in options.data]
     options.out.mkdir(parents=True, exist_ok=True)
     names = options.of or [dataset.root.name for dataset in sets]
     rows = [

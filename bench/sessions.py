@@ -1,12 +1,39 @@
-"""Which images of a set are not independent, if only the file names tell."""
+"""Which images of a set are not independent, if only the file names or their bytes tell."""
 
 import re
 from dataclasses import replace
 
 from training.data import Dataset, Sample
+from training.groups import with_copies_together
+from training.identity import with_digests
+from training.near import with_pictures
+from training.progress import QUIET
 
 _TILE = re.compile(r"^exp(\d)_num_(\d+)$")
+_FIRST = ("test", "validation", "train")
 _GAP = 150  # numbers of one tile's exposures lie closer than this
+
+
+def independent(dataset: Dataset) -> Dataset:
+    """Give a set its groups, and each picture to one split: to the test if it is there.
+
+    Every good test image of brain_mri is a copy of images that the set has for training, encoded
+    anew, and a model rejects what it was trained on too rarely. Of exact copies one stays.
+    """
+    samples = with_pictures(with_digests(with_tiles(dataset).samples), QUIET)
+    splits: dict[str, str] = {}
+    once: dict[str, Sample] = {}
+    for sample in sorted(samples, key=lambda sample: _FIRST.index(sample.split)):
+        splits.setdefault(sample.shows or str(sample.path), sample.split)
+        once.setdefault(sample.digest or str(sample.path), sample)
+    kept = [s for s in once.values() if splits[s.shows or str(s.path)] == s.split]
+    order = {sample.path: i for i, sample in enumerate(samples)}
+    kept.sort(key=lambda sample: order[sample.path])
+    together = iter(with_copies_together(s for s in kept if s.split == "test"))
+    others = iter(with_copies_together(s for s in kept if s.split != "test"))
+    return replace(
+        dataset, samples=tuple(next(together if s.split == "test" else others) for s in kept)
+    )
 
 
 def with_tiles(dataset: Dataset) -> Dataset:

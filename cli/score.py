@@ -118,7 +118,7 @@ def evaluate(
         check_own_folder(report, REPORT, [model, data])
     figures, page = evaluate_model(
         model,
-        open_dataset(data),
+        open_dataset(data, near_copies=False),
         json_file=None if to_stdout else json_file,
         report=report,
         decoding=Decoding(skip_unreadable=skip_unreadable),

@@ -27,6 +27,8 @@ from training.groups import (
 from training.identity import with_digests
 from training.layouts import Reading, read_layout
 from training.manifest import read_manifest
+from training.near import with_pictures
+from training.progress import SHOWN, Progress
 from training.samples import (
     NORMAL,
     SPLITS,
@@ -58,14 +60,25 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 
-def open_dataset(data: Path, group_by: str | None = None) -> Dataset:
+def open_dataset(
+    data: Path,
+    group_by: str | None = None,
+    *,
+    near_copies: bool = True,
+    progress: Progress = SHOWN,
+) -> Dataset:
     """Read a set of any layout, group its images, and say what was taken and what was left out.
+
+    To find `near_copies` every good part is read once, in small.
 
     A set without a validation split gives up a fifth of its training groups for one; a set of good
     and bad without any splits also gives up a fifth for a test. Raises `DataError` when there is
     nothing to read, or a mask without its image.
     """
-    dataset = regroup(listed(data), group_by)
+    dataset = listed(data)
+    if near_copies:
+        dataset = _with_pictures(dataset, progress)
+    dataset = regroup(dataset, group_by)
     say(dataset.listing)
     if len(dataset.samples) < 2 and dataset.normal("train"):
         raise DataError(
@@ -75,12 +88,19 @@ def open_dataset(data: Path, group_by: str | None = None) -> Dataset:
     return dataset
 
 
-def calibration_images(data: Path, group_by: str | None = None) -> Dataset:
+def _with_pictures(dataset: Dataset, progress: Progress) -> Dataset:
+    samples = with_pictures(with_digests(dataset.samples), progress)
+    return replace(dataset, samples=tuple(samples))
+
+
+def calibration_images(
+    data: Path, group_by: str | None = None, *, progress: Progress = SHOWN
+) -> Dataset:
     """Return good parts to calibrate on: a set's validation split, or all of one without splits.
 
     Raises `DataError` when there are none.
     """
-    dataset = listed(data)
+    dataset = _with_pictures(listed(data), progress)
     drawn = regroup(dataset, None).samples
     to_calibrate = [s for s in drawn if s.is_normal and _is_to_calibrate(s)]
     remaining = [s for s in drawn if not (s.is_normal and _is_to_calibrate(s))]
@@ -220,14 +240,21 @@ def _said_of_splits(data: Path, to_calibrate: Sequence[Sample]) -> Iterator[str]
 
 
 def _said_of_copies(samples: Sequence[Sample]) -> Iterator[str]:
-    if count := copies(s for s in samples if s.is_normal and s.split != "test"):
+    learned = [s for s in samples if s.is_normal and s.split != "test"]
+    test = [s for s in samples if s.split == "test"]
+    if count := copies(learned):
         yield f"{count} images are exact copies of others: with those they count as one part"
-    if count := copies(s for s in samples if s.split == "test"):
-        yield f"{count} test images are exact copies of other ones: they weigh more in the figures"
-    learned = {s.digest for s in samples if s.split != "test" and s.is_normal and s.digest}
-    repeated = [printable(s.name) for s in samples if s.split == "test" and s.digest in learned]
-    if repeated:
+    near = {s.digest: s for s in learned if s.picture and s.picture != s.digest}
+    if near:
         yield (
-            f"{len(repeated)} test images are copies of images trained or calibrated on: "
-            f"{few_of(repeated)}"
+            f"{len(near)} images are near copies of others, as frames of a burst are: with those they "
+            f"count as one part ({few_of([printable(s.name) for s in near.values()])})"
+        )
+    if count := copies(test):
+        yield f"{count} test images are exact copies of other ones: they weigh more in the figures"
+    shown = {s.shows for s in learned if s.shows}
+    if repeated := [printable(s.name) for s in test if s.shows in shown]:
+        yield (
+            f"{len(repeated)} test images are copies of images trained or calibrated on, exact or "
+            f"near ones: {few_of(repeated)}"
         )

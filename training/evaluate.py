@@ -13,7 +13,7 @@ import numpy as np
 from anomaly.bundle import Bundle
 from anomaly.detector import Detector
 from anomaly.heatmap import crop_to_image
-from anomaly.metrics import image_metrics, pixel_metrics
+from anomaly.metrics import image_metrics, pixel_metrics, reachable_recall
 from anomaly.tradeoff import trade_offs
 from anomaly.types import Detection, Placement
 from training.checkpoint import write_whole
@@ -161,6 +161,7 @@ def _decision_figures(
         "recall": float(rejected[anomalous].mean()),
         "realised_false_alarm_rate_at_5_percent": float(at_five[~anomalous].mean()),
         "recall_at_5_percent": float(at_five[anomalous].mean()),
+        "reachable_recall_at_5_percent": reachable_recall(anomalous, scores),
     }
 
 

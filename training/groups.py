@@ -57,7 +57,7 @@ def _regroup(sample: Sample, group_by: str | None) -> Sample:
 
 
 def with_copies_together(samples: Iterable[Sample]) -> list[Sample]:
-    """Give samples of the same bytes one session, and with them all others of their sessions."""
+    """Give samples of the same bytes or picture one session, and all others of their sessions."""
     samples = with_digests(samples)
     leader: dict[str, str] = {}
 
@@ -69,9 +69,9 @@ def with_copies_together(samples: Iterable[Sample]) -> list[Sample]:
 
     first: dict[str, str] = {}
     for sample in samples:
-        if sample.digest:
+        if sample.shows:
             leading, joining = (
-                root(first.setdefault(sample.digest, sample.session)),
+                root(first.setdefault(sample.shows, sample.session)),
                 root(sample.session),
             )
             leader[max(leading, joining)] = min(leading, joining)
@@ -112,13 +112,15 @@ def _draw(samples: Sequence[Sample], split: str) -> Iterator[Sample]:
 
 
 def without_shared(samples: Sequence[Sample]) -> tuple[list[Sample], int]:
-    """Leave out copies of training images from the validation split; returns how many there were.
+    """Leave out copies of training images, near ones too, from the validation split.
+
+    Returns the others, and how many were left out.
 
     Raises `DataError` if the two share a session in another way.
     """
-    trained = {s.digest for s in samples if s.split == "train" and s.is_normal and s.digest}
+    trained = {s.shows for s in samples if s.split == "train" and s.is_normal and s.shows}
     sessions = {s.session for s in samples if s.split == "train" and s.is_normal}
-    remaining = [s for s in samples if s.split != "validation" or s.digest not in trained]
+    remaining = [s for s in samples if s.split != "validation" or s.shows not in trained]
     for sample in remaining:
         if sample.split == "validation" and sample.is_normal and sample.session in sessions:
             raise DataError(

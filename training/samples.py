@@ -16,10 +16,11 @@ class Sample:
     """One image of a set: `label` is `good` or the kind of defect, `session` its lot or part.
 
     `mask` is its ground truth: a picture, or a folder of several that count together. `name` is the
-    path below the set, `digest` the SHA-256 of the file's bytes; both are empty where nobody has
-    looked yet. `drawn_into` names the splits that a set does not have and that are drawn here;
-    `train` is among them where it has no splits at all. `quality` is the JPEG quality at which the
-    image is recompressed when it is read; None: it is read as it is.
+    path below the set, `digest` the SHA-256 of the file's bytes, `picture` one for near copies
+    (`training.near`); each is empty where nobody has looked yet. `drawn_into` names the splits that
+    a set does not have and that are drawn here; `train` is among them where it has no splits at
+    all. `quality` is the JPEG quality at which the image is recompressed when it is read; None: it
+    is read as it is.
     """
 
     path: Path
@@ -31,6 +32,12 @@ class Sample:
     digest: str = ""
     drawn_into: tuple[str, ...] = ()
     quality: int | None = None
+    picture: str = ""
+
+    @property
+    def shows(self) -> str:
+        """What copies have in common, near ones too where somebody looked; empty: nobody did."""
+        return self.picture or self.digest
 
     @property
     def is_normal(self) -> bool:

@@ -7,7 +7,7 @@ from anomaly.conformal import Conformal
 from anomaly.types import Placement
 from bench.figures import Outcome, alarm_interval, bootstrap, figures, peaks, read_boxes
 from bench.quality import promise
-from bench.sessions import with_tiles
+from bench.sessions import independent, with_tiles
 from training.data import Dataset, Sample
 
 WHOLE = Placement((200, 400), (100, 100), (0, 0, 100, 100))
@@ -87,6 +87,19 @@ def test_exposures_of_one_tile_are_one_session(tmp_path: Path) -> None:
     assert tiles == ["tile1", "tile1", "tile2", "tile2", "tile3"]
     other = Dataset(tmp_path, (*samples, sample(tmp_path, "good", "part", "train")))
     assert with_tiles(other) is other
+
+
+def test_a_picture_is_in_one_split_once_and_in_the_test_first(tmp_path: Path) -> None:
+    pictures = {"train": "ABCC", "validation": "BD", "test": "AEE"}
+    samples = []
+    for split, contents in pictures.items():
+        for number, content in enumerate(contents):
+            one = sample(tmp_path, "good", f"{split}{number}", split)
+            one.path.parent.mkdir(parents=True, exist_ok=True)
+            one.path.write_text(content)
+            samples.append(one)
+    left = independent(Dataset(tmp_path, tuple(samples))).samples
+    assert [s.path.stem for s in left] == ["train2", "validation0", "validation1", "test0", "test1"]
 
 
 def test_a_group_counts_once_in_the_interval_of_false_alarms() -> None:

@@ -15,6 +15,7 @@ class ImageMetrics:
     """Image-level figures; each is in [0, 1]."""
 
     image_AUROC: float  # noqa: N815 - the field's spelling, written to JSON as it is
+    image_pAUROC: float  # noqa: N815 - where at most 5 % are false alarms; .5 is chance (McClish)
     image_AP: float  # noqa: N815
     image_F1Max: float  # noqa: N815
 
@@ -43,9 +44,26 @@ def image_metrics(labels: np.ndarray, scores: np.ndarray) -> ImageMetrics:
     require_shape("labels", labels.shape, "(N,) holding both normal and anomalous", ok=ok)
     return ImageMetrics(
         image_AUROC=float(roc_auc_score(labels, scores)),
+        image_pAUROC=partial_auroc(labels, scores),
         image_AP=float(average_precision_score(labels, scores)),
         image_F1Max=f1_max(labels, scores),
     )
+
+
+def partial_auroc(labels: np.ndarray, scores: np.ndarray, false_alarms: float = 0.05) -> float:
+    """AUROC where at most that share are false alarms, 1 for perfect and .5 for chance.
+
+    What a threshold can reach depends on this part of the curve alone (McClish 1989, "Analyzing a
+    Portion of the ROC Curve").
+    """
+    return float(roc_auc_score(labels, scores, max_fpr=false_alarms))
+
+
+def reachable_recall(labels: np.ndarray, scores: np.ndarray, false_alarms: float = 0.05) -> float:
+    """Recall of the best threshold that at most that share of the normal images exceeds."""
+    normal = np.sort(scores[~labels])[::-1]
+    allowed = int(false_alarms * len(normal) + 1e-9)
+    return float((scores[labels] > normal[allowed]).mean())
 
 
 def pixel_metrics(masks: Sequence[np.ndarray], maps: Sequence[np.ndarray]) -> PixelMetrics:

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from anomaly.conformal import Conformal
 from anomaly.heatmap import crop_to_image
-from anomaly.metrics import image_metrics, pixel_metrics
+from anomaly.metrics import image_metrics, pixel_metrics, reachable_recall
 from anomaly.types import FloatArray, Placement
 from training.data import Sample, read_mask
 from training.evaluate import canvas_mask
@@ -46,6 +46,7 @@ def figures(outcome: Outcome, test: Sequence[Sample]) -> dict[str, Any]:
         row[f"alarms_{rate:.0%}"] = float(rejected[~anomalous].mean())
         row[f"alarms_{rate:.0%}_interval"] = alarm_interval(rejected[~anomalous], good)
         row[f"recall_{rate:.0%}"] = float(rejected[anomalous].mean())
+        row[f"reachable_{rate:.0%}"] = reachable_recall(anomalous, outcome.scores, rate)
     row["normal_groups"] = outcome.normal.groups
     return row | outcome.costs
 

@@ -26,7 +26,7 @@ from anomaly.runtime import detector_of
 from bench.figures import RATES, Outcome, bootstrap, figures
 from bench.peers import PEERS, outcome
 from bench.record import Record
-from bench.sessions import with_tiles
+from bench.sessions import independent
 from training.calibrate import with_groups
 from training.config import TrainConfig, load_recipe
 from training.data import Dataset, Sample, open_dataset
@@ -38,6 +38,7 @@ from training.progress import Progress
 OURS = "Maskline"
 _COLUMNS = {
     "image_AUROC": "image AUROC",
+    "image_pAUROC": "partial (5 %)",
     "image_AP": "AP",
     "image_F1Max": "F1-max",
     "pixel_AUROC": "pixel AUROC",
@@ -47,6 +48,7 @@ _COLUMNS = {
     "alarms_5%": "alarms at 5 %",
     "recall_1%": "recall at 1 %",
     "recall_5%": "recall at 5 %",
+    "reachable_5%": "reachable at 5 %",
     "train_s": "train s",
     "ms_per_image": "ms/image",
     "model_mb": "MB",
@@ -61,7 +63,7 @@ def main() -> None:
         f"recipe {options.recipe}, {usable_cores()} cores, torch {torch.__version__}, {_device()}"
     )
     for data in options.data:
-        _set(with_tiles(open_dataset(data)), options.out / data.name, options)
+        _set(independent(open_dataset(data)), options.out / data.name, options)
 
 
 def _set(dataset: Dataset, folder: Path, options: argparse.Namespace) -> None:

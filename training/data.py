@@ -247,8 +247,8 @@ def _said_of_copies(samples: Sequence[Sample]) -> Iterator[str]:
     near = {s.digest: s for s in learned if s.picture and s.picture != s.digest}
     if near:
         yield (
-            f"{len(near)} images are near copies of others, as frames of a burst are: with those they "
-            f"count as one part ({few_of([printable(s.name) for s in near.values()])})"
+            f"{len(near)} images are near copies of others, as frames of a burst are: with those "
+            f"they count as one part ({few_of([printable(s.name) for s in near.values()])})"
         )
     if count := copies(test):
         yield f"{count} test images are exact copies of other ones: they weigh more in the figures"

@@ -30,20 +30,22 @@ from anomaly.conformal import (
     left_out_rate,
     share_above,
 )
-from anomaly.encoding import Encoding, Encodings
+from anomaly.encoding import Encodings
 from anomaly.errors import CalibrationError
 from anomaly.image_score import Reduction
 from anomaly.input_statistics import STATISTICS
+from anomaly.metrics import partial_auroc
+from anomaly.normal_set import NormalSet
 from anomaly.normalise import NORMALISERS, Normaliser, UniformNormaliser
 from anomaly.scoring import Evidence
 from anomaly.tail import Tail
-from anomaly.types import FloatArray, Grid
+from anomaly.types import FloatArray
 
 _FOLDS = 5
 
 
-# The first of each is the default. Another one must beat it by a margin, because
-# synthetic defects predict real ones too poorly to be followed blindly (docs/LOG.md).
+# The first of each is the default. Another one must beat it beyond doubt, because synthetic defects
+# predict real ones too poorly to be followed blindly (docs/LOG.md).
 NORMALISER_SETS: tuple[tuple[str, ...], ...] = (
     ("uniform",),
     ("uniform", "position"),
@@ -53,78 +55,13 @@ REDUCTIONS = (
     Reduction(0.5, 0.01),
     Reduction(0.5, 0.0),
     Reduction(0.0, 0.002),
+    Reduction(0.0, 0.0),
     Reduction(0.8, 0.02),
     Reduction(0.8, 0.1),
 )
-_MARGIN = 0.03
+_RESAMPLES = 200  # of the groups, to see whether one candidate beats another
+_SPREADS = 2.0  # of the resampled gain: so far must another candidate be ahead
 _LEAST_POWER = 0.01  # evidence that tells nothing keeps this much
-
-
-@dataclass(frozen=True, slots=True)
-class NormalSet:
-    """Evidence on N normal images, the group each belongs to, and corrupted copies of them.
-
-    `grid` is the map's; `corrupted` holds the evidence on M copies with synthetic defects; copy j
-    was made of image `origin[j]`, so that both fall into the same fold; `altered` (M, L) bool are
-    the cells that its defect covers. `roi_mask` (N, L) bool are the cells inside the region of
-    interest; None: all. `inputs` (N, 5) are the `anomaly.input_statistics` of each image,
-    `encodings` what its header says. `fold_models` is how many models gathered the evidence, each
-    on images that it had not seen; 0 where one had seen none.
-    """
-
-    evidence: Evidence
-    groups: tuple[str, ...]
-    grid: Grid
-    corrupted: Evidence | None = None
-    origin: tuple[int, ...] = ()
-    altered: torch.Tensor | None = None
-    roi_mask: torch.Tensor | None = None
-    inputs: FloatArray | None = None
-    encodings: tuple[Encoding, ...] = ()
-    fold_models: int = 0
-
-    def __post_init__(self) -> None:
-        corrupted = None if self.corrupted is None else self.corrupted.values
-        inputs = None if self.inputs is None else torch.from_numpy(self.inputs)
-        gathered = (self.evidence.values, corrupted, inputs)
-        if not all(array is None or bool(torch.isfinite(array).all()) for array in gathered):
-            raise CalibrationError(
-                "the model's evidence on the normal images is not finite (NaN or infinite), so no "
-                "threshold follows from it; check the model with 'maskline doctor --models MODEL', "
-                "or train it again"
-            )
-
-    def roi_masks(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor | None:
-        """Cells of some images that count, (n, L)."""
-        return None if self.roi_mask is None else self.roi_mask[rows]
-
-    @property
-    def copies_roi_mask(self) -> torch.Tensor | None:
-        """Cells of the corrupted copies that count, (M, L)."""
-        return self.roi_masks(torch.tensor(self.origin, dtype=torch.int64))
-
-
-def joined(sets: Sequence[NormalSet]) -> NormalSet:
-    """Put the evidence on several sets of images together, in order."""
-    first = [0, *np.cumsum([len(normals.groups) for normals in sets]).tolist()]
-
-    def stacked(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
-        present = [tensor for tensor in tensors if tensor is not None]
-        return torch.cat(present) if present else None
-
-    copies = [normals.corrupted for normals in sets if normals.corrupted is not None]
-    inputs = [normals.inputs for normals in sets if normals.inputs is not None]
-    return NormalSet(
-        Evidence.concatenate([normals.evidence for normals in sets]),
-        tuple(group for normals in sets for group in normals.groups),
-        sets[0].grid,
-        Evidence.concatenate(copies) if copies else None,
-        tuple(first[i] + of for i, normals in enumerate(sets) for of in normals.origin),
-        stacked([normals.altered for normals in sets]),
-        stacked([normals.roi_mask for normals in sets]),
-        np.concatenate(inputs) if inputs else None,
-        tuple(encoding for normals in sets for encoding in normals.encodings),
-    )
 
 
 def calibrate(normals: NormalSet, settings: CalibrationSettings = DEFAULT_SETTINGS) -> Calibration:
@@ -137,14 +74,14 @@ def calibrate(normals: NormalSet, settings: CalibrationSettings = DEFAULT_SETTIN
     weights = weigh(normals)
     held_out = [_out_of_fold(normals, kinds, weights, folds) for kinds in NORMALISER_SETS]
     tried = [
-        (_try(kinds, reduction, held_scores, normals), held_scores)
+        _try(kinds, reduction, held_scores, normals)
         for kinds, held_scores in zip(NORMALISER_SETS, held_out, strict=True)
         for reduction in REDUCTIONS
     ]
-    best, scores = _choose(tried)
+    best, scores = _choose(tried, normals)
     rule = _ScoringRule(best.normalisers, weights, best.reduction, _map_smoothing(normals, scores))
     calibration = _fitted(normals, scores, rule, settings)
-    return replace(calibration, candidates=tuple(candidate for candidate, _ in tried))
+    return replace(calibration, candidates=tuple(trial.candidate for trial in tried))
 
 
 def recalibrate(
@@ -228,7 +165,7 @@ def _synthetic_scores(
     """Image scores of the copies whose defect can be seen, sorted; None without copies."""
     if copies is None:
         return None
-    seen, roi_mask = _seen_copies(normals), normals.copies_roi_mask
+    seen, roi_mask = normals.seen_copies, normals.copies_roi_mask
     masks = None if roi_mask is None else roi_mask[seen]
     scores: FloatArray = rule.reduction(copies.mean(dim=1)[seen], normals.grid, masks).numpy()
     return np.sort(scores)
@@ -289,33 +226,14 @@ def _map_smoothing(normals: NormalSet, scores: "_HeldOut") -> float:
 def _power(kind: int, scores: torch.Tensor, copies: torch.Tensor | None, of: NormalSet) -> float:
     if copies is None:
         return 1.0
-    scored = _with_seen_copies(scores[:, kind], copies[:, kind], of)
-    image = REDUCTIONS[0](scored, of.grid, _roi_mask_with_copies(of)).numpy()
+    scored = of.with_copies(scores[:, kind], copies[:, kind])
+    image = REDUCTIONS[0](scored, of.grid, of.roi_mask_with_copies).numpy()
     return max(_synthetic_auroc(image, of) - 0.5, _LEAST_POWER)
-
-
-def _with_seen_copies(normal: torch.Tensor, copies: torch.Tensor, of: NormalSet) -> torch.Tensor:
-    """Normals, and those copies whose defect is not wholly outside the region of interest."""
-    return torch.cat([normal, copies[_seen_copies(of)]])
-
-
-def _roi_mask_with_copies(of: NormalSet) -> torch.Tensor | None:
-    copies = of.copies_roi_mask
-    if of.roi_mask is None or copies is None:
-        return None
-    return _with_seen_copies(of.roi_mask, copies, of)
-
-
-def _seen_copies(of: NormalSet) -> torch.Tensor:
-    roi_mask = of.copies_roi_mask
-    if roi_mask is None or of.altered is None:
-        return torch.ones(len(of.origin), dtype=torch.bool)
-    return (of.altered & roi_mask).any(dim=1)
 
 
 def _synthetic_auroc(image: np.ndarray, of: NormalSet) -> float:
     """AUROC of image scores of `_with_seen_copies`: how well copies are told from normals."""
-    label = np.arange(len(image)) >= len(of.groups)
+    label = of.is_copy(image)
     return float(roc_auc_score(label, image)) if label.any() else 0.5
 
 
@@ -364,19 +282,49 @@ def _out_of_fold(
     return _HeldOut(normal, corrupted)
 
 
-def _try(
-    kinds: tuple[str, ...], reduction: Reduction, scores: _HeldOut, of: NormalSet
-) -> Candidate:
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """A candidate, the held-out scores it rests on, and its image scores with those of copies."""
+
+    candidate: Candidate
+    scores: _HeldOut
+    images: np.ndarray
+
+
+def _try(kinds: tuple[str, ...], reduction: Reduction, scores: _HeldOut, of: NormalSet) -> _Trial:
     if scores.corrupted is None:
-        return Candidate(kinds, reduction, None)
-    scored = _with_seen_copies(scores.normal.mean(dim=1), scores.corrupted.mean(dim=1), of)
-    image = reduction(scored, of.grid, _roi_mask_with_copies(of)).numpy()
-    return Candidate(kinds, reduction, _synthetic_auroc(image, of))
+        return _Trial(Candidate(kinds, reduction, None), scores, np.zeros(0))
+    scored = of.with_copies(scores.normal.mean(dim=1), scores.corrupted.mean(dim=1))
+    images = reduction(scored, of.grid, of.roi_mask_with_copies).numpy()
+    return _Trial(Candidate(kinds, reduction, _synthetic_auroc(images, of)), scores, images)
 
 
-def _choose(tried: Sequence[tuple[Candidate, _HeldOut]]) -> tuple[Candidate, _HeldOut]:
-    """Take the default unless another candidate beats it by the margin."""
+def _choose(tried: Sequence[_Trial], of: NormalSet) -> tuple[Candidate, _HeldOut]:
+    """Take the default unless another candidate beats it beyond doubt.
+
+    What counts is how many copies score above nearly all normal images: a threshold lies there.
+    """
     default = tried[0]
-    best = max(tried, key=lambda pair: pair[0].synthetic_auroc or 0.0)
-    gain = (best[0].synthetic_auroc or 0.0) - (default[0].synthetic_auroc or 0.0)
-    return best if gain > _MARGIN else default
+    best = default
+    if default.candidate.synthetic_auroc is not None and of.is_copy(default.images).any():
+        best = max(tried, key=lambda trial: partial_auroc(of.is_copy(trial.images), trial.images))
+        if not _beats(best.images, default.images, of):
+            best = default
+    return best.candidate, best.scores
+
+
+def _beats(one: np.ndarray, other: np.ndarray, of: NormalSet) -> bool:
+    """Whether scores tell copies from normals better, however the groups are drawn (bootstrap)."""
+    is_copy = of.is_copy(one)
+    group_of = np.unique(np.asarray(of.groups), return_inverse=True)[1]
+    origins = np.asarray(of.origin, np.int64)[of.seen_copies.numpy()]
+    member = np.concatenate([group_of, group_of[origins]])
+    rows = [np.flatnonzero(member == group) for group in range(int(member.max()) + 1)]
+    generator = np.random.default_rng(0)
+    gains = []
+    for _ in range(_RESAMPLES):
+        drawn = np.concatenate([rows[i] for i in generator.integers(len(rows), size=len(rows))])
+        if is_copy[drawn].any():
+            first, second = (partial_auroc(is_copy[drawn], s[drawn]) for s in (one, other))
+            gains.append(first - second)
+    return bool(np.mean(gains) > _SPREADS * np.std(gains))

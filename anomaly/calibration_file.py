@@ -26,6 +26,8 @@ from anomaly.normalise import NORMALISERS, Normaliser
 from anomaly.roi import SIDE, Roi
 from anomaly.types import FloatArray
 
+_SMOOTH = "smooth"  # the rule of thresholds; calibrations of earlier versions name none
+
 
 def calibration_digest(calibration: Calibration) -> str:
     """SHA-256 of all that decides a verdict: calibrations with the same digest judge alike."""
@@ -42,6 +44,8 @@ def values_of(calibration: Calibration) -> dict[str, Any]:
     )
     if calibration.estimates:
         later["mode"] = calibration.mode
+    if calibration.images.is_smooth:
+        later["rule"] = _SMOOTH
     if calibration.odd:
         later["odd"] = list(calibration.odd)
     if calibration.fold_models:
@@ -119,8 +123,8 @@ def calibration_from(values: dict[str, Any], tensors: dict[str, torch.Tensor]) -
         normalisers=tuple(_normaliser(kind, tensors) for kind in read.normalisers),
         weights=torch.tensor(read.weights),
         reduction=read.reduction,
-        images=_conformal(tensors, "images"),
-        peaks=_conformal(tensors, "peaks"),
+        images=_conformal(tensors, "images", is_smooth=values.get("rule") == _SMOOTH),
+        peaks=_conformal(tensors, "peaks", is_smooth=values.get("rule") == _SMOOTH),
         false_alarm_rate=read.false_alarm_rate,
         map_smoothing=read.map_smoothing,
         candidates=read.candidates,
@@ -216,7 +220,7 @@ def _normaliser(kind: str, tensors: dict[str, torch.Tensor]) -> Normaliser:
     return NORMALISERS[kind](tensors[f"{kind}.mean"], tensors[f"{kind}.spread"])
 
 
-def _conformal(tensors: dict[str, torch.Tensor], name: str) -> Conformal:
+def _conformal(tensors: dict[str, torch.Tensor], name: str, *, is_smooth: bool) -> Conformal:
     scores, weights = tensors[f"{name}.scores"], tensors[f"{name}.weights"]
     ok = scores.ndim == 1 and scores.shape == weights.shape and len(scores) > 0
     require(ok and _is_float32(scores, weights), f"its {name} are no list of weighed scores")
@@ -224,7 +228,7 @@ def _conformal(tensors: dict[str, torch.Tensor], name: str) -> Conformal:
     require(
         bool(((weights > 0) & (weights <= 1)).all()), f"a weight of its {name} is out of (0, 1]"
     )
-    return Conformal(scores.numpy(), weights.numpy())
+    return Conformal(scores.numpy(), weights.numpy(), is_smooth)
 
 
 def _raster(inside: torch.Tensor) -> np.ndarray:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import kstwobign
 
-from anomaly.calibrate import NormalSet
 from anomaly.calibration import Calibration, Mode
 from anomaly.conformal import Conformal, Expected
+from anomaly.normal_set import NormalSet
 from anomaly.tail import Tail
-from anomaly.tradeoff import counted_alarms, groups_above, trade_off
+from anomaly.tradeoff import groups_above, trade_off
 
 _UNLIKE_P = 0.001
 _NAMED = 10  # odd parts that a sentence names
@@ -193,7 +193,7 @@ def _of_threshold(calibration: Calibration) -> list[str]:
     rate, images = calibration.false_alarm_rate, calibration.images
     if calibration.mode == "given":
         above = groups_above(images, calibration.threshold)
-        most = counted_alarms(images, calibration.threshold)
+        most = images.expected_above(calibration.threshold)
         return [
             "Somebody set this threshold by hand, so that no false-alarm rate is promised. Of the "
             f"{images.groups} groups of good parts {_count(above)} lie above it. By that "

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from scipy.stats import betabinom, binom
+from scipy.stats import binom
 
 from anomaly.calibration import Calibration, Mode
 from anomaly.conformal import Conformal, Expected
@@ -56,9 +56,7 @@ def trade_off(calibration: Calibration, defects: Sequence[float] | None = None) 
         threshold=threshold,
         rate=None if mode == "given" else calibration.false_alarm_rate,
         mode=mode,
-        false_alarms=counted_alarms(calibration.images, threshold)
-        if estimated is None
-        else estimated,
+        false_alarms=_counted_alarms(calibration) if estimated is None else estimated,
         basis="counted" if estimated is None else "estimated",
         synthetic_recall=_recall(calibration.synthetic, threshold),
         defects_recall=_recall(defects, threshold),
@@ -92,12 +90,11 @@ def groups_above(images: Conformal, threshold: float) -> float:
     return float(images.weights[images.scores > np.float32(threshold)].sum(dtype=np.float64))
 
 
-def counted_alarms(images: Conformal, threshold: float, parts: int = _PARTS) -> Expected:
-    """False alarms among so many good parts by count of the groups above any threshold."""
-    above = groups_above(images, threshold)
-    first, second = above + 1, max(images.groups - above, 1e-6)
-    low, high = betabinom(parts, first, second).interval(0.95)
-    return Expected(parts, parts * first / (first + second), int(low), int(high))
+def _counted_alarms(calibration: Calibration) -> Expected:
+    """False alarms by count of the groups above the threshold."""
+    if calibration.mode == "certified":
+        return calibration.images.expected(calibration.false_alarm_rate, _PARTS)
+    return calibration.images.expected_above(calibration.threshold, _PARTS)
 
 
 def _estimated_alarms(calibration: Calibration) -> Expected | None:

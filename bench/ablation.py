@@ -21,12 +21,13 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from anomaly.bundle import load_bundle
-from anomaly.calibrate import NormalSet, calibrate
+from anomaly.calibrate import calibrate
 from anomaly.calibration import Calibration
 from anomaly.corruption import corrupt
 from anomaly.image_score import Reduction
 from anomaly.masking import MaskingConfig
 from anomaly.model import AnomalyModel
+from anomaly.normal_set import NormalSet
 from anomaly.preprocess import content_seed, preprocess
 from anomaly.scoring import Evidence, reconstruct
 from anomaly.types import Grid, Placement, RgbImage

@@ -16,8 +16,9 @@ import torch
 from tqdm import tqdm
 
 from anomaly.bundle import load_bundle
-from anomaly.calibrate import NormalSet, calibrate
+from anomaly.calibrate import calibrate
 from anomaly.calibration import Calibration
+from anomaly.normal_set import NormalSet
 from bench.sessions import independent
 from training.calibrate import measure
 from training.data import open_dataset

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from anomaly.calibrate import NormalSet, calibrate
+from anomaly.calibrate import calibrate
 from anomaly.calibration import DEFAULT_SETTINGS, Calibration, CalibrationSettings
 from anomaly.corruption import corrupt
 from anomaly.encoding import Encoding, Header, encoding_of, read_header
 from anomaly.input_statistics import input_statistics
 from anomaly.model import AnomalyModel
+from anomaly.normal_set import NormalSet
 from anomaly.preprocess import content_seed, preprocess
 from anomaly.roi import Roi
 from anomaly.scoring import Evidence

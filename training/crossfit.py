@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly.calibrate import NormalSet, joined
+from anomaly.normal_set import NormalSet, joined
 from anomaly.roi import Roi
 from training.calibrate import measure
 from training.config import CrossfitConfig, TrainConfig

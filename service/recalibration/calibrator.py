@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from anomaly.bundle import new_version
-from anomaly.calibrate import NormalSet, recalibrate
+from anomaly.calibrate import recalibrate
 from anomaly.calibration import Calibration, CalibrationSettings
 from anomaly.calibration_report import CalibrationReport, compare, state
 from anomaly.encoding import Encoding
 from anomaly.errors import ImageError
+from anomaly.normal_set import NormalSet
 from anomaly.roi import Roi
 from anomaly.tradeoff import TradeOff, at_threshold, trade_off
 from record.result import JsonObject

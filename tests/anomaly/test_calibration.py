@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from anomaly.calibrate import NORMALISER_SETS, REDUCTIONS, NormalSet, calibrate, recalibrate, weigh
+from anomaly.calibrate import NORMALISER_SETS, REDUCTIONS, calibrate, recalibrate, weigh
 from anomaly.calibration import Calibration, CalibrationSettings
 from anomaly.errors import CalibrationError
+from anomaly.normal_set import NormalSet
 from anomaly.roi import Roi
 from anomaly.scoring import Evidence
 from anomaly.types import Grid

@@ -3,11 +3,12 @@ from dataclasses import replace
 
 import pytest
 
-from anomaly.calibrate import NormalSet, calibrate
+from anomaly.calibrate import calibrate
 from anomaly.calibration import CalibrationSettings
 from anomaly.calibration_report import compare, state, uncertified_rate
+from anomaly.normal_set import NormalSet
 from anomaly.scoring import Evidence
-from anomaly.tradeoff import at_threshold, counted_alarms
+from anomaly.tradeoff import at_threshold
 from tests.anomaly.test_calibration import GRID, NAMES, draw, normals
 
 
@@ -97,7 +98,7 @@ def test_a_certified_rate_is_promised_and_a_given_threshold_is_not() -> None:
     assert (by_hand.mode, by_hand.is_certified) == ("given", False)
     assert not any("is certified" in line for line in by_hand.messages)
     [sentence] = [line for line in by_hand.messages if "by hand" in line]
-    most = counted_alarms(calibration.images, by_hand.threshold)
+    most = calibration.images.expected_above(by_hand.threshold)
     assert "2 lie above it" in sentence
     assert f"at most {most.high} of 1,000 good parts" in sentence
 

@@ -3,10 +3,11 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from anomaly.calibrate import NormalSet, calibrate
+from anomaly.calibrate import calibrate
 from anomaly.calibration import Calibration, CalibrationSettings, ReferenceStatistics
 from anomaly.drift import ChangeTest, Stability, Watch
 from anomaly.input_statistics import STATISTICS
+from anomaly.normal_set import NormalSet
 from tests.anomaly.test_calibration import GRID, draw
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anomaly.bundle import Bundle
-from anomaly.calibrate import NormalSet
 from anomaly.detector import Detector, judge
 from anomaly.drift import Watch
 from anomaly.errors import CalibrationError, ScoreNotFinite
+from anomaly.normal_set import NormalSet
 from anomaly.runtime import detector_of
 from anomaly.scoring import Evidence
 from anomaly.types import RgbImage, verdict_of

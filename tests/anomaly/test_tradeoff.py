@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomaly.calibrate import NormalSet, calibrate
+from anomaly.calibrate import calibrate
 from anomaly.calibration import Calibration, CalibrationSettings
 from anomaly.conformal import Conformal
 from anomaly.errors import CalibrationError
-from anomaly.tradeoff import RATES, at_threshold, counted_alarms, trade_off, trade_offs
+from anomaly.normal_set import NormalSet
+from anomaly.tradeoff import RATES, at_threshold, trade_off, trade_offs
 from tests.anomaly.test_calibration import GRID, draw, normals
 
 
@@ -57,7 +58,7 @@ def test_the_count_holds_for_parts_that_come_later() -> None:
     held = []
     for _ in range(200):
         images = Conformal.fit(generator.gumbel(size=60), tuple(map(str, range(60))))
-        alarms = counted_alarms(images, 2.0)
+        alarms = images.expected_above(2.0)
         later = int((generator.gumbel(size=1000) > 2.0).sum())
         held.append(alarms.low <= later <= alarms.high)
     assert np.mean(held) > 0.9

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from anomaly.calibrate import NormalSet
+from anomaly.normal_set import NormalSet
 from anomaly.scoring import Evidence
 from anomaly.types import Grid
 from bench.alarms import RATES, split_and_count, subset, table

@@ -37,7 +37,7 @@ def test_draws_differ_and_the_table_has_their_means() -> None:
         "set": "a",
         "image_AUROC": 0.9,
         "recall": 0.5,
-        "best_recall": 0.75,
+        "reachable": 0.75,
         "realised": 0.04,
         "covered": True,
         "train_s": 100,

@@ -99,6 +99,7 @@ def ours(dataset: Dataset, folder: Path, config: TrainConfig, rate: float) -> di
     return {
         "image_AUROC": float(roc_auc_score(bad, scores)),
         "image_pAUROC": partial_auroc(bad, scores),
+        "synthetic_AUROC": calibration.synthetic_auroc,
         "mode": calibration.mode,
         "groups": calibration.images.groups,
         "fold_models": calibration.fold_models,

@@ -14,6 +14,7 @@ from anomaly.masking import MASK_KINDS, MaskKind
 from anomaly.model import ModelConfig
 from training.errors import RecipeError
 
+_SMALLEST_BATCH = 8
 _RECIPES = resources.files("training") / "recipes"
 
 
@@ -71,8 +72,8 @@ class AugmentConfig:
 class OptimiserConfig:
     """AdamW with warm-up, cosine decay, clipping and an average of the weights.
 
-    `epochs` bounds how often each image is seen: a set of few images takes fewer `steps`, and its
-    warm-up and its average shrink with them (0: no bound).
+    `epochs` bounds how often each image is seen: a set of few images takes fewer `steps`, no batch
+    holds more than half of them, and warm-up and average shrink with the steps (0: no bound).
     """
 
     steps: int = 900
@@ -84,11 +85,21 @@ class OptimiserConfig:
     ema_decay: float = 0.998
     epochs: int = 0
 
-    def share_for(self, images: int) -> float:
-        """Return the share of the steps that `epochs` of so many images take; 1 at the most."""
+    def bounded(self, images: int) -> "OptimiserConfig":
+        """Return the same for so many images, with fewer steps where they are few."""
         if not self.epochs:
-            return 1.0
-        return min(1.0, self.epochs * images / self.batch_size / self.steps)
+            return self
+        batch_size = min(self.batch_size, max(_SMALLEST_BATCH, images // 2))
+        share = min(1.0, self.epochs * images / batch_size / self.steps)
+        if share == 1 and batch_size == self.batch_size:
+            return self
+        return replace(
+            self,
+            batch_size=batch_size,
+            steps=math.ceil(share * self.steps),
+            warmup_steps=round(share * self.warmup_steps),
+            ema_decay=max(0.0, 1 - (1 - self.ema_decay) / share),
+        )
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch_size) < 1:
@@ -231,17 +242,10 @@ class TrainConfig:
 
         The repair head's steps shrink as the autoencoder's do, for the same reason.
         """
-        optimiser, share = self.optimiser, self.optimiser.share_for(images)
-        if share == 1:
-            return self
-        shorter = replace(
-            optimiser,
-            steps=math.ceil(share * optimiser.steps),
-            warmup_steps=round(share * optimiser.warmup_steps),
-            ema_decay=max(0.0, 1 - (1 - optimiser.ema_decay) / share),
-        )
+        optimiser = self.optimiser.bounded(images)
+        share = optimiser.steps / self.optimiser.steps
         evidence = replace(self.evidence, steps=math.ceil(share * self.evidence.steps))
-        return replace(self, optimiser=shorter, evidence=evidence)
+        return replace(self, optimiser=optimiser, evidence=evidence)
 
 
 def recipe_names() -> list[str]:

@@ -67,10 +67,13 @@ def test_unknown_and_broken_recipes_are_named(tmp_path: Path) -> None:
 
 def test_few_images_take_fewer_steps_and_the_rest_shrinks_with_them() -> None:
     usual = load_recipe("default", ["optimiser.epochs=100"])
-    few = usual.bounded(30)
-    assert (few.optimiser.steps, few.optimiser.warmup_steps) == (94, 9)
-    assert 1 - few.optimiser.ema_decay == pytest.approx(0.002 * 600 / 94, rel=0.01)
-    assert few.evidence.steps == 157
-    assert usual.bounded(315) is usual
+    few = usual.bounded(70)
+    assert (few.optimiser.steps, few.optimiser.warmup_steps) == (219, 22)
+    assert 1 - few.optimiser.ema_decay == pytest.approx(0.002 * 600 / 219, rel=0.01)
+    assert (few.evidence.steps, few.optimiser.batch_size) == (365, 32)
+    assert usual.bounded(315) == usual
     assert load_recipe("default", ["optimiser.epochs=0"]).bounded(2).optimiser.steps == 600
+    fewest = load_recipe("default").bounded(30)
+    assert (fewest.optimiser.batch_size, fewest.optimiser.steps) == (15, 100)
+    assert usual.bounded(2).optimiser.batch_size == 8
     assert 0 <= usual.bounded(1).optimiser.ema_decay < 1

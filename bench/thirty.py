@@ -25,6 +25,7 @@ from anomaly.calibration import CalibrationSettings
 from anomaly.metrics import partial_auroc, reachable_recall
 from anomaly.runtime import detector_of
 from bench.peers import PEERS, outcome
+from bench.quality import methods_of
 from bench.sessions import independent
 from training.config import TrainConfig, load_recipe
 from training.data import Dataset, open_dataset
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--peers", default="", help=f"some of {', '.join(PEERS)}, by comma")
     parser.add_argument("--out", type=Path, default=Path("thirty"))
     options = parser.parse_args()
-    peers = [name for name in options.peers.split(",") if name]
+    peers = methods_of(options.peers)
     rows = []
     for path in options.data:
         dataset = independent(open_dataset(path))

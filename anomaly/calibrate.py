@@ -29,6 +29,7 @@ from anomaly.conformal import (
     group_weights,
     left_out_rate,
     share_above,
+    usual_rate,
 )
 from anomaly.encoding import Encodings
 from anomaly.errors import CalibrationError
@@ -119,6 +120,7 @@ def _fitted(
     images = rule.reduction(normal, grid, roi_mask).numpy()
     normalisers = _fit(rule.kinds, normals.evidence, roi_mask)
     conformal = Conformal.fit(images, groups)
+    rate = settings.false_alarm_rate
     own_scores = fuse(normalisers, rule.weights, normals.evidence).mean(dim=1)
     seen = rule.reduction(own_scores, grid, roi_mask).numpy()
     calibration = Calibration(
@@ -127,7 +129,7 @@ def _fitted(
         reduction=rule.reduction,
         images=conformal,
         peaks=Conformal.fit(maps(normal, grid, roi_mask).numpy(), groups),
-        false_alarm_rate=settings.false_alarm_rate,
+        false_alarm_rate=usual_rate(conformal.groups) if rate is None else rate,
         map_smoothing=rule.map_smoothing,
         warn_rate=settings.warn_rate,
         roi=settings.roi,

@@ -69,20 +69,27 @@ class ReferenceStatistics:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationSettings:
-    """The settings of a calibration: how often it may be wrong, and where it looks."""
+    """The settings of a calibration: how often it may be wrong, and where it looks.
 
-    false_alarm_rate: float = 0.01
+    Without a `false_alarm_rate` the number of parts decides it (`anomaly.conformal.usual_rate`).
+    """
+
+    false_alarm_rate: float | None = None
     warn_rate: float | None = None
     roi: Roi | None = None
     threshold: float | None = None  # given by hand, whatever the rate says
 
     def __post_init__(self) -> None:
-        check_rate(self.false_alarm_rate)
+        if self.false_alarm_rate is not None:
+            check_rate(self.false_alarm_rate)
+        elif self.warn_rate is not None:
+            raise CalibrationError("a warning rate needs a false-alarm rate beside it")
         if self.threshold is not None and not 0 < self.threshold < math.inf:
             raise CalibrationError(
                 f"a threshold of {self.threshold} makes no sense; want a positive number"
             )
-        if self.warn_rate is not None and not self.false_alarm_rate < self.warn_rate < 1:
+        rate = self.false_alarm_rate
+        if rate is not None and self.warn_rate is not None and not rate < self.warn_rate < 1:
             raise CalibrationError(
                 f"a warning rate of {self.warn_rate} makes no sense; want more than the "
                 f"false-alarm rate ({self.false_alarm_rate}) and less than 1"

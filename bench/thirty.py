@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first draw")
     parser.add_argument("--recipe", default="default")
     parser.add_argument("--set", action="append", default=[], help="override of the recipe")
-    parser.add_argument("--rate", type=float, default=0.05, help="false-alarm rate that is stated")
+    parser.add_argument("--rate", type=float, help="false-alarm rate that is stated")
     parser.add_argument("--peers", default="", help=f"some of {', '.join(PEERS)}, by comma")
     parser.add_argument("--out", type=Path, default=Path("thirty"))
     options = parser.parse_args()
@@ -81,7 +81,7 @@ def drawn(dataset: Dataset, normals: int, draw: int) -> Dataset:
     return replace(dataset, samples=(*split, *dataset.select("test")))
 
 
-def ours(dataset: Dataset, folder: Path, config: TrainConfig, rate: float) -> dict[str, Any]:
+def ours(dataset: Dataset, folder: Path, config: TrainConfig, rate: float | None) -> dict[str, Any]:
     """Train on the few and judge the test split by the default threshold."""
     started = time.monotonic()
     how = Training(calibration=CalibrationSettings(rate))
@@ -92,7 +92,7 @@ def ours(dataset: Dataset, folder: Path, config: TrainConfig, rate: float) -> di
     scores, bad = scored(bundle, dataset.select("test"))
     realised, estimate = float((scores[~bad] > calibration.threshold).mean()), calibration.estimate
     count = int((~bad).sum())
-    expected = calibration.images.expected(rate, count)
+    expected = calibration.images.expected(calibration.false_alarm_rate, count)
     low, high = expected.low / count, expected.high / count
     if estimate is not None:
         slack = 1.96 * np.sqrt(estimate.high * (1 - estimate.high) / count)
@@ -102,6 +102,7 @@ def ours(dataset: Dataset, folder: Path, config: TrainConfig, rate: float) -> di
         "image_pAUROC": partial_auroc(bad, scores),
         "synthetic_AUROC": calibration.synthetic_auroc,
         "mode": calibration.mode,
+        "stated": calibration.false_alarm_rate,
         "groups": calibration.images.groups,
         "fold_models": calibration.fold_models,
         "realised": realised,

@@ -29,7 +29,7 @@ def calibrate(
     normals: Annotated[
         Path, typer.Argument(help="Held-out normal images: a folder, a set, or a manifest.")
     ],
-    false_alarm_rate: Rate = 0.01,
+    false_alarm_rate: Rate = None,
     *,
     threshold: Threshold = None,
     warn_rate: WarnRate = None,

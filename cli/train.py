@@ -20,7 +20,7 @@ def train(
     calibrate: Annotated[
         bool, typer.Option(help="Calibrate on the validation split when trained.")
     ] = True,
-    false_alarm_rate: Rate = 0.01,
+    false_alarm_rate: Rate = None,
     warn_rate: WarnRate = None,
     group_by: GroupBy = None,
     init: Annotated[

@@ -1,5 +1,6 @@
 """Train, calibrate, evaluate: from paths to a model folder or a report. Commands call these."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -33,12 +34,14 @@ from training.samples import printable
 from training.seen import candidates, held_out_of, remember_calibration, remember_training, to_test
 from training.world import ALONE, World
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Recalibration:
     """The settings of a calibration from the command line; `roi` is a file, or `none`."""
 
-    false_alarm_rate: float = 0.01
+    false_alarm_rate: float | None = None
     warn_rate: float | None = None
     roi: Path | None = None
     camera: str | None = None
@@ -146,7 +149,9 @@ def train_model(
             )
         else:
             normal_set = measure(bundle.model, copied, roi, decoding=decoding, progress=progress)
-        calibrated = bundle.calibrated(calibrate(normal_set, how.calibration))
+        calibration = calibrate(normal_set, how.calibration)
+        _say_rate(calibration, how.calibration)
+        calibrated = bundle.calibrated(calibration)
         bundle = remember_calibration(calibrated, normals)
         bundle = with_graph(bundle, config.run.export)
     return save_bundle(bundle, out, new_version())
@@ -212,6 +217,7 @@ def calibrate_folder(
     copied = with_compressed(normals, compression_of(bundle))
     normal_set = measure(bundle.model, copied, choices.roi, decoding=decoding, progress=progress)
     calibration = calibrate(normal_set, choices)
+    _say_rate(calibration, choices)
     same_roi = before is not None and before.roi is choices.roi
     compared = compare(before, normal_set) if before is not None and same_roi else None
     bundle = bundle.calibrated(calibration, request.camera)
@@ -290,6 +296,17 @@ def check_enough(dataset: Dataset, how: Training) -> list[Sample]:
             f"out, and {error}. Collect 8 independent parts at the least, or pass --no-calibrate"
         ) from error
     return _normal(dataset, "validation")
+
+
+def _say_rate(calibration: Calibration, settings: CalibrationSettings) -> None:
+    """Say which rate was taken where none was given."""
+    if settings.false_alarm_rate is None and settings.threshold is None:
+        _log.info(
+            "no --false-alarm-rate was given: %.1f %%, as %d independent parts tell it well; 299 "
+            "parts tell 1 %% as well",
+            100 * calibration.false_alarm_rate,
+            calibration.images.groups,
+        )
 
 
 def _normal(dataset: Dataset, split: str) -> list[Sample]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomaly.conformal import Conformal, left_out_rate, share_above
+from anomaly.conformal import Conformal, left_out_rate, share_above, usual_rate
 from anomaly.errors import CalibrationError
 
 
@@ -123,3 +123,11 @@ def test_a_smooth_threshold_lies_between_scores_and_p_values_follow() -> None:
     assert fitted.p_value(40.0) == pytest.approx(0.05)
     assert fitted.p_value(-1.0) == 1.0
     assert fitted.expected_above(17.5).mean == pytest.approx(75.0)
+
+
+@pytest.mark.parametrize(
+    ("groups", "rate"), [(2, 0.1), (29, 0.1), (59, 0.05), (99, 0.03), (299, 0.01), (5000, 0.01)]
+)
+def test_without_a_stated_rate_the_number_of_parts_decides(groups: int, rate: float) -> None:
+    assert usual_rate(groups) == pytest.approx(rate)
+    assert groups < 9 or usual_rate(groups) >= 1 / (groups + 1)  # certified

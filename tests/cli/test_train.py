@@ -1,15 +1,23 @@
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import invoke, overrides
 
 
 def test_train_calibrates_by_itself_and_says_what_it_can_certify(
-    tiny_data: Path, tmp_path: Path
+    tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     steps = overrides("optimiser.steps=3")
     result = invoke("train", tiny_data, "--out", tmp_path / "m", *steps)
     assert result.exit_code == 0, result.output
-    assert "NOT certified" in result.output
+    assert "no --false-alarm-rate was given: 7.3 %, as 40 independent parts tell it" in caplog.text
+    assert "NOT certified" not in result.output
+    few = invoke(
+        "calibrate", tmp_path / "m", tiny_data / "validation/good", "--false-alarm-rate", "0.01"
+    )
+    assert "NOT certified" in few.output
 
 
 def test_a_senseless_rate_is_refused_before_training(tiny_data: Path, tmp_path: Path) -> None:

@@ -79,7 +79,8 @@ def patchcore(stages: tuple[int, ...]) -> Fit:
         cells_drawn = []
         cells_each = max(1, _CORESET_FROM // len(samples))
         for pixels in _canvases(samples, config):
-            embedding = model(_normalised(pixels)).view(len(pixels), -1, _dim(model))
+            with torch.no_grad():  # or the core set's selection keeps every step in memory
+                embedding = model(_normalised(pixels)).view(len(pixels), -1, _dim(model))
             drawn = torch.rand(embedding.shape[:2]).argsort(dim=1)[:, :cells_each]
             cells_drawn += [
                 image_cells[index] for image_cells, index in zip(embedding, drawn, strict=True)

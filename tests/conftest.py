@@ -40,6 +40,7 @@ TINY = (
     "objective.cosine_weight=0.0",
     "objective.l2_weight=1.0",
     "crossfit.folds=0",
+    "optimiser.epochs=0",
     "optimiser.steps=80",
     "optimiser.batch_size=16",
     "optimiser.warmup_steps=5",

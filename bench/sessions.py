@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 from training.data import Dataset, Sample
-from training.groups import with_copies_together
+from training.groups import with_copies_together_within
 from training.identity import with_digests
 from training.near import with_pictures
 from training.progress import QUIET
@@ -29,11 +29,7 @@ def independent(dataset: Dataset) -> Dataset:
     kept = [s for s in once.values() if splits[s.shows or str(s.path)] == s.split]
     order = {sample.path: i for i, sample in enumerate(samples)}
     kept.sort(key=lambda sample: order[sample.path])
-    together = iter(with_copies_together(s for s in kept if s.split == "test"))
-    others = iter(with_copies_together(s for s in kept if s.split != "test"))
-    return replace(
-        dataset, samples=tuple(next(together if s.split == "test" else others) for s in kept)
-    )
+    return replace(dataset, samples=tuple(with_copies_together_within(kept)))
 
 
 def with_tiles(dataset: Dataset) -> Dataset:

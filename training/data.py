@@ -20,7 +20,7 @@ from training.groups import (
     held_out,
     regrouped,
     undrawn,
-    with_copies_together,
+    with_copies_together_within,
     with_groups,
     without_shared,
 )
@@ -196,7 +196,7 @@ def regroup(dataset: Dataset, group_by: str | None) -> Dataset:
     Raises `DataError` where a session is in training and in validation.
     """
     samples, shared = without_shared(with_digests(_regrouped(dataset.samples, group_by)))
-    drawn = held_out(_copies_together(samples))
+    drawn = held_out(with_copies_together_within(samples))
     listing = dataset.listing
     left_out = dict(listing.left_out)
     if shared:
@@ -214,13 +214,6 @@ def _regrouped(samples: Sequence[Sample], group_by: str | None) -> list[Sample]:
         regrouped([sample], group_by)[0] if sample.is_normal and sample.split != "test" else sample
         for sample in undrawn(samples)
     ]
-
-
-def _copies_together(samples: Sequence[Sample]) -> list[Sample]:
-    """Make copies one part: within the test split and within the others, never across."""
-    test = iter(with_copies_together(s for s in samples if s.split == "test"))
-    together = iter(with_copies_together(s for s in samples if s.split != "test"))
-    return [next(test if sample.split == "test" else together) for sample in samples]
 
 
 def say(listing: Listing) -> None:

@@ -78,6 +78,13 @@ def with_copies_together(samples: Iterable[Sample]) -> list[Sample]:
     return [replace(s, session=root(s.session)) for s in samples]
 
 
+def with_copies_together_within(samples: Sequence[Sample]) -> list[Sample]:
+    """Make copies one part: within the test split and within the others, never across."""
+    test = iter(with_copies_together(s for s in samples if s.split == "test"))
+    together = iter(with_copies_together(s for s in samples if s.split != "test"))
+    return [next(test if sample.split == "test" else together) for sample in samples]
+
+
 def copies(samples: Iterable[Sample]) -> int:
     """Return how many of the images are copies of another one."""
     digests = [sample.digest for sample in samples if sample.digest]

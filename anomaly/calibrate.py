@@ -234,7 +234,7 @@ def _power(kind: int, scores: torch.Tensor, copies: torch.Tensor | None, of: Nor
 
 
 def _synthetic_auroc(image: np.ndarray, of: NormalSet) -> float:
-    """AUROC of image scores of `_with_seen_copies`: how well copies are told from normals."""
+    """AUROC of image scores of `NormalSet.with_copies`: how well copies are told from normals."""
     label = of.is_copy(image)
     return float(roc_auc_score(label, image)) if label.any() else 0.5
 

@@ -124,7 +124,7 @@ class Conformal:
         """Return how many of so many normal parts the threshold for `rate` will reject."""
         mass = rate * (self.groups + 1)
         if self.is_smooth and mass >= 1:
-            return self._expected(mass, parts)
+            return self._expected(rate, parts)
         return self.expected_above(self.threshold(rate), parts)
 
     def expected_above(self, threshold: float, parts: int = 1000) -> Expected:
@@ -140,12 +140,14 @@ class Conformal:
         else:
             over = self.scores > np.float32(threshold)
             mass = 1 + float(self.weights[over].sum(dtype=np.float64))
-        return self._expected(mass, parts)
+        return self._expected(mass / (self.groups + 1), parts)
 
-    def _expected(self, mass: float, parts: int) -> Expected:
+    def _expected(self, share: float, parts: int) -> Expected:
+        """Return the count where that share of new groups lies above, on average."""
+        mass = share * (self.groups + 1)
         others = max(self.groups + 1 - mass, 1e-6)
         low, high = betabinom(parts, mass, others).interval(0.95)
-        return Expected(parts, parts * mass / (mass + others), int(low), int(high))
+        return Expected(parts, parts * share, int(low), int(high))
 
     def _mass_above(self, score: float) -> float:
         """Groups that the smooth rule counts above a score, the new one included; 1 to G + 1."""

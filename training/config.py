@@ -243,6 +243,8 @@ class TrainConfig:
         The repair head's steps shrink as the autoencoder's do, for the same reason.
         """
         optimiser = self.optimiser.bounded(images)
+        if optimiser is self.optimiser:
+            return self
         share = optimiser.steps / self.optimiser.steps
         evidence = replace(self.evidence, steps=math.ceil(share * self.evidence.steps))
         return replace(self, optimiser=optimiser, evidence=evidence)

@@ -24,3 +24,10 @@ def test_a_senseless_rate_is_refused_before_training(tiny_data: Path, tmp_path: 
     result = invoke("train", tiny_data, "--out", tmp_path / "m", "--false-alarm-rate", 0)
     assert getattr(result.exception, "code", None) == "calibration_impossible"
     assert not (tmp_path / "m.run").exists()
+
+
+def test_a_warning_rate_alone_is_refused_before_training(tiny_data: Path, tmp_path: Path) -> None:
+    result = invoke("train", tiny_data, "--out", tmp_path / "m", "--warn-rate", 0.1)
+    assert getattr(result.exception, "code", None) == "calibration_impossible"
+    assert "needs a false-alarm rate" in str(result.exception)
+    assert not (tmp_path / "m.run").exists()

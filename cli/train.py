@@ -35,13 +35,15 @@ def train(
     from training.data import open_dataset
     from training.outputs import check_model, check_run
     from training.pipeline import Training, run_folder, train_model
+    from training.progress import SHOWN
     from training.world import joined
 
     config = load_recipe(recipe, set_ or ())
     settings = CalibrationSettings(false_alarm_rate, warn_rate) if calibrate else None
     how = Training(resume, settings, group_by, init, Decoding(skip_unreadable=skip_unreadable))
     with joined(config.run.device) as world:
-        dataset = open_dataset(data, group_by)
+        progress = SHOWN.within(is_first=world.is_first)
+        dataset = open_dataset(data, group_by, progress=progress)
         if world.is_first:
             folders = {sample.path.parent: sample.path for sample in dataset.samples}
             check_model(out, [data, *folders.values(), *([init] if init else [])])

@@ -24,8 +24,9 @@ _log = logging.getLogger(__name__)
 _SMALL = PreprocessConfig(canvas=32)
 _THREADS = 2
 _FEWEST, _MOST = 12, 3000  # images among which near copies are looked for
-# Nearer than this share of the distance to the neighbour at a fifth of all images. Other parts lie
-# beyond .27 of it on four sets and on drawn parts, frames of a burst below .1 (docs/LOG.md).
+# Nearer than this share of the distance to the neighbour at a fifth of all images. Most frames of a
+# burst lie below .1 of it, drawn parts beyond .34; a share of .2 would group more on ultrasound and
+# magnetic_tile (docs/LOG.md).
 _NEAR = 0.15
 _NEIGHBOUR, _NEAREST_NEIGHBOUR = 5, 10
 

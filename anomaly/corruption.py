@@ -4,7 +4,12 @@ Each corruption paints a shape (blob, rectangle, stroke) of a size drawn from a 
 it from another normal image, a displaced part of the same one, a changed brightness, a blur, or
 noise (after Perlin masks in DRAEM, Zavrtanik et al. 2021; CutPaste, Li et al. 2021). They resemble
 no product's defects in particular. They choose among scorings; they never train a threshold.
+
+Diffuse defects have no edge: over a large area the brightness, the contrast, the sharpness or the
+grain changes softly, as uneven light, a wrong coating or a denser tissue does.
 """
+
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -14,33 +19,69 @@ from anomaly.types import RgbImage
 _SMALLEST, _LARGEST = 0.03, 0.4  # of the shorter side
 _LEAST_CHANGE = 0.02  # of full scale, mean over the shape: fainter copies teach nothing
 _ATTEMPTS = 12
+_DIFFUSE = (0.25, 0.8)  # of the shorter side
 
 
 def corrupt(
     image: RgbImage, donor: RgbImage, generator: np.random.Generator
 ) -> tuple[RgbImage, np.ndarray]:
-    """Return a copy of `image` with one visible synthetic defect, and its mask (H, W) bool.
+    """Return a copy of `image` with one visible local defect, and its mask (H, W) bool.
 
     `donor` is another normal image of the set; it is resized where the sizes differ.
     """
-    deep = image.pixels.dtype == np.uint16
-    white = 65535.0 if deep else 255.0
-    original = image.pixels.astype(np.float32) / white
-    other = cv2.resize(donor.pixels, image.size[::-1], interpolation=cv2.INTER_AREA)
+    other = _fractions(cv2.resize(donor.pixels, image.size[::-1], interpolation=cv2.INTER_AREA))
+
+    def local(original: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        mask = _shape(image.size, generator)
+        filled = _fill(original, other, generator)
+        weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.7)
+        return filled, weight * generator.uniform(0.5, 1.0), mask
+
+    return _visible(image, local)
+
+
+def corrupt_diffusely(
+    image: RgbImage, generator: np.random.Generator
+) -> tuple[RgbImage, np.ndarray]:
+    """Return a copy of `image` with one large, soft defect, and its mask (H, W) bool.
+
+    The mask is where at least half of the change is.
+    """
+
+    def diffuse(original: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        weight = _soft_area(image.size, generator)
+        return _fill_diffusely(original, generator), weight, weight >= 0.5
+
+    return _visible(image, diffuse)
+
+
+def _visible(
+    image: RgbImage, draw: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+) -> tuple[RgbImage, np.ndarray]:
+    """Draw filling (H, W, 3), weight and mask (H, W) until the change is seen, or the best try."""
+    original = _fractions(image.pixels)
     best, best_mask, best_change = original, np.zeros(image.size, bool), -1.0
     for _ in range(_ATTEMPTS):
-        mask = _shape(image.size, generator)
-        filled = _fill(original, other.astype(np.float32) / white, generator)
-        weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.7)[..., None]
-        weight = weight * generator.uniform(0.5, 1.0)
-        changed = original * (1 - weight) + filled * weight
+        filled, weight, mask = draw(original)
+        changed = original * (1 - weight[..., None]) + filled * weight[..., None]
         change = float(np.abs(changed - original)[mask].mean())
         if change > best_change:
             best, best_mask, best_change = changed, mask, change
         if change >= _LEAST_CHANGE:
             break
+    white = _white(image.pixels.dtype)
     scaled = (best * white).round().clip(0, white)
-    return RgbImage(scaled.astype(np.uint16) if deep else scaled.astype(np.uint8)), best_mask
+    is_deep = image.pixels.dtype == np.uint16
+    return RgbImage(scaled.astype(np.uint16) if is_deep else scaled.astype(np.uint8)), best_mask
+
+
+def _white(dtype: np.dtype) -> float:
+    return 65535.0 if dtype == np.uint16 else 255.0
+
+
+def _fractions(pixels: np.ndarray) -> np.ndarray:
+    """Pixels as float32 shares of full scale."""
+    return pixels.astype(np.float32) / np.float32(_white(pixels.dtype))
 
 
 def _shape(size: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
@@ -98,4 +139,38 @@ def _fill(original: np.ndarray, other: np.ndarray, generator: np.random.Generato
             filled = (
                 original + cv2.GaussianBlur(noise.astype(np.float32), (0, 0), 1.0)[..., None] * 2
             )
+    return np.asarray(np.clip(filled, 0, 1), np.float32)
+
+
+def _soft_area(size: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
+    """A lopsided hill without an edge, (H, W) in [0, 1]."""
+    low, high = _DIFFUSE
+    extent = min(size) * low * (high / low) ** generator.random()
+    centre_y, centre_x = generator.uniform(0.1, 0.9, 2) * size
+    rows, cols = np.ogrid[: size[0], : size[1]]
+    angle = generator.uniform(0, np.pi)
+    along = (cols - centre_x) * np.cos(angle) + (rows - centre_y) * np.sin(angle)
+    across = (rows - centre_y) * np.cos(angle) - (cols - centre_x) * np.sin(angle)
+    squared = along**2 + (across / generator.uniform(0.4, 1)) ** 2
+    hill: np.ndarray = np.exp(-squared / (2 * (extent / 2) ** 2)).astype(np.float32)
+    return hill
+
+
+def _fill_diffusely(original: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    side = min(original.shape[:2])
+    sign = generator.choice([-1, 1])
+    match generator.integers(5):
+        case 0:
+            filled = original + sign * generator.uniform(0.05, 0.3)
+        case 1:
+            filled = original * (1 + sign * generator.uniform(0.1, 0.5))
+        case 2:
+            mean = cv2.GaussianBlur(original, (0, 0), 0.1 * side)
+            filled = mean + (original - mean) * (1 + sign * generator.uniform(0.4, 0.9))
+        case 3:
+            filled = cv2.GaussianBlur(original, (0, 0), generator.uniform(0.01, 0.03) * side)
+        case _:
+            noise = generator.normal(0, 1, original.shape[:2]).astype(np.float32)
+            grain = cv2.GaussianBlur(noise, (0, 0), generator.uniform(0.003, 0.015) * side)
+            filled = original + generator.uniform(0.03, 0.12) * (grain / grain.std())[..., None]
     return np.asarray(np.clip(filled, 0, 1), np.float32)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from anomaly.corruption import corrupt
+from anomaly.corruption import corrupt, corrupt_diffusely
 from anomaly.types import RgbImage
 from tests.conftest import normal_pixels
 
@@ -40,3 +40,27 @@ def test_a_blank_image_does_not_trap_it() -> None:
     changed, mask = corrupt(blank, blank, np.random.default_rng(0))
     assert changed.pixels.shape == blank.pixels.shape
     assert mask.any()
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_diffuse_defect_is_large_visible_and_has_no_edge(seed: int) -> None:
+    grey = RgbImage(np.full((120, 160, 3), 120, np.uint8))
+    image = RgbImage(normal_pixels(1, (120, 160)))
+    changed, mask = corrupt_diffusely(image, np.random.default_rng(seed))
+    assert changed.pixels.dtype == np.uint8
+    assert mask.shape == image.size
+    assert mask.mean() > 0.02
+    difference = np.abs(changed.pixels.astype(int) - image.pixels).max(axis=2)
+    assert difference[mask].mean() > 1
+    # On an even surface nothing jumps but grain: the shade changes by a few steps a pixel.
+    smooth, _ = corrupt_diffusely(grey, np.random.default_rng(seed))
+    rows = np.abs(np.diff(smooth.pixels[..., 0].astype(int), axis=0))
+    assert np.median(rows) <= 8
+
+
+def test_diffuse_defects_keep_sixteen_bits_and_end_on_blank_images() -> None:
+    deep = RgbImage(normal_pixels(1).astype(np.uint16) * 257)
+    changed, _ = corrupt_diffusely(deep, np.random.default_rng(0))
+    assert changed.pixels.dtype == np.uint16
+    blank = RgbImage(np.zeros((32, 32, 3), np.uint8))
+    assert corrupt_diffusely(blank, np.random.default_rng(0))[0].pixels.shape == (32, 32, 3)

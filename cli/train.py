@@ -23,6 +23,14 @@ def train(
     false_alarm_rate: Rate = None,
     warn_rate: WarnRate = None,
     group_by: GroupBy = None,
+    max_ms: Annotated[
+        float | None,
+        typer.Option(
+            help="Milliseconds that an image may take this machine, decoding aside: larger "
+            "canvases are not tried.",
+            min=0.001,
+        ),
+    ] = None,
     init: Annotated[
         Path | None,
         typer.Option(help="Model to start from, as maskline pretrain makes it: fewer images do."),
@@ -38,7 +46,8 @@ def train(
     from training.progress import SHOWN
     from training.world import joined
 
-    config = load_recipe(recipe, set_ or ())
+    takt = [] if max_ms is None else [f"plan.max_ms={max_ms!r}"]
+    config = load_recipe(recipe, [*(set_ or ()), *takt])
     settings = CalibrationSettings(false_alarm_rate, warn_rate) if calibrate else None
     how = Training(resume, settings, group_by, init, Decoding(skip_unreadable=skip_unreadable))
     with joined(config.run.device) as world:

@@ -161,17 +161,22 @@ class PlanConfig:
     """What is decided from the training images before training.
 
     The canvas is the smallest of `canvases` unless a larger one, no larger than the images are,
-    tells corrupted copies of `images` training images from normal ones better by `gain` of AUROC.
-    Without `canvases`, `model.preprocess.canvas` holds.
+    tells drawn defects of `images` training images better: each doubling of the pixels, and so of
+    an inspection's time, must bring `gain` of AUROC. Canvases on which this machine needs more than
+    `max_ms` for an image (0: no bound) are left out. Without `canvases`, `model.preprocess.canvas`
+    holds.
     """
 
     canvases: tuple[int, ...] = ()
     images: int = 60
-    gain: float = 0.05
+    gain: float = 0.01
+    max_ms: float = 0.0
 
     def __post_init__(self) -> None:
         if self.images < 8:
             raise ConfigError(f"plan.images is {self.images}; want 8 or more")
+        if not 0 <= self.max_ms < math.inf:
+            raise ConfigError(f"plan.max_ms is {self.max_ms}; want milliseconds, or 0 for no bound")
 
 
 @dataclass(frozen=True, slots=True)

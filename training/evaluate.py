@@ -76,6 +76,7 @@ def evaluate(
         # Of synthetic defects alone: nobody chooses a threshold by the test set.
         "trade_offs": [asdict(point) for point in trade_offs(detector.calibration)],
         "ms_per_image": round(1000 * tally.seconds / len(scores), 2),
+        "plan": bundle.card.get("training", {}).get("plan"),
     }
     return Evaluation(figures, scores, labels, tuple(tally.pictures))
 

@@ -114,8 +114,10 @@ def train_model(
         earlier = load_bundle(init, check_golden=False, with_graph=False)
         normals = held_out_of(earlier, normals, how.group_by) if normals else []
         config, start = adapted(config, earlier)
+    planned: dict[str, Any] = {}
     if world.is_first:
-        config = plan(samples, config, progress=progress)
+        decided = plan(samples, config, progress=progress)
+        config, planned = decided.config, {"plan": decided.as_dict()}
     config = with_canvas(config, world.from_first(config.model.preprocess.canvas))
     config = config.bounded(len(samples))
     samples = with_compressed(samples, config.augment.compression, config.run.seed)
@@ -129,7 +131,7 @@ def train_model(
         progress=progress,
     )
     origin = _origin(dataset) | ({} if init is None else {"init": init.name})
-    bundle = Bundle(out.absolute().name, model, None, {"training": card | origin})
+    bundle = Bundle(out.absolute().name, model, None, {"training": card | planned | origin})
     bundle = remember_training(bundle, samples, earlier)
     if not world.is_first:
         return bundle

@@ -1,107 +1,137 @@
 """Decides the canvas from the training images, before training.
 
-Small defects vanish when an image is shrunk, but a larger canvas costs time at every inspection.
-Each candidate is tried without training anything: the distance of features to those of other normal
-images must tell corrupted copies from normal ones. No real defect is looked at.
+Small defects vanish when an image is shrunk; large ones spread beyond what the features see when it
+is not, and a larger canvas costs time at every inspection. Each candidate is tried without training
+anything (`training.separation`), on local and on diffuse defects. No real defect is looked at.
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import torch
-from sklearn.metrics import roc_auc_score
 
-from anomaly.corruption import corrupt
-from anomaly.memory_bank import Memory
-from anomaly.preprocess import preprocess
-from anomaly.targets import Target, build_target
-from anomaly.types import RgbImage
 from training.config import TrainConfig
-from training.coreset import select
 from training.data import Sample
 from training.decoding import STRICT
+from training.errors import RecipeError
+from training.export import inspection_ms
+from training.loop import new_model
 from training.progress import SHOWN, Progress
+from training.separation import KINDS, Separation, gain, separation
 
 _log = logging.getLogger(__name__)
 _NATIVE = 1.15  # a canvas may exceed the images' shorter side by this much
-_TOP_SHARE = 0.002
-_BANK = 2000
-_CANDIDATES = 20_000
+_SPREADS = 1.0  # of the bootstrap: by so much must a gain be above nothing
+_LEAST = 8  # images
 
 
-def plan(
-    samples: Sequence[Sample], config: TrainConfig, *, progress: Progress = SHOWN
-) -> TrainConfig:
-    """Return the recipe with its canvas decided."""
-    if not config.plan.canvases or config.model.target.kind != "features":
-        return config
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The recipe with its canvas decided, and what the canvases were found to bring and cost."""
+
+    config: TrainConfig
+    tried: Mapping[int, Separation]
+    milliseconds: Mapping[int, float]
+
+    @property
+    def canvas(self) -> int:
+        """The canvas that was decided on."""
+        return self.config.model.preprocess.canvas
+
+    @property
+    def favourites(self) -> dict[str, int]:
+        """The canvas that tells each kind of defect best."""
+        return {
+            kind: max(self.tried, key=lambda canvas: self.tried[canvas].aurocs[kind])
+            for kind in (KINDS if self.tried else ())
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the model's card."""
+        tried = {
+            str(canvas): {kind: round(auroc, 4) for kind, auroc in separated.aurocs.items()}
+            for canvas, separated in self.tried.items()
+        }
+        timed = {str(canvas): round(ms, 1) for canvas, ms in self.milliseconds.items()}
+        return {"canvas": self.canvas, "synthetic_AUROC": tried, "ms": timed}
+
+
+def plan(samples: Sequence[Sample], config: TrainConfig, *, progress: Progress = SHOWN) -> Plan:
+    """Decide the canvas. Raises `RecipeError` where every candidate takes longer than allowed."""
     order = np.random.default_rng((config.run.seed, 7)).permutation(len(samples))
-    plan_samples = [samples[i] for i in order[: config.plan.images]]
-    images = [image for _, image in STRICT.images(plan_samples)]
-    native = float(np.median([min(image.size) for image in images]))
-    first, *larger = sorted(config.plan.canvases)
-    fitting = [first, *(canvas for canvas in larger if canvas <= _NATIVE * native)]
-    if len(fitting) == 1 or len(images) < 8:
-        return with_canvas(config, first)
-    aurocs = {
-        canvas: separation(images, with_canvas(config, canvas))
-        for canvas in progress.each(fitting, "canvas", total=len(fitting), unit="canvas")
+    candidates, images = [config.model.preprocess.canvas], []
+    if config.plan.canvases and config.model.target.kind == "features":
+        planned = [samples[i] for i in order[: config.plan.images]]
+        images = [image for _, image in STRICT.images(planned)]
+        first, *larger = sorted(config.plan.canvases)
+        native = float(np.median([min(image.size) for image in images]))
+        candidates = [first, *(canvas for canvas in larger if canvas <= _NATIVE * native)]
+    milliseconds = _timed(candidates, config)
+    candidates = _quick_enough(candidates, milliseconds, config.plan.max_ms)
+    tried = {}
+    if len(candidates) > 1 and len(images) >= _LEAST:
+        tried = {
+            canvas: separation(images, with_canvas(config, canvas))
+            for canvas in progress.each(candidates, "canvas", total=len(candidates), unit="canvas")
+        }
+    decided = Plan(with_canvas(config, _chosen(candidates, tried, config)), tried, milliseconds)
+    _say(decided)
+    return decided
+
+
+def _chosen(candidates: list[int], tried: Mapping[int, Separation], config: TrainConfig) -> int:
+    """Take the smallest unless a larger one brings what its pixels cost."""
+    chosen = candidates[0]
+    for canvas in candidates[1:] if tried else ():
+        mean, spread = gain(tried[canvas], tried[chosen])
+        price = config.plan.gain * 2 * np.log2(canvas / chosen)
+        if mean > max(price, _SPREADS * spread):
+            chosen = canvas
+    return chosen
+
+
+def _timed(candidates: Sequence[int], config: TrainConfig) -> dict[int, float]:
+    """Milliseconds of each candidate's network on this machine, where they matter."""
+    if not config.plan.max_ms:
+        return {}
+    graphs = config.run.export != "never"
+    return {
+        c: inspection_ms(new_model(with_canvas(config, c)), with_graph=graphs) for c in candidates
     }
-    canvas_chosen = first
-    for canvas in fitting[1:]:
-        if aurocs[canvas] > aurocs[canvas_chosen] + config.plan.gain:
-            canvas_chosen = canvas
-    aurocs_text = ", ".join(f"{canvas} px {auroc:.3f}" for canvas, auroc in aurocs.items())
-    _log.info("canvas %d px (synthetic AUROC: %s)", canvas_chosen, aurocs_text)
-    return with_canvas(config, canvas_chosen)
 
 
-@torch.inference_mode()
-def separation(images: Sequence[RgbImage], config: TrainConfig) -> float:
-    """How well the best block of features tells corrupted copies from normal images, an AUROC.
-
-    The first half of the images is the memory, the second half is told apart from its copies.
-    """
-    generator = np.random.default_rng(config.run.seed)
-    half = len(images) // 2
-    remembered, held = list(images[:half]), list(images[half:])
-    copies = [corrupt(image, remembered[0], generator)[0] for image in held for _ in range(2)]
-    target = build_target(config.model.target, config.model.preprocess.canvas).eval()
-    normal = _tokens(target, remembered, config)
-    flat = normal.flatten(0, 1)
-    target.fit(flat.mean(dim=0), flat.std(dim=0))
-    memory = Memory(target.blocks, _BANK)
-    memory.fit(_banks(target, normal))
-    tried = target.standardise(_tokens(target, [*held, *copies], config))
-    label = np.arange(len(tried)) >= len(held)
-    count = max(1, round(_TOP_SHARE * target.map_grid.length))
-    distance = torch.cat(
-        [target.on_map(memory(target.cells(score_map[None]))) for score_map in tried]
-    )
-    scores = distance.topk(count, dim=2).values.mean(dim=2)  # (N, blocks)
-    return max(float(roc_auc_score(label, score_map)) for score_map in scores.T.numpy())
+def _quick_enough(
+    candidates: list[int], milliseconds: Mapping[int, float], max_ms: float
+) -> list[int]:
+    """Drop what takes too long; raises `RecipeError` where nothing is left."""
+    quick = [canvas for canvas in candidates if milliseconds.get(canvas, 0.0) <= max_ms]
+    if milliseconds and not quick:
+        raise RecipeError(
+            f"an image takes {milliseconds[candidates[0]]:.0f} ms on this machine at "
+            f"{candidates[0]} px, more than --max-ms {max_ms:g}: allow more, take --recipe fast, "
+            "or train and serve on a faster machine"
+        )
+    return quick if milliseconds else candidates
 
 
-def _tokens(target: Target, images: Sequence[RgbImage], config: TrainConfig) -> torch.Tensor:
-    """Raw tokens (N, L, C), a few images at a time."""
-    parts = []
-    for start in range(0, len(images), 4):
-        pixels, _ = preprocess(images[start : start + 4], config.model.preprocess)
-        parts.append(target.raw(pixels))
-    return torch.cat(parts)
-
-
-def _banks(target: Target, raw: torch.Tensor) -> list[torch.Tensor]:
-    """A coreset of each block's cells, (K, channels)."""
-    generator = torch.Generator().manual_seed(0)
-    banks = []
-    for cells in target.cells(target.standardise(raw)):
-        flat = cells.flatten(0, 1)
-        candidates = flat[torch.randperm(len(flat), generator=generator)[:_CANDIDATES]]
-        banks.append(candidates[select(candidates, _BANK, generator)])
-    return banks
+def _say(decided: Plan) -> None:
+    """Log the choice, and where the kinds of defects disagree."""
+    if not decided.tried:
+        return
+    texts = []
+    for canvas, separated in decided.tried.items():
+        aurocs = ", ".join(f"{kind} {auroc:.3f}" for kind, auroc in separated.aurocs.items())
+        texts.append(f"{canvas} px {aurocs}")
+    _log.info("canvas %d px (AUROC on drawn defects: %s)", decided.canvas, "; ".join(texts))
+    if len(set(decided.favourites.values())) > 1:
+        wishes = ", ".join(f"{canvas} px for {kind}" for kind, canvas in decided.favourites.items())
+        _log.info(
+            "the kinds of defects disagree (%s): if yours are of one kind, try --set "
+            "plan.canvases=[] --set model.preprocess.canvas=…",
+            wishes,
+        )
 
 
 def with_canvas(config: TrainConfig, canvas: int) -> TrainConfig:

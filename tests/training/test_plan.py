@@ -1,0 +1,145 @@
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from anomaly.types import RgbImage
+from tests.conftest import samples
+from training import plan as plan_module
+from training.config import TrainConfig, load_recipe
+from training.decoding import STRICT
+from training.errors import RecipeError
+from training.export import inspection_ms
+from training.loop import new_model
+from training.plan import plan, with_canvas
+from training.progress import QUIET
+from training.separation import KINDS, Separation, gain, separation
+
+
+def speckled(tmp_path: Path, side: int, count: int = 16) -> Path:
+    """Fine random stripes: what is drawn into them is lost when they are shrunk."""
+    tmp_path.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        shift = np.random.default_rng(index).integers(8)
+        line = (np.arange(side) + shift) // 4 % 2 * 200 + 20
+        cv2.imwrite(str(tmp_path / f"{index:02d}.png"), np.tile(line, (side, 1)).astype(np.uint8))
+    return tmp_path
+
+
+def recipe(*canvases: int, gain: float = 0.01, max_ms: float = 0.0) -> TrainConfig:
+    config = load_recipe("default", ["model.target.stages=[1, 2]", "run.export=never"])
+    planned = replace(config.plan, canvases=canvases, images=16, gain=gain, max_ms=max_ms)
+    return replace(config, plan=planned)
+
+
+@pytest.fixture(scope="module")
+def normals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return speckled(tmp_path_factory.mktemp("speckled"), 256)
+
+
+@pytest.fixture(scope="module")
+def images(normals: Path) -> list[RgbImage]:
+    return [image for _, image in STRICT.images(samples(normals))]
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, aurocs: dict[int, tuple[float, float]]) -> None:
+    """Let each canvas have these AUROCs on local and on diffuse defects."""
+
+    def pretended(images: object, config: TrainConfig) -> Separation:
+        level = np.array(aurocs[config.model.preprocess.canvas]).reshape(2, 1, 1, 1)
+        wins = level * np.ones((2, 1, 8, 8))
+        return Separation((wins, wins))
+
+    monkeypatch.setattr(plan_module, "separation", pretended)
+
+
+@pytest.mark.parametrize(
+    ("large", "chosen"), [((0.79, 0.79), 256), ((0.77, 0.77), 64), ((0.9, 0.7), 256)]
+)
+def test_a_larger_canvas_must_bring_its_price(
+    normals: Path, monkeypatch: pytest.MonkeyPatch, large: tuple[float, float], chosen: int
+) -> None:
+    pretend(monkeypatch, {64: (0.7, 0.7), 256: large})
+    # 256 px have four doublings more pixels than 64 px: the price is .08.
+    decided = plan(samples(normals), recipe(64, 256, 512, gain=0.02), progress=QUIET)
+    assert set(decided.tried) == {64, 256}  # 512 px would be invented
+    assert decided.canvas == chosen
+
+
+def test_a_gain_within_its_own_spread_is_none() -> None:
+    draws = np.random.default_rng(0)
+    wins = [(draws.random((2, 1, 8, 8)) < share).astype(float) for share in (0.6, 0.63)]
+    mean, spread = gain(Separation((wins[1], wins[1])), Separation((wins[0], wins[0])))
+    assert abs(mean) < 0.15
+    assert 0.02 < spread < 0.2
+
+
+def test_small_images_get_the_smallest_canvas_without_a_trial(tmp_path: Path) -> None:
+    decided = plan(samples(speckled(tmp_path, 64)), recipe(64, 256), progress=QUIET)
+    assert decided.canvas == 64
+    assert not decided.tried
+    assert decided.favourites == {}
+
+
+def test_without_candidates_the_recipe_is_left_alone(tiny_config: TrainConfig) -> None:
+    assert plan([], tiny_config).config == tiny_config
+
+
+def test_a_canvas_that_takes_too_long_is_not_tried(
+    normals: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pretended(model: object, *, with_graph: bool) -> float:
+        assert not with_graph  # run.export=never
+        return 2.0 if model.config.preprocess.canvas == 64 else 40.0  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(plan_module, "inspection_ms", pretended)
+    decided = plan(samples(normals), recipe(64, 256, max_ms=10), progress=QUIET)
+    assert decided.canvas == 64
+    assert decided.as_dict() == {
+        "canvas": 64,
+        "synthetic_AUROC": {},
+        "ms": {"64": 2.0, "256": 40.0},
+    }
+    with pytest.raises(RecipeError, match="an image takes 2 ms on this machine at 64 px"):
+        plan(samples(normals), recipe(64, 256, max_ms=1), progress=QUIET)
+
+
+def test_a_recipe_of_one_canvas_is_held_to_the_limit_too(tiny_config: TrainConfig) -> None:
+    slow = replace(tiny_config, plan=replace(tiny_config.plan, canvases=(), max_ms=1e-6))
+    with pytest.raises(RecipeError, match="at 64 px, more than --max-ms"):
+        plan([], slow, progress=QUIET)
+
+
+@pytest.mark.parametrize("with_graph", [False, True])
+def test_the_time_of_an_untrained_network_is_measured(
+    tiny_config: TrainConfig, *, with_graph: bool
+) -> None:
+    small, large = (
+        inspection_ms(new_model(with_canvas(tiny_config, side)), with_graph=with_graph)
+        for side in (64, 512)
+    )
+    assert 0 < small < large
+
+
+def test_where_kinds_of_defects_disagree_it_is_said(
+    normals: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pretend(monkeypatch, {64: (0.6, 0.8), 256: (0.8, 0.6)})
+    with caplog.at_level(logging.INFO):
+        decided = plan(samples(normals), recipe(64, 256), progress=QUIET)
+    assert decided.canvas == 64  # on the mean they are level, and the smaller one is cheaper
+    assert decided.favourites == {"local": 256, "diffuse": 64}
+    assert "the kinds of defects disagree (256 px for local, 64 px for diffuse)" in caplog.text
+
+
+def test_the_same_canvas_gains_nothing_over_itself(images: list[RgbImage]) -> None:
+    separated = separation(images, with_canvas(recipe(64), 64))
+    assert gain(separated, separated) == (0.0, 0.0)
+    assert set(separated.aurocs) == set(KINDS)
+    assert min(separated.aurocs.values()) > 0.7  # whatever disturbs such stripes is seen
+    assert all(0 <= auroc <= 1 for auroc in separated.aurocs.values())
+    assert separated.mean == pytest.approx(np.mean(list(separated.aurocs.values())))
+    assert separated.drawn(np.random.default_rng(0)).mean == pytest.approx(separated.mean, abs=0.3)

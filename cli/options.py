@@ -63,3 +63,20 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override of the recipe, key.sub=value.")
 ]
+EscapeCost = Annotated[
+    float | None,
+    typer.Option(
+        help="What a defective part costs that passes, in any currency: says which rate costs the "
+        "least. Needs --defect-rate.",
+    ),
+]
+FalseAlarmCost = Annotated[
+    float, typer.Option(help="What a good part costs that is rejected, in the same currency.")
+]
+DefectRate = Annotated[
+    float | None, typer.Option(help="Share of the parts that are defective, 0.01 for 1 %.")
+]
+Defects = Annotated[
+    Path | None,
+    typer.Option(help="Folder of parts found to be defective: their scores say what is caught."),
+]

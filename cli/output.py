@@ -20,25 +20,50 @@ def say_calibration(calibration: Any, before: Any = None) -> None:
         typer.echo(line)
 
 
-def trade_off_table(calibration: Any) -> str:
+def trade_off_table(calibration: Any, points: Any) -> str:
     """Lay out what several thresholds cost and catch; the one that serves is marked."""
-    from anomaly.tradeoff import trade_offs
-
+    confirmed = points[0].defects_recall is not None
     lines = [
         "  of 1,000 good parts rejected (95 %)",
         f"  {'stated':>8}{'threshold':>12}{'rejected':>10}{'from':>6}{'to':>6}{'synthetic':>12}"
-        "  threshold is",
+        f"{'confirmed' * confirmed:>{12 * confirmed}}  threshold is",
     ]
-    for point in trade_offs(calibration):
+    for point in points:
         alarms = point.false_alarms
         stated = "by hand" if point.rate is None else f"{point.rate:.4g}"
         recall = "–" if point.synthetic_recall is None else f"{point.synthetic_recall:.1%}"
+        caught = f"{point.defects_recall:>12.1%}" if confirmed else ""
         mark = ">" if point.threshold == calibration.threshold else " "
         lines.append(
             f"{mark} {stated:>8}{point.threshold:>12.4f}{alarms.mean:>10.1f}{alarms.low:>6}"
-            f"{alarms.high:>6}{recall:>12}  {point.mode}"
+            f"{alarms.high:>6}{recall:>12}{caught}  {point.mode}"
         )
     lines.append("synthetic: share of drawn defects above the threshold; real ones may differ")
+    return "\n".join(lines)
+
+
+def cost_table(found: Any, defects: int) -> str:
+    """Lay out what several rates cost of 1,000 parts; the cheapest is marked."""
+    from anomaly.cost import cheapest
+
+    lines = [
+        "  of 1,000 parts, estimated",
+        f"  {'stated':>8}{'threshold':>12}{'good rejected':>15}{'bad passed':>12}{'cost':>12}"
+        "  threshold is",
+    ]
+    best = cheapest(found)
+    for one in found:
+        point = one.trade_off
+        stated = "by hand" if point.rate is None else f"{point.rate:.4g}"
+        mark = ">" if one is best else " "
+        lines.append(
+            f"{mark} {stated:>8}{point.threshold:>12.4f}{one.false_alarms:>15.1f}"
+            f"{one.escapes:>12.2f}{one.cost:>12.4g}  {point.mode}"
+        )
+    lines.append(
+        f"bad passed: by {defects} confirmed defects and by drawn ones, which count as five; "
+        "defects that nobody found are not in it"
+    )
     return "\n".join(lines)
 
 

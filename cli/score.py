@@ -12,7 +12,11 @@ from cli.options import (
     AsJson,
     Camera,
     Data,
+    DefectRate,
+    Defects,
     Device,
+    EscapeCost,
+    FalseAlarmCost,
     GroupBy,
     Model,
     Rate,
@@ -20,7 +24,7 @@ from cli.options import (
     Threshold,
     WarnRate,
 )
-from cli.output import print_json, say_calibration, trade_off_table
+from cli.output import cost_table, print_json, say_calibration, trade_off_table
 from training.decoding import Decoding
 
 
@@ -74,22 +78,50 @@ def calibrate(
     say_calibration(done.calibration, done.before)
 
 
-def statement(model: Model, *, camera: Camera = None, as_json: AsJson = False) -> None:
+def statement(
+    model: Model,
+    *,
+    camera: Camera = None,
+    defects: Defects = None,
+    escape_cost: EscapeCost = None,
+    false_alarm_cost: FalseAlarmCost = 1.0,
+    defect_rate: DefectRate = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
     """Say what a model's threshold promises, and what others would cost and catch."""
     from anomaly.bundle import load_bundle
     from anomaly.calibration_report import state
+    from anomaly.cost import Stakes, costs
     from anomaly.tradeoff import trade_offs
+    from training.confirmed import confirmed_scores
 
+    stakes = None
+    if escape_cost is not None and defect_rate is not None:
+        stakes = Stakes(escape_cost, false_alarm_cost, defect_rate)
+    elif escape_cost is not None or defect_rate is not None:
+        raise typer.BadParameter("--escape-cost and --defect-rate need each other")
     bundle = load_bundle(model, check_golden=False, with_graph=False)
     calibration = bundle.calibration_of(camera)
+    confirmed: list[float] = []
+    if defects is not None:
+        confirmed = confirmed_scores(bundle, defects, camera=camera, device=device)
+    points = trade_offs(calibration, confirmed or None)
+    found = () if stakes is None else costs(calibration, stakes, confirmed)
     if as_json:
-        points = [asdict(point) for point in trade_offs(calibration)]
         named = {"name": bundle.name, "version": bundle.version, "camera": camera}
-        print_json({**named, **asdict(state(calibration)), "trade_offs": points})
+        tables = {
+            "trade_offs": [asdict(point) for point in points],
+            "costs": [asdict(one) for one in found],
+            "confirmed_defects": len(confirmed),
+        }
+        print_json({**named, **asdict(state(calibration)), **tables})
         return
     typer.echo(f"{bundle.name}, version {bundle.version}")
     say_calibration(calibration)
-    typer.echo("\n" + trade_off_table(calibration))
+    typer.echo("\n" + trade_off_table(calibration, points))
+    if found:
+        typer.echo("\n" + cost_table(found, len(confirmed)))
 
 
 def evaluate(

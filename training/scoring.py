@@ -59,7 +59,7 @@ def score_files(
     detector = detector_of(load_bundle(model), where)
     if heatmaps is not None:
         claim(heatmaps, HEATMAPS)
-    to_score = (path for path in _expand(images) if str(path) not in done)
+    to_score = (path for path in expand(images) if str(path) not in done)
     chunks = iter(lambda: list(islice(to_score, _CHUNK)), [])
     decode = partial(_decode, canvas=detector.model.config.preprocess.canvas)
     with ThreadPoolExecutor(_DECODERS) as decoders, ThreadPoolExecutor(share.lanes) as pool:
@@ -213,7 +213,7 @@ def _record(path: Path, detection: Detection) -> dict[str, Any]:
     }
 
 
-def _expand(paths: Sequence[Path]) -> Iterator[Path]:
+def expand(paths: Sequence[Path]) -> Iterator[Path]:
     """Yield files, and folders' images at any depth, except ground truth and what is no image."""
     for path in paths:
         if not path.is_dir():

@@ -117,6 +117,41 @@ def test_a_statement_says_what_the_threshold_promises_and_what_others_cost(
     assert getattr(unknown.exception, "code", None) == "calibration_impossible"
 
 
+def test_a_statement_says_which_rate_costs_the_least(tiny_folder: Path, tiny_data: Path) -> None:
+    costs = ("--escape-cost", 50, "--defect-rate", 0.02)
+    told = invoke("statement", tiny_folder, *costs)
+    assert told.exit_code == 0, told.output
+    assert "by 0 confirmed defects" in told.stdout
+    assert len([line for line in told.stdout.splitlines() if line.startswith(">")]) == 2
+    confirmed = ("--defects", tiny_data / "test/blob")
+    values = json.loads(invoke("statement", tiny_folder, *costs, *confirmed, "--json").stdout)
+    assert values["confirmed_defects"] == 6
+    assert {point["defects_recall"] for point in values["trade_offs"]} != {None}
+    best = min(values["costs"], key=lambda one: one["cost"])
+    dear = json.loads(
+        invoke(
+            "statement", tiny_folder, *costs, *confirmed, "--false-alarm-cost", 50, "--json"
+        ).stdout
+    )
+    cautious = min(dear["costs"], key=lambda one: one["cost"])
+    assert cautious["trade_off"]["rate"] <= best["trade_off"]["rate"]
+    table = invoke("statement", tiny_folder, *costs, *confirmed).stdout
+    assert "confirmed  threshold is" in table
+    assert "by 6 confirmed defects" in table
+
+
+def test_costs_need_each_other_and_a_folder_of_defects_needs_images(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    half = invoke("statement", tiny_folder, "--escape-cost", 50)
+    assert half.exit_code == 2
+    assert "need each other" in half.output
+    empty = invoke("statement", tiny_folder, "--defects", tmp_path)
+    assert getattr(empty.exception, "code", None) == "data_invalid"
+    wrong = invoke("statement", tiny_folder, "--escape-cost", 50, "--defect-rate", 2)
+    assert getattr(wrong.exception, "code", None) == "calibration_impossible"
+
+
 def test_a_threshold_set_by_hand_stands_until_it_is_calibrated_anew(
     tiny_folder: Path, tiny_data: Path, tmp_path: Path
 ) -> None:

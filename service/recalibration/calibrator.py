@@ -12,6 +12,7 @@ from anomaly.bundle import new_version
 from anomaly.calibrate import recalibrate
 from anomaly.calibration import Calibration, CalibrationSettings
 from anomaly.calibration_report import CalibrationReport, compare, state
+from anomaly.cost import Cost, Stakes, costs
 from anomaly.encoding import Encoding
 from anomaly.errors import ImageError
 from anomaly.normal_set import NormalSet
@@ -98,6 +99,7 @@ class Preview:
     trade_off: TradeOff
     normals: int | None
     outlook: Outlook | None
+    costs: tuple[Cost, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,14 @@ class Calibrator:
             review = await self.reviewer.review(slot.staged)
         return Calibrated(slot, version, len(normals.groups), statement, review)
 
-    async def preview(self, model: ServedModel, request: CalibrationRequest, limit: int) -> Preview:
+    async def preview(
+        self,
+        model: ServedModel,
+        request: CalibrationRequest,
+        limit: int,
+        *,
+        stakes: Stakes | None = None,
+    ) -> Preview:
         """Say what another threshold or region would do; nothing is saved or staged.
 
         Another region is fitted on kept normal parts. Raises `NothingRecorded`, `NormalsMissing`
@@ -187,7 +196,11 @@ class Calibrator:
             outlook = await self.reviewer.preview(candidate, camera, limit)
         defects = None if outlook is None else outlook.defects.scores
         point = await asyncio.to_thread(trade_off, calibration, defects)
-        return Preview(calibration, statement, point, fitted_on, outlook)
+        found: tuple[Cost, ...] = ()
+        if stakes is not None:
+            known = [] if outlook is None else [*outlook.defects.scores, *outlook.missed.scores]
+            found = await asyncio.to_thread(costs, calibration, stakes, known)
+        return Preview(calibration, statement, point, fitted_on, outlook, found)
 
     async def _kept_normals(self, model: ServedModel, camera: str | None) -> Normals:
         if self.recording is None:

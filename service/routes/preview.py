@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
+from anomaly.cost import Stakes, cheapest
 from service.concurrency import in_thread
 from service.http.api_keys import Role
 from service.http.auth import SECURED, needs
@@ -12,7 +13,7 @@ from service.inference.served_model import ServedModel
 from service.recalibration.calibrator import CalibrationRequest, Preview
 from service.recalibration.reviewer import Judged, Outlook
 from service.routes.calibration import roi_of
-from service.schemas.calibration import PreviewIn, PreviewOut, PreviewReviewOut
+from service.schemas.calibration import PreviewIn, PreviewOut, PreviewReviewOut, StakesIn
 from service.state import AppState, app_state
 
 router = APIRouter(tags=["models"])
@@ -52,9 +53,13 @@ async def preview(
         changes_roi=preview_in.roi is not None,
         threshold=preview_in.threshold,
     )
-    return _out(
-        model, preview_in.camera, await calibrator.preview(model, request, preview_in.limit)
-    )
+    stakes = None if preview_in.stakes is None else _stakes(preview_in.stakes)
+    previewed = await calibrator.preview(model, request, preview_in.limit, stakes=stakes)
+    return _out(model, preview_in.camera, previewed)
+
+
+def _stakes(stakes_in: StakesIn) -> Stakes:
+    return Stakes(stakes_in.escape_cost, stakes_in.false_alarm_cost, stakes_in.defect_rate)
 
 
 def _out(model: ServedModel, camera: str | None, previewed: Preview) -> PreviewOut:
@@ -72,6 +77,8 @@ def _out(model: ServedModel, camera: str | None, previewed: Preview) -> PreviewO
         warn_threshold=calibration.warn_threshold,
         mode=calibration.mode,
         trade_off=previewed.trade_off,
+        costs=list(previewed.costs),
+        cheapest_rate=cheapest(previewed.costs).trade_off.rate if previewed.costs else None,
         roi_share=None if calibration.roi is None else calibration.roi.share,
         normals=previewed.normals,
         review=None if outlook is None else _review_out(outlook),

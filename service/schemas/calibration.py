@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from anomaly.calibration import Mode
 from anomaly.calibration_report import CalibrationReport
+from anomaly.cost import Cost
 from anomaly.tradeoff import TradeOff
 from record.result import JsonObject
 from service.schemas.models import VersionsOut
@@ -88,6 +89,20 @@ class ReviewOut(BaseModel):
     messages: list[str]
 
 
+class StakesIn(BaseModel):
+    """What errors cost, in one currency, and how many parts are defective."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    escape_cost: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="A bad part passes.")
+    ]
+    false_alarm_cost: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="A good part is rejected.")
+    ] = 1.0
+    defect_rate: Annotated[float, Field(gt=0, lt=1, description="Share of bad parts.")]
+
+
 class PreviewIn(BaseModel):
     """Another threshold to try out, or another region; left out, both stay as they serve."""
 
@@ -106,6 +121,9 @@ class PreviewIn(BaseModel):
     ] = None
     camera: Annotated[Label | None, Field(description="For this camera or product alone.")] = None
     limit: Annotated[int, Field(ge=1, le=2000, description="The newest so many results.")] = 200
+    stakes: Annotated[
+        StakesIn | None, Field(description="Asks which stated rate would cost the least.")
+    ] = None
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> Self:
@@ -139,6 +157,17 @@ class PreviewOut(BaseModel):
             description="False alarms of 1,000 good parts, with 95 %, and the share of synthetic "
             "and of confirmed defects that it rejects (null: there are none)."
         ),
+    ]
+    costs: Annotated[
+        list[Cost],
+        Field(
+            description="What several stated rates would cost of 1,000 parts, by the confirmed "
+            "and missed defects that are kept and by synthetic ones, which count as five; empty "
+            "without stakes."
+        ),
+    ]
+    cheapest_rate: Annotated[
+        float | None, Field(description="The one that costs the least; null without stakes.")
     ]
     roi_share: float | None
     normals: Annotated[

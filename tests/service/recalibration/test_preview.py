@@ -111,6 +111,33 @@ def test_confirmed_defects_that_would_pass_are_named(client: TestClient) -> None
     assert lax["trade_off"]["defects_recall"] == 0.0
 
 
+def test_which_rate_costs_the_least_follows_from_stakes_and_verdicts(client: TestClient) -> None:
+    stakes = {"escape_cost": 40.0, "false_alarm_cost": 1.0, "defect_rate": 0.02}
+    without = preview(client)
+    assert (without["costs"], without["cheapest_rate"]) == ([], None)
+    before = preview(client, stakes=stakes)
+    assert before["cheapest_rate"] in [one["trade_off"]["rate"] for one in before["costs"]]
+    least = min(before["costs"], key=lambda one: one["cost"])
+    assert least["trade_off"]["rate"] == before["cheapest_rate"]
+    bad = client.post("/score", content=BAD).json()
+    results(client, 1)
+    flush(client)
+    say(client, bad["result_id"], "confirmed_defect")
+    after = preview(client, stakes=stakes)
+    for one, other in zip(before["costs"], after["costs"], strict=True):
+        caught = float(bad["score"] > one["trade_off"]["threshold"])
+        assert other["recall"] == pytest.approx((5 * one["recall"] + caught) / 6)
+    cautious = preview(client, stakes=stakes | {"false_alarm_cost": 1000.0})
+    assert cautious["cheapest_rate"] <= after["cheapest_rate"]
+
+
+@pytest.mark.parametrize("wrong", [{"escape_cost": 0}, {"defect_rate": 1.0}, {"cost": 3}, {}])
+def test_stakes_that_make_no_sense_are_refused(client: TestClient, wrong: dict[str, float]) -> None:
+    whole = {"escape_cost": 40.0, "defect_rate": 0.02} | wrong if wrong else {}
+    answer = client.post(PREVIEW, json={"stakes": whole})
+    assert (answer.status_code, answer.json()["code"]) == (422, "parameter_invalid")
+
+
 def test_a_region_is_fitted_anew_on_kept_parts_and_hides_what_lies_outside(
     client: TestClient,
 ) -> None:

@@ -162,14 +162,14 @@ class PlanConfig:
 
     The canvas is the smallest of `canvases` unless a larger one, no larger than the images are,
     tells drawn defects of `images` training images better: each doubling of the pixels, and so of
-    an inspection's time, must bring `gain` of AUROC. Canvases on which this machine needs more than
-    `max_ms` for an image (0: no bound) are left out. Without `canvases`, `model.preprocess.canvas`
-    holds.
+    an inspection's time, must bring `gain` of recall. Canvases on which this machine needs more
+    than `max_ms` for an image (0: no bound) are left out. Without `canvases`,
+    `model.preprocess.canvas` holds.
     """
 
     canvases: tuple[int, ...] = ()
     images: int = 60
-    gain: float = 0.01
+    gain: float = 0.03
     max_ms: float = 0.0
 
     def __post_init__(self) -> None:

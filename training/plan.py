@@ -44,18 +44,18 @@ class Plan:
     def favourites(self) -> dict[str, int]:
         """The canvas that tells each kind of defect best."""
         return {
-            kind: max(self.tried, key=lambda canvas: self.tried[canvas].aurocs[kind])
+            kind: max(self.tried, key=lambda canvas: self.tried[canvas].recalls[kind])
             for kind in (KINDS if self.tried else ())
         }
 
     def as_dict(self) -> dict[str, Any]:
         """For the model's card."""
         tried = {
-            str(canvas): {kind: round(auroc, 4) for kind, auroc in separated.aurocs.items()}
+            str(canvas): {kind: round(recall, 4) for kind, recall in separated.recalls.items()}
             for canvas, separated in self.tried.items()
         }
         timed = {str(canvas): round(ms, 1) for canvas, ms in self.milliseconds.items()}
-        return {"canvas": self.canvas, "synthetic_AUROC": tried, "ms": timed}
+        return {"canvas": self.canvas, "synthetic_recall": tried, "ms": timed}
 
 
 def plan(samples: Sequence[Sample], config: TrainConfig, *, progress: Progress = SHOWN) -> Plan:
@@ -122,9 +122,13 @@ def _say(decided: Plan) -> None:
         return
     texts = []
     for canvas, separated in decided.tried.items():
-        aurocs = ", ".join(f"{kind} {auroc:.3f}" for kind, auroc in separated.aurocs.items())
-        texts.append(f"{canvas} px {aurocs}")
-    _log.info("canvas %d px (AUROC on drawn defects: %s)", decided.canvas, "; ".join(texts))
+        recalls = ", ".join(f"{kind} {recall:.3f}" for kind, recall in separated.recalls.items())
+        texts.append(f"{canvas} px {recalls}")
+    _log.info(
+        "canvas %d px (drawn defects above nine tenths of the normal images: %s)",
+        decided.canvas,
+        "; ".join(texts),
+    )
     if len(set(decided.favourites.values())) > 1:
         wishes = ", ".join(f"{canvas} px for {kind}" for kind, canvas in decided.favourites.items())
         _log.info(

@@ -31,3 +31,12 @@ def test_a_warning_rate_alone_is_refused_before_training(tiny_data: Path, tmp_pa
     assert getattr(result.exception, "code", None) == "calibration_impossible"
     assert "needs a false-alarm rate" in str(result.exception)
     assert not (tmp_path / "m.run").exists()
+
+
+def test_a_canvas_that_takes_too_long_is_refused_before_training(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    hurried = invoke("train", tiny_data, "--out", tmp_path / "m", "--max-ms", 0.001, *overrides())
+    assert getattr(hurried.exception, "code", None) == "recipe_invalid"
+    assert "more than --max-ms 0.001" in str(hurried.exception)
+    assert not (tmp_path / "m").exists()

@@ -63,6 +63,24 @@ def test_train_calibrate_and_evaluate_from_paths(
     assert "blob/000.png" in html
     assert html.count("data:image/jpeg") == len(list((tmp_path / "report").glob("*.jpg")))
     assert "stretch" not in html
+    assert figures["plan"] == {"canvas": 64, "synthetic_recall": {}, "ms": {}}
+    assert "<h2>The canvas</h2>" not in html  # nothing was tried
+
+
+def test_the_report_says_what_the_canvases_were_found_to_bring(
+    tiny_bundle: Bundle, tiny_data: Path, tmp_path: Path
+) -> None:
+    tried = {"64": {"local": 0.5, "diffuse": 0.75}, "128": {"local": 0.625, "diffuse": 0.125}}
+    card = {"training": {"plan": {"canvas": 64, "synthetic_recall": tried, "ms": {}}}}
+    save_bundle(replace(tiny_bundle, card=tiny_bundle.card | card), tmp_path / "m", "v1")
+    _, page = evaluate_model(
+        tmp_path / "m", open_dataset(tiny_data), report=tmp_path / "report", progress=QUIET
+    )
+    assert page is not None
+    html = page.read_text()
+    assert "<h2>The canvas</h2>" in html
+    assert '<tr style="font-weight: 600"><td>64 px</td><td>0.500</td><td>0.750</td></tr>' in html
+    assert "<tr><td>128 px</td><td>0.625</td><td>0.125</td></tr>" in html
 
 
 def test_training_leaves_log_and_checkpoint_beside_the_model(

@@ -174,6 +174,7 @@ class CrossBlock(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
+        self.fused_attn = True  # as timm's blocks have it
         self.norm_query = nn.LayerNorm(width)
         self.norm_memory = nn.LayerNorm(width)
         self.to_query = nn.Linear(width, width)
@@ -189,7 +190,10 @@ class CrossBlock(nn.Module):
         key_value = self.to_key_value(self.norm_memory(memory)).view(batch, -1, 2, heads, dim)
         key, value = key_value.permute(2, 0, 3, 1, 4)  # each (B, heads, K, D/heads)
         query = self.to_query(self.norm_query(x)).view(batch, queries, heads, dim).transpose(1, 2)
-        attended = F.scaled_dot_product_attention(query, key, value)
+        if self.fused_attn:
+            attended = F.scaled_dot_product_attention(query, key, value)
+        else:
+            attended = ((query * dim**-0.5) @ key.transpose(-2, -1)).softmax(dim=-1) @ value
         x = x + self.project(attended.transpose(1, 2).reshape(batch, queries, width))
         return x + self.mlp(self.norm_mlp(x))  # type: ignore[no-any-return]
 

@@ -15,6 +15,8 @@ from anomaly.device import choose_device, usable_cores
 from anomaly.errors import AnomalyError
 from anomaly.runtime import detector_of
 from anomaly.targets import TargetConfig, load_backbone
+from training.meter import matrix_rate
+from training.working_copy import has_matrix_units
 
 _PACKAGES = ("torch", "timm", "opencv-python-headless", "simplejpeg", "fastapi", "scikit-learn")
 
@@ -43,7 +45,7 @@ def examine(models: Path | None, port: int) -> list[Finding]:
     findings = [
         Finding("maskline", f"{version('maskline')} on Python {platform.python_version()}"),
         Finding("libraries", ", ".join(f"{name} {version(name)}" for name in _PACKAGES)),
-        Finding("processor", f"{usable_cores()} cores, torch uses {torch.get_num_threads()}"),
+        _processor(),
         _device(),
         Finding("disk", f"{free_gb:.1f} GB free here", is_problem=free_gb < 1),
         _weights(),
@@ -52,6 +54,16 @@ def examine(models: Path | None, port: int) -> list[Finding]:
     if models is not None:
         findings += _models(models)
     return findings
+
+
+def _processor() -> Finding:
+    text = f"{usable_cores()} cores, torch uses {torch.get_num_threads()}"
+    cpu = torch.device("cpu")
+    single, half = (matrix_rate(cpu, dtype) / 1e9 for dtype in (torch.float32, torch.bfloat16))
+    if not has_matrix_units():
+        return Finding("processor", f"{text}; trains in float32 ({single:.0f} GFLOP/s)")
+    rates = f"{half:.0f} GFLOP/s, float32 {single:.0f}"
+    return Finding("processor", f"{text}; trains in bfloat16, for which it has units ({rates})")
 
 
 def _device() -> Finding:

@@ -135,7 +135,7 @@ def card_of(
         "seconds": round(time.monotonic() - started, 1),
         "device": str(device),
         "processes": world.size,
-        "precision": str(precision_of(config, device)),
+        "precision": str(precision_of(config, device, world)),
         "final_loss": loss if math.isfinite(loss) else None,  # a finished run, resumed
         "recipe": to_dict(config),
     }
@@ -213,7 +213,9 @@ def _meter(trainer: Trainer) -> Meter:
     config, model, device = trainer.config, trainer.model, trainer.device
     cached = isinstance(trainer.source, CachedTokens)
     flops = training_flops(model, config, cached=cached)
-    peak = trainer.world.size * matrix_rate(device, precision_of(config, device))
+    precision = precision_of(config, device, trainer.world)
+    peak = trainer.world.size * matrix_rate(device, precision)
+    _log.info("training in %s, products at %.0f GFLOP/s", str(precision)[6:], peak / 1e9)
     return Meter(config.optimiser.batch_size, flops, peak)
 
 
@@ -285,20 +287,27 @@ def _accumulate(
     queries: torch.Tensor,
 ) -> torch.Tensor:
     config, target = trainer.config, trainer.model.target
-    precision = precision_of(config, tokens.device)
+    precision = precision_of(config, tokens.device, trainer.world)
+    working, seen = trainer.working, tokens
+    autocasts = precision != torch.float32 and working is None
     trainer.optimiser.zero_grad(set_to_none=True)
+    if working is not None:
+        working.refresh()
+        seen = tokens.bfloat16()
     total = tokens.new_zeros(())
     for first in range(0, len(tokens), trainer.at_once):
         part = slice(first, min(first + trainer.at_once, len(tokens)))
         with _exchanged(trainer, now=part.stop == len(tokens)):
-            with torch.autocast(tokens.device.type, precision, enabled=precision != torch.float32):
-                predicted = trainer.network(tokens[part], visible[part], queries[part])  # (b, Q, C)
+            with torch.autocast(tokens.device.type, precision, enabled=autocasts):
+                predicted = trainer.network(seen[part], visible[part], queries[part])  # (b, Q, C)
             true = target.to_predict(take(tokens[part], queries[part]))
             loss = objective(predicted, true, target.blocks, config.objective)
             loss = loss * ((part.stop - first) / len(tokens))
             if tokens.device.type == "cpu":  # no synchronisation to pay for: stop at the very step
                 _checked(loss, trainer, step)
             trainer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            if working is not None:
+                working.hand_over()
         total += loss.detach()
     return total
 

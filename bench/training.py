@@ -3,7 +3,8 @@
     python -m bench.training ../data/magnetic_tile --recipe default
 
 Two limits are measured in the same run: the product of the largest matrices that are worth it, and
-decoding alone. Then the recipe's own steps: with cached tokens, and with images decoded and sent
+decoding alone. On a CPU, steps in float32 and in the precision that it would take. Then the
+recipe's own steps: with cached tokens, and with images decoded and sent
 through the backbone at every step. A profile of the cached steps says what takes their time.
 """
 
@@ -69,6 +70,8 @@ def main() -> None:
     print(f"recipe {options.recipe}, {usable_cores()} cores, torch {torch.__version__}, {device}\n")
     peak = largest_rate(device, config)
     decoding(samples, config)
+    if device.type == "cpu":
+        precisions(config, steps=options.steps, rounds=options.rounds)
     for fresh in (False, True):
         augment = replace(config.augment, fresh=fresh)
         trained(samples, replace(config, augment=augment), options, peak)
@@ -82,6 +85,48 @@ def largest_rate(device: torch.device, config: TrainConfig) -> float:
     rates_text = ", ".join(f"{side}²: {rate / 1e9:.0f}" for side, rate in rates.items())
     print(f"matrix products in {dtype}, GFLOP/s: {rates_text}")
     return max(rates.values())
+
+
+def precisions(config: TrainConfig, *, steps: int, rounds: int) -> None:
+    """Print images a second of steps on random tokens, in float32 and as `auto` has it, in turn."""
+    trainers: dict[str, Trainer] = {}
+    cpu = replace(config.run, device="cpu")
+    runs = {"fp32": replace(cpu, precision="fp32"), "auto": replace(cpu, precision="auto")}
+    for precision, run in runs.items():
+        chosen = replace(config, run=run)
+        model = new_model(chosen)
+        model.mae.train()
+        trainers[precision] = new_trainer(chosen, model, _Random(), ALONE)
+    model = trainers["auto"].model
+    shape = (config.optimiser.batch_size, model.window.length, model.target.token_dim)
+    tokens = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+    def rate(trainer: Trainer, count: int) -> float:
+        taken = []
+        for step in range(count):
+            started = time.perf_counter()
+            take_step(trainer, step, tokens)
+            taken.append(time.perf_counter() - started)
+        return len(tokens) / statistics.median(taken)
+
+    for trainer in trainers.values():
+        rate(trainer, 3)
+    ratios = []
+    for _ in range(rounds):
+        single, chosen_rate = (rate(trainers[name], steps) for name in ("fp32", "auto"))
+        ratios.append(chosen_rate / single)
+        print(f"steps, images/s: float32 {single:.1f}, auto {chosen_rate:.1f}")
+    print(f"auto is {statistics.median(ratios):.2f} times as fast, median of {rounds} rounds\n")
+
+
+class _Random:
+    """Stands where a source of tokens would: these steps are given theirs."""
+
+    def steps(self, first: int) -> Iterator[torch.Tensor]:
+        raise NotImplementedError
+
+    def names(self, step: int) -> list[str]:
+        return []
 
 
 def decoding(samples: list[Sample], config: TrainConfig) -> None:

@@ -132,8 +132,8 @@ def _say(decided: Plan) -> None:
     if len(set(decided.favourites.values())) > 1:
         wishes = ", ".join(f"{canvas} px for {kind}" for kind, canvas in decided.favourites.items())
         _log.info(
-            "the kinds of defects disagree (%s): if yours are of one kind, try --set "
-            "plan.canvases=[] --set model.preprocess.canvas=…",
+            "the kinds of defects disagree (%s): if yours are of one kind, name its canvas, as in "
+            "--set plan.canvases=[448]",
             wishes,
         )
 

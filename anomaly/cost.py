@@ -71,17 +71,17 @@ def costs(
     tried = [calibration.at_rate(rate) for rate in _RATES]
     if calibration.given is not None or calibration.false_alarm_rate not in _RATES:
         tried.append(calibration)
-    found = [_cost(candidate, stakes, defects) for candidate in tried]
-    return tuple(sorted(found, key=lambda one: -one.trade_off.false_alarms.mean))
+    priced = [_cost(candidate, stakes, defects) for candidate in tried]
+    return tuple(sorted(priced, key=lambda cost: -cost.trade_off.false_alarms.mean))
 
 
-def cheapest(found: Sequence[Cost]) -> Cost:
+def cheapest(priced: Sequence[Cost]) -> Cost:
     """Return the one that costs the least; of equals, that with the fewest false alarms.
 
     A threshold set by hand states no rate and is not among them.
     """
-    stated = [one for one in found if one.trade_off.rate is not None]
-    return min(stated, key=lambda one: (one.cost, one.false_alarms))
+    stated = [cost for cost in priced if cost.trade_off.rate is not None]
+    return min(stated, key=lambda cost: (cost.cost, cost.false_alarms))
 
 
 def _cost(calibration: Calibration, stakes: Stakes, defects: Sequence[float]) -> Cost:
@@ -96,5 +96,5 @@ def _cost(calibration: Calibration, stakes: Stakes, defects: Sequence[float]) ->
 def _recall(point: TradeOff, confirmed: int) -> float:
     """Shrink the recall on confirmed defects towards that on synthetic ones."""
     pairs = [(point.defects_recall, confirmed), (point.synthetic_recall, _DRAWN_COUNT_AS)]
-    known = [(recall, weight) for recall, weight in pairs if recall is not None]
-    return float(np.average([r for r, _ in known], weights=[w for _, w in known]))
+    recalls = [(recall, weight) for recall, weight in pairs if recall is not None]
+    return float(np.average([r for r, _ in recalls], weights=[w for _, w in recalls]))

@@ -102,13 +102,13 @@ def on_canvas(dataset: Dataset, out: Path, config: TrainConfig) -> dict[str, Any
 def milliseconds(detectors: dict[int, Detector], dataset: Dataset) -> dict[int, float]:
     """Median time of inspecting one decoded image, the canvases in turn."""
     images = [image for _, image in STRICT.images(dataset.select("test")[:_TIMED])]
-    taken: dict[int, list[float]] = {canvas: [] for canvas in detectors}
+    durations: dict[int, list[float]] = {canvas: [] for canvas in detectors}
     for image in images:
         for canvas, detector in detectors.items():
             started = time.perf_counter()
             detector.detect([image])
-            taken[canvas].append(1000 * (time.perf_counter() - started))
-    return {canvas: statistics.median(times) for canvas, times in taken.items()}
+            durations[canvas].append(1000 * (time.perf_counter() - started))
+    return {canvas: statistics.median(times) for canvas, times in durations.items()}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

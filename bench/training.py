@@ -93,21 +93,21 @@ def precisions(config: TrainConfig, *, steps: int, rounds: int) -> None:
     cpu = replace(config.run, device="cpu")
     runs = {"fp32": replace(cpu, precision="fp32"), "auto": replace(cpu, precision="auto")}
     for precision, run in runs.items():
-        chosen = replace(config, run=run)
-        model = new_model(chosen)
+        recipe = replace(config, run=run)
+        model = new_model(recipe)
         model.mae.train()
-        trainers[precision] = new_trainer(chosen, model, _Random(), ALONE)
+        trainers[precision] = new_trainer(recipe, model, _Random(), ALONE)
     model = trainers["auto"].model
     shape = (config.optimiser.batch_size, model.window.length, model.target.token_dim)
     tokens = torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
     def rate(trainer: Trainer, count: int) -> float:
-        taken = []
+        durations = []
         for step in range(count):
             started = time.perf_counter()
             take_step(trainer, step, tokens)
-            taken.append(time.perf_counter() - started)
-        return len(tokens) / statistics.median(taken)
+            durations.append(time.perf_counter() - started)
+        return len(tokens) / statistics.median(durations)
 
     for trainer in trainers.values():
         rate(trainer, 3)

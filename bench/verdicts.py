@@ -58,8 +58,8 @@ class Parts:
     @property
     def bad(self) -> np.ndarray:
         """Which test parts are defective, (N,)."""
-        found: np.ndarray = self.kinds != "good"
-        return found
+        priced: np.ndarray = self.kinds != "good"
+        return priced
 
 
 def main() -> None:
@@ -108,8 +108,8 @@ def drawn(parts: Parts, draws: int) -> Iterator[tuple[str, int, np.ndarray, np.n
                     left_out = bad[parts.kinds[bad] == large[draw % len(large)]]
                 pool = np.setdiff1d(bad, left_out)
                 rows = generator.choice(pool, min(confirmed, len(pool)), replace=False)
-                others = left_out if mode == "new" else np.setdiff1d(bad, rows)
-                yield mode, confirmed, rows, others
+                test_rows = left_out if mode == "new" else np.setdiff1d(bad, rows)
+                yield mode, confirmed, rows, test_rows
 
 
 def operating_points(parts: Parts, stakes: Stakes, draws: int) -> str:
@@ -117,7 +117,7 @@ def operating_points(parts: Parts, stakes: Stakes, draws: int) -> str:
     calibration, grid = parts.calibration, parts.normals.grid
     scores = calibration.image_scores(parts.test, grid).numpy()
     good = scores[~parts.bad]
-    usual = calibration.threshold
+    usual_threshold = calibration.threshold
     lines = [
         f"usual rate {calibration.false_alarm_rate:.1%}, {calibration.images.groups} parts, "
         f"an escape costs {stakes.escape:g}, {stakes.defect_rate:.1%} are defective\n",
@@ -125,29 +125,29 @@ def operating_points(parts: Parts, stakes: Stakes, draws: int) -> str:
         "|---" * 8 + "|",
     ]
     rows: dict[tuple[str, int], list[list[float]]] = {}
-    for mode, confirmed, known, others in drawn(parts, draws):
-        found = costs(calibration, stakes, scores[known].tolist())
-        chosen = cheapest(found).trade_off
+    for mode, confirmed, confirmed_rows, test_rows in drawn(parts, draws):
+        priced = costs(calibration, stakes, scores[confirmed_rows].tolist())
+        cheapest_point = cheapest(priced).trade_off
 
-        def cost(threshold: float, others: np.ndarray = others) -> float:
-            return real_cost(stakes, good > threshold, scores[others] > threshold)
+        def cost(threshold: float, test_rows: np.ndarray = test_rows) -> float:
+            return real_cost(stakes, good > threshold, scores[test_rows] > threshold)
 
         rows.setdefault((mode, confirmed), []).append(
             [
-                chosen.rate or 0.0,
-                float((good > chosen.threshold).mean()),
-                float((scores[others] > chosen.threshold).mean()),
-                cost(chosen.threshold),
-                cost(usual),
-                min(cost(one.trade_off.threshold) for one in found),
-                float((scores[others] > usual).mean()),
+                cheapest_point.rate or 0.0,
+                float((good > cheapest_point.threshold).mean()),
+                float((scores[test_rows] > cheapest_point.threshold).mean()),
+                cost(cheapest_point.threshold),
+                cost(usual_threshold),
+                min(cost(rate_cost.trade_off.threshold) for rate_cost in priced),
+                float((scores[test_rows] > usual_threshold).mean()),
             ]
         )
     for (mode, confirmed), values in rows.items():
-        rate, realised, recall, own, before, best, recall_before = np.mean(values, axis=0)
+        rate, realised, recall, chosen_cost, before, best, recall_before = np.mean(values, axis=0)
         lines.append(
             f"| {mode} | {confirmed} | {rate:.1%} | {realised:.1%} | {recall:.3f} "
-            f"({recall_before:.3f}) | {own:.0f} | {before:.0f} | {best:.0f} |"
+            f"({recall_before:.3f}) | {chosen_cost:.0f} | {before:.0f} | {best:.0f} |"
         )
     return "\n".join(lines)
 
@@ -169,11 +169,11 @@ def learned_weights(parts: Parts, draws: int, penalty: float) -> str:
         "|---" * 6 + "|",
     ]
     rows: dict[tuple[str, int], list[np.ndarray]] = {}
-    for mode, confirmed, known, others in drawn(parts, draws):
+    for mode, confirmed, confirmed_rows, test_rows in drawn(parts, draws):
         if confirmed:
-            before = judged(maps, calibration, start, others)
-            learned = maps.learned(calibration.weights, known, penalty)
-            after = judged(maps, calibration, learned, others)
+            before = judged(maps, calibration, start, test_rows)
+            learned = maps.learned(calibration.weights, confirmed_rows, penalty)
+            after = judged(maps, calibration, learned, test_rows)
             rows.setdefault((mode, confirmed), []).append(after - before)
     for (mode, confirmed), changes in rows.items():
         mean, worst = np.mean(changes, axis=0), np.min(changes, axis=0)
@@ -183,7 +183,7 @@ def learned_weights(parts: Parts, draws: int, penalty: float) -> str:
 
 
 def judged(
-    maps: "_Maps", calibration: Calibration, weights: Sequence[torch.Tensor], others: np.ndarray
+    maps: "_Maps", calibration: Calibration, weights: Sequence[torch.Tensor], test_rows: np.ndarray
 ) -> np.ndarray:
     """Return recall, AUROC and reachable recall on the others, and false alarms.
 
@@ -196,14 +196,14 @@ def judged(
     images = Conformal.fit(held.numpy(), maps.groups)
     threshold = calibration.threshold_of(images, 0.05)
     scores = maps.score(weights[-1], maps.test).numpy()
-    good, bad = scores[~maps.bad], scores[others]
+    good, bad = scores[~maps.bad], scores[test_rows]
     label = np.arange(len(good) + len(bad)) >= len(good)
-    both = np.concatenate([good, bad])
+    scored = np.concatenate([good, bad])
     return np.array(
         [
             (bad > threshold).mean(),
-            roc_auc_score(label, both),
-            reachable_recall(label, both),
+            roc_auc_score(label, scored),
+            reachable_recall(label, scored),
             (good > threshold).mean(),
         ]
     )
@@ -230,8 +230,8 @@ class _Maps:
             maps = [n(evidence.mean) for n in parts.calibration.normalisers]
             smooth = reduction.smooth(torch.stack(maps).mean(dim=0), grid)
             rank = smooth.argsort(dim=2, descending=True).argsort(dim=2).amin(dim=1)
-            kept = min(max(64, 16 * count), smooth.shape[2])
-            index = rank.topk(kept, dim=1, largest=False).indices
+            cell_count = min(max(64, 16 * count), smooth.shape[2])
+            index = rank.topk(cell_count, dim=1, largest=False).indices
             return smooth.gather(2, index[:, None].expand(-1, smooth.shape[1], -1))
 
         normals = parts.normals
@@ -253,10 +253,12 @@ class _Maps:
         fused = torch.einsum("nek,e->nk", maps, weights)
         return fused.topk(self.count, dim=1).values.mean(dim=1)
 
-    def learned(self, start: torch.Tensor, known: np.ndarray, penalty: float) -> list[torch.Tensor]:
+    def learned(
+        self, start: torch.Tensor, confirmed_rows: np.ndarray, penalty: float
+    ) -> list[torch.Tensor]:
         """Weights learned without each fold's parts, and with all of them."""
         without = [self.normal[self.folds != fold] for fold in range(_FOLDS)]
-        defects = self.test[known]
+        defects = self.test[confirmed_rows]
         return [self._fit(start, part, defects, penalty) for part in [*without, self.normal]]
 
     def _fit(

@@ -42,7 +42,7 @@ def trade_off_table(calibration: Any, points: Any) -> str:
     return "\n".join(lines)
 
 
-def cost_table(found: Any, defects: int) -> str:
+def cost_table(priced: Any, defects: int) -> str:
     """Lay out what several rates cost of 1,000 parts; the cheapest is marked."""
     from anomaly.cost import cheapest
 
@@ -51,14 +51,14 @@ def cost_table(found: Any, defects: int) -> str:
         f"  {'stated':>8}{'threshold':>12}{'good rejected':>15}{'bad passed':>12}{'cost':>12}"
         "  threshold is",
     ]
-    best = cheapest(found)
-    for one in found:
-        point = one.trade_off
+    best = cheapest(priced)
+    for cost in priced:
+        point = cost.trade_off
         stated = "by hand" if point.rate is None else f"{point.rate:.4g}"
-        mark = ">" if one is best else " "
+        mark = ">" if cost is best else " "
         lines.append(
-            f"{mark} {stated:>8}{point.threshold:>12.4f}{one.false_alarms:>15.1f}"
-            f"{one.escapes:>12.2f}{one.cost:>12.4g}  {point.mode}"
+            f"{mark} {stated:>8}{point.threshold:>12.4f}{cost.false_alarms:>15.1f}"
+            f"{cost.escapes:>12.2f}{cost.cost:>12.4g}  {point.mode}"
         )
     lines.append(
         f"bad passed: by {defects} confirmed defects and by drawn ones, which count as five; "

@@ -107,12 +107,12 @@ def statement(
     if defects is not None:
         confirmed = confirmed_scores(bundle, defects, camera=camera, device=device)
     points = trade_offs(calibration, confirmed or None)
-    found = () if stakes is None else costs(calibration, stakes, confirmed)
+    priced = () if stakes is None else costs(calibration, stakes, confirmed)
     if as_json:
         named = {"name": bundle.name, "version": bundle.version, "camera": camera}
         tables = {
             "trade_offs": [asdict(point) for point in points],
-            "costs": [asdict(one) for one in found],
+            "costs": [asdict(cost) for cost in priced],
             "confirmed_defects": len(confirmed),
         }
         print_json({**named, **asdict(state(calibration)), **tables})
@@ -120,8 +120,8 @@ def statement(
     typer.echo(f"{bundle.name}, version {bundle.version}")
     say_calibration(calibration)
     typer.echo("\n" + trade_off_table(calibration, points))
-    if found:
-        typer.echo("\n" + cost_table(found, len(confirmed)))
+    if priced:
+        typer.echo("\n" + cost_table(priced, len(confirmed)))
 
 
 def evaluate(

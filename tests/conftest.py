@@ -47,6 +47,7 @@ TINY = (
     "optimiser.learning_rate=0.003",
     "optimiser.ema_decay=0.9",
     "run.tensorboard=false",
+    "run.precision=fp32",  # the same on every processor
     'run.device="cpu"',
     'run.export="never"',
 )

@@ -31,7 +31,7 @@ def confirmed_scores(
     with progress.bar("confirmed defects", total=len(samples), unit="image") as bar:
         for batch in STRICT.on(bundle.model.config.preprocess.canvas).batches(samples):
             images = [image for _, image in batch]
-            found = detector.detect(images, [camera] * len(images))
-            scores += [detection.pred_score for detection in found]
+            detections = detector.detect(images, [camera] * len(images))
+            scores += [detection.pred_score for detection in detections]
             bar.update(len(batch))
     return scores

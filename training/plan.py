@@ -76,20 +76,20 @@ def plan(samples: Sequence[Sample], config: TrainConfig, *, progress: Progress =
             canvas: separation(images, with_canvas(config, canvas))
             for canvas in progress.each(candidates, "canvas", total=len(candidates), unit="canvas")
         }
-    decided = Plan(with_canvas(config, _chosen(candidates, tried, config)), tried, milliseconds)
+    decided = Plan(with_canvas(config, _decide(candidates, tried, config)), tried, milliseconds)
     _say(decided)
     return decided
 
 
-def _chosen(candidates: list[int], tried: Mapping[int, Separation], config: TrainConfig) -> int:
+def _decide(candidates: list[int], tried: Mapping[int, Separation], config: TrainConfig) -> int:
     """Take the smallest unless a larger one brings what its pixels cost."""
-    chosen = candidates[0]
+    canvas_chosen = candidates[0]
     for canvas in candidates[1:] if tried else ():
-        mean, spread = gain(tried[canvas], tried[chosen])
-        price = config.plan.gain * 2 * np.log2(canvas / chosen)
+        mean, spread = gain(tried[canvas], tried[canvas_chosen])
+        price = config.plan.gain * 2 * np.log2(canvas / canvas_chosen)
         if mean > max(price, _SPREADS * spread):
-            chosen = canvas
-    return chosen
+            canvas_chosen = canvas
+    return canvas_chosen
 
 
 def _timed(candidates: Sequence[int], config: TrainConfig) -> dict[int, float]:

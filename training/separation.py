@@ -102,7 +102,10 @@ def _scores(target: Target, memory: Memory, raw: torch.Tensor) -> np.ndarray:
     """Return each block's image scores, (blocks, N), of raw tokens (N, L, C)."""
     count = max(1, round(_TOP_SHARE * target.map_grid.length))
     distance = torch.cat(
-        [target.on_map(memory(target.cells(one[None]))) for one in target.standardise(raw)]
+        [
+            target.on_map(memory(target.cells(image_tokens[None])))
+            for image_tokens in target.standardise(raw)
+        ]
     )
     scores: np.ndarray = distance.topk(count, dim=2).values.mean(dim=2).T.numpy()
     return scores

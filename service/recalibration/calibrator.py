@@ -196,11 +196,11 @@ class Calibrator:
             outlook = await self.reviewer.preview(candidate, camera, limit)
         defects = None if outlook is None else outlook.defects.scores
         point = await asyncio.to_thread(trade_off, calibration, defects)
-        found: tuple[Cost, ...] = ()
+        priced: tuple[Cost, ...] = ()
         if stakes is not None:
-            known = [] if outlook is None else [*outlook.defects.scores, *outlook.missed.scores]
-            found = await asyncio.to_thread(costs, calibration, stakes, known)
-        return Preview(calibration, statement, point, fitted_on, outlook, found)
+            scores = [] if outlook is None else [*outlook.defects.scores, *outlook.missed.scores]
+            priced = await asyncio.to_thread(costs, calibration, stakes, scores)
+        return Preview(calibration, statement, point, fitted_on, outlook, priced)
 
     async def _kept_normals(self, model: ServedModel, camera: str | None) -> Normals:
         if self.recording is None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from training.data import calibration_images, open_dataset, training_paths
 from training.errors import DataError
 from training.samples import Dataset, count_by_split
-from training.scoring import _expand
+from training.scoring import expand
 
 SIZE = (20, 24)
 
@@ -207,7 +207,7 @@ def test_folders_below_are_read_and_said(tmp_path: Path) -> None:
     draw_all(tmp_path / "tue", 4)
     assert len(calibration_images(tmp_path).samples) == 12
     assert "in 3 folders" in open_dataset(tmp_path).listing.summary()
-    assert len(list(_expand([tmp_path]))) == 12
+    assert len(list(expand([tmp_path]))) == 12
 
 
 def test_what_is_never_an_image_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_what_is_never_an_image_is_left_out_and_counted(tmp_path: Path) -> None:
         ".heic (images of a kind that is not read)": 1,
     }
     assert sum(listing.taken.values()) == 5
-    assert len(list(_expand([tmp_path]))) == 5
+    assert len(list(expand([tmp_path]))) == 5
     assert listing.as_dict()["left_out"] == listing.left_out
 
 
@@ -300,7 +300,7 @@ def test_a_folder_of_sets_is_its_sets(tmp_path: Path) -> None:
     ):
         assert len(names) > 20
         assert set(names) <= normal
-    assert not any("ground_truth" in str(path) for path in _expand([tmp_path]))
+    assert not any("ground_truth" in str(path) for path in expand([tmp_path]))
 
 
 KINDS = st.sampled_from(["good", "OK", "normal", "ko", "NG"])
@@ -336,7 +336,7 @@ def test_what_may_be_masks_is_scored_rather_than_hidden(tmp_path: Path) -> None:
     draw_all(tmp_path / "labels", 2)
     draw_all(tmp_path / "boxes", 2)
     draw_all(tmp_path / "ground_truth", 2)
-    assert len(list(_expand([tmp_path]))) == 4
+    assert len(list(expand([tmp_path]))) == 4
 
 
 def test_images_left_out_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

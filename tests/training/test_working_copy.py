@@ -92,7 +92,7 @@ def test_units_that_are_switched_off_are_not_used(
 
 @pytest.fixture
 def tiny() -> TrainConfig:
-    return load_recipe("default", TINY)
+    return load_recipe("default", [*TINY, "run.precision=auto"])
 
 
 @pytest.mark.parametrize("has_units", [True, False])

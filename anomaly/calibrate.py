@@ -36,7 +36,7 @@ from anomaly.errors import CalibrationError
 from anomaly.image_score import Reduction
 from anomaly.input_statistics import STATISTICS
 from anomaly.metrics import partial_auroc
-from anomaly.normal_set import NormalSet
+from anomaly.normal_set import NormalSet, folds_of
 from anomaly.normalise import NORMALISERS, Normaliser, UniformNormaliser
 from anomaly.scoring import Evidence
 from anomaly.tail import Tail
@@ -255,14 +255,13 @@ def _fit(
 
 def _folds(groups: Sequence[str]) -> torch.Tensor:
     """Assign every image a fold, whole groups together: (N,) int64."""
-    names, member = np.unique(np.asarray(groups), return_inverse=True)
-    if len(names) < 2:
+    count = len(set(groups))
+    if count < 2:
         raise CalibrationError(
             f"calibration needs normal images of at least 2 independent parts or sessions, found "
-            f"{len(names)}; collect more, a few dozen at the least"
+            f"{count}; collect more, a few dozen at the least"
         )
-    order = np.random.default_rng(0).permutation(len(names))
-    return torch.from_numpy((order % min(_FOLDS, len(names)))[member])
+    return torch.from_numpy(folds_of(groups, min(_FOLDS, count)))
 
 
 def _out_of_fold(

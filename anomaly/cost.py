@@ -66,7 +66,7 @@ def costs(
     if calibration.synthetic is None and not len(defects):
         raise CalibrationError(
             "nothing says what a threshold catches: this calibration scored no synthetic defects "
-            "('maskline calibrate' scores some), and there are no confirmed ones (--defects)"
+            "('maskline calibrate' scores some), and no confirmed ones are known"
         )
     tried = [calibration.at_rate(rate) for rate in _RATES]
     if calibration.given is not None or calibration.false_alarm_rate not in _RATES:

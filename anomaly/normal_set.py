@@ -80,6 +80,14 @@ class NormalSet:
         return np.arange(len(scores)) >= len(self.groups)
 
 
+def folds_of(groups: Sequence[str], folds: int) -> np.ndarray:
+    """Assign each image a fold (N,), whole groups together, folds of an even number of groups."""
+    names, member = np.unique(np.asarray(groups), return_inverse=True)
+    order = np.random.default_rng(0).permutation(len(names))
+    assigned: np.ndarray = (order % folds)[member]
+    return assigned
+
+
 def joined(sets: Sequence[NormalSet]) -> NormalSet:
     """Put the evidence on several sets of images together, in order."""
     first = [0, *np.cumsum([len(normals.groups) for normals in sets]).tolist()]

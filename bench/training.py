@@ -110,7 +110,7 @@ def precisions(config: TrainConfig, *, steps: int, rounds: int) -> None:
         return len(tokens) / statistics.median(durations)
 
     for trainer in trainers.values():
-        rate(trainer, 3)
+        rate(trainer, _WARM_UP)
     ratios = []
     for _ in range(rounds):
         single, chosen_rate = (rate(trainers[name], steps) for name in ("fp32", "auto"))

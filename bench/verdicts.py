@@ -29,7 +29,7 @@ from anomaly.calibration import Calibration, CalibrationSettings
 from anomaly.conformal import Conformal
 from anomaly.cost import Stakes, cheapest, costs
 from anomaly.metrics import reachable_recall
-from anomaly.normal_set import NormalSet
+from anomaly.normal_set import NormalSet, folds_of
 from anomaly.preprocess import preprocess
 from anomaly.scoring import Evidence
 from bench.sessions import independent
@@ -237,15 +237,13 @@ class _Maps:
         normals = parts.normals
         assert normals.corrupted is not None
         copies = cells(normals.corrupted)
-        names, member = np.unique(normals.groups, return_inverse=True)
-        order = np.random.default_rng(0).permutation(len(names))
         return cls(
             cells(normals.evidence),
             copies[:: max(1, len(copies) // _MOST_DRAWN)],
             cells(parts.test),
             parts.bad,
             normals.groups,
-            torch.from_numpy((order % _FOLDS)[member]),
+            torch.from_numpy(folds_of(normals.groups, _FOLDS)),
             count,
         )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly.normal_set import NormalSet, joined
+from anomaly.normal_set import NormalSet, folds_of, joined
 from anomaly.roi import Roi
 from training.calibrate import measure
 from training.config import CrossfitConfig, TrainConfig
@@ -35,10 +35,7 @@ def fold_count(samples: Sequence[Sample], config: CrossfitConfig) -> int:
 
 def assign_folds(samples: Sequence[Sample], folds: int) -> np.ndarray:
     """Assign each sample a fold (N,), whole groups together, folds of even size."""
-    _, member = np.unique([sample.session for sample in samples], return_inverse=True)
-    order = np.random.default_rng(0).permutation(int(member.max()) + 1)
-    assigned: np.ndarray = (order % folds)[member]
-    return assigned
+    return folds_of([sample.session for sample in samples], folds)
 
 
 def cross_fitted(

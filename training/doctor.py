@@ -58,10 +58,10 @@ def examine(models: Path | None, port: int) -> list[Finding]:
 
 def _processor() -> Finding:
     text = f"{usable_cores()} cores, torch uses {torch.get_num_threads()}"
-    cpu = torch.device("cpu")
-    single, half = (matrix_rate(cpu, dtype) / 1e9 for dtype in (torch.float32, torch.bfloat16))
+    single = matrix_rate(torch.device("cpu"), torch.float32) / 1e9
     if not has_matrix_units():
         return Finding("processor", f"{text}; trains in float32 ({single:.0f} GFLOP/s)")
+    half = matrix_rate(torch.device("cpu"), torch.bfloat16) / 1e9
     rates = f"{half:.0f} GFLOP/s, float32 {single:.0f}"
     return Finding("processor", f"{text}; trains in bfloat16, for which it has units ({rates})")
 

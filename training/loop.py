@@ -213,9 +213,9 @@ def _meter(trainer: Trainer) -> Meter:
     config, model, device = trainer.config, trainer.model, trainer.device
     cached = isinstance(trainer.source, CachedTokens)
     flops = training_flops(model, config, cached=cached)
-    precision = precision_of(config, device, trainer.world)
-    peak = trainer.world.size * matrix_rate(device, precision)
-    _log.info("training in %s, products at %.0f GFLOP/s", str(precision)[6:], peak / 1e9)
+    peak = trainer.world.size * matrix_rate(device, trainer.precision)
+    name = str(trainer.precision).removeprefix("torch.")
+    _log.info("training in %s, products at %.0f GFLOP/s", name, peak / 1e9)
     return Meter(config.optimiser.batch_size, flops, peak)
 
 
@@ -287,8 +287,7 @@ def _accumulate(
     queries: torch.Tensor,
 ) -> torch.Tensor:
     config, target = trainer.config, trainer.model.target
-    precision = precision_of(config, tokens.device, trainer.world)
-    working, seen = trainer.working, tokens
+    precision, working, seen = trainer.precision, trainer.working, tokens
     autocasts = precision != torch.float32 and working is None
     trainer.optimiser.zero_grad(set_to_none=True)
     if working is not None:

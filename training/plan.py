@@ -19,7 +19,7 @@ from training.errors import RecipeError
 from training.export import inspection_ms
 from training.loop import new_model
 from training.progress import SHOWN, Progress
-from training.separation import KINDS, Separation, gain, separation
+from training.separation import KINDS, Separation, gain, separation, with_defects
 
 _log = logging.getLogger(__name__)
 _NATIVE = 1.15  # a canvas may exceed the images' shorter side by this much
@@ -72,8 +72,9 @@ def plan(samples: Sequence[Sample], config: TrainConfig, *, progress: Progress =
     candidates = _quick_enough(candidates, milliseconds, config.plan.max_ms)
     tried = {}
     if len(candidates) > 1 and len(images) >= _LEAST:
+        drawn = with_defects(images, config.run.seed)
         tried = {
-            canvas: separation(images, with_canvas(config, canvas))
+            canvas: separation(images, drawn, with_canvas(config, canvas))
             for canvas in progress.each(candidates, "canvas", total=len(candidates), unit="canvas")
         }
     decided = Plan(with_canvas(config, _decide(candidates, tried, config)), tried, milliseconds)
@@ -139,6 +140,8 @@ def _say(decided: Plan) -> None:
 
 
 def with_canvas(config: TrainConfig, canvas: int) -> TrainConfig:
-    """Return the recipe with another canvas."""
+    """Return the recipe with this canvas."""
+    if canvas == config.model.preprocess.canvas:
+        return config
     preprocess = replace(config.model.preprocess, canvas=canvas)
     return replace(config, model=replace(config.model, preprocess=preprocess))

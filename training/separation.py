@@ -66,17 +66,24 @@ def gain(larger: Separation, smaller: Separation) -> tuple[float, float]:
     return larger.mean - smaller.mean, float(np.std(gains))
 
 
+def with_defects(images: Sequence[RgbImage], seed: int) -> list[list[RgbImage]]:
+    """Draw a copy of each image for every kind of defect, in the order of `KINDS`."""
+    generator = np.random.default_rng(seed)
+    local = [corrupt(image, images[i - 1], generator)[0] for i, image in enumerate(images)]
+    diffuse = [corrupt_diffusely(image, generator)[0] for image in images]
+    return [local, diffuse]
+
+
 @torch.inference_mode()
-def separation(images: Sequence[RgbImage], config: TrainConfig) -> Separation:
-    """Score the images and one copy of each for every kind of defect.
+def separation(
+    images: Sequence[RgbImage], drawn: Sequence[Sequence[RgbImage]], config: TrainConfig
+) -> Separation:
+    """Score the images and the copies of each that `with_defects` drew.
 
     Each half of the images is the memory for the other half and its copies.
     """
     target = build_target(config.model.target, config.model.preprocess.canvas).eval()
-    generator = np.random.default_rng(config.run.seed)
-    local = [corrupt(image, images[i - 1], generator)[0] for i, image in enumerate(images)]
-    diffuse = [corrupt_diffusely(image, generator)[0] for image in images]
-    normal, *copies = (_tokens(target, part, config) for part in (images, local, diffuse))
+    normal, *copies = (_tokens(target, part, config) for part in (images, *drawn))
     flat = normal.flatten(0, 1)
     target.fit(flat.mean(dim=0), flat.std(dim=0))
     half = np.arange(len(images)) % 2 == 0

@@ -25,6 +25,7 @@ class Trainer:
     optimiser: torch.optim.Optimizer
     average: list[torch.Tensor]
     scaler: torch.amp.GradScaler
+    precision: torch.dtype  # of products
     network: Callable[..., torch.Tensor]  # the autoencoder, compiled, shared or in bfloat16
     at_once: int  # images that go through the autoencoder together
     working: WorkingCopy | None = None  # where the autoencoder computes in bfloat16 on a CPU
@@ -46,9 +47,9 @@ def new_trainer(
     """Put the moving parts together."""
     settings, device = config.optimiser, model.target.mean.device
     share = world.share(settings.batch_size)
-    dtype = precision_of(config, device, world)
+    precision = precision_of(config, device, world)
     working = None
-    if device.type == "cpu" and dtype == torch.bfloat16 and world.size == 1:
+    if device.type == "cpu" and precision == torch.bfloat16 and world.size == 1:
         working = WorkingCopy(model.mae)
     optimiser = torch.optim.AdamW(
         [p for p in model.mae.parameters() if p.requires_grad],
@@ -63,10 +64,20 @@ def new_trainer(
     if world.size > 1:
         network = DistributedDataParallel(network)
     average = [p.detach().clone() for p in model.mae.parameters()]
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
     at_once = config.run.at_once or share.stop - share.start
     return Trainer(
-        config, model, source, world, optimiser, average, scaler, network, at_once, working
+        config,
+        model,
+        source,
+        world,
+        optimiser,
+        average,
+        scaler,
+        precision,
+        network,
+        at_once,
+        working,
     )
 
 

@@ -173,9 +173,8 @@ def test_bf16_trains_on_any_device(normals: list[Sample], tmp_path: Path) -> Non
 
 
 def test_a_batch_in_parts_learns_the_same(normals: list[Sample], tmp_path: Path) -> None:
-    exact = "run.precision=fp32"
-    whole, _ = train(normals, short(exact), tmp_path / "a", progress=QUIET)
-    parts, _ = train(normals, short(exact, "run.at_once=5"), tmp_path / "b", progress=QUIET)
+    whole, _ = train(normals, short(), tmp_path / "a", progress=QUIET)
+    parts, _ = train(normals, short("run.at_once=5"), tmp_path / "b", progress=QUIET)
     # Sums in another order: the processor at hand decides how far apart they end (2.6e-4 was seen).
     torch.testing.assert_close(weights(parts), weights(whole), atol=5e-4, rtol=1e-3)
 
@@ -186,8 +185,7 @@ def test_out_of_memory_takes_fewer_images_at_once_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    exact = "run.precision=fp32"
-    whole, _ = train(normals, short(exact), tmp_path / "a", progress=QUIET)
+    whole, _ = train(normals, short(), tmp_path / "a", progress=QUIET)
     forward, fits = MaskedAutoencoder.forward, 5
 
     def small_device(self: MaskedAutoencoder, tokens: torch.Tensor, *indices: torch.Tensor) -> Any:
@@ -196,8 +194,9 @@ def test_out_of_memory_takes_fewer_images_at_once_and_says_so(
         return forward(self, tokens, *indices)
 
     monkeypatch.setattr(MaskedAutoencoder, "forward", small_device)
-    only_masked = 'model.scoring.families=["masked"]'
-    found, _ = train(normals, short(exact, only_masked), tmp_path / "b", progress=QUIET)
+    found, _ = train(
+        normals, short('model.scoring.families=["masked"]'), tmp_path / "b", progress=QUIET
+    )
     assert [r.message for r in caplog.records if "out of memory" in r.message] == [
         "out of memory: 8 images at once from step 1 on",
         "out of memory: 4 images at once from step 1 on",

@@ -16,7 +16,7 @@ from training.export import inspection_ms
 from training.loop import new_model
 from training.plan import plan, with_canvas
 from training.progress import QUIET
-from training.separation import KINDS, Separation, gain, separation
+from training.separation import KINDS, Separation, gain, separation, with_defects
 
 
 def speckled(tmp_path: Path, side: int, count: int = 16) -> Path:
@@ -45,6 +45,23 @@ def images(normals: Path) -> list[RgbImage]:
     return [image for _, image in STRICT.images(samples(normals))]
 
 
+@pytest.mark.slow
+def test_a_larger_canvas_is_taken_only_where_it_tells_more(
+    normals: Path, images: list[RgbImage]
+) -> None:
+    config = recipe(64, 256, 512)
+    decided = plan(samples(normals), config, progress=QUIET)
+    assert decided.canvas in (64, 256)  # 512 px would be invented
+    order = np.random.default_rng((config.run.seed, 7)).permutation(len(images))
+    planned = [images[i] for i in order]
+    small, large = (
+        separation(planned, with_defects(planned, config.run.seed), with_canvas(config, canvas))
+        for canvas in (64, 256)
+    )
+    mean, spread = gain(large, small)
+    assert (decided.canvas == 256) == (mean > max(0.03 * 4, spread))
+
+
 def separated(local: float, diffuse: float, count: int = 100) -> Separation:
     """Let so many copies of each kind score above all normal images, and the rest above none."""
     rank = np.arange(count)[None, None, :, None] < count * np.array([local, diffuse]).reshape(
@@ -57,7 +74,7 @@ def separated(local: float, diffuse: float, count: int = 100) -> Separation:
 def pretend(monkeypatch: pytest.MonkeyPatch, recalls: dict[int, tuple[float, float]]) -> None:
     """Let each canvas have these recalls on local and on diffuse defects."""
 
-    def pretended(images: object, config: TrainConfig) -> Separation:
+    def pretended(images: object, drawn: object, config: TrainConfig) -> Separation:
         return separated(*recalls[config.model.preprocess.canvas])
 
     monkeypatch.setattr(plan_module, "separation", pretended)
@@ -92,7 +109,7 @@ def test_small_images_get_the_smallest_canvas_without_a_trial(tmp_path: Path) ->
 
 
 def test_without_candidates_the_recipe_is_left_alone(tiny_config: TrainConfig) -> None:
-    assert plan([], tiny_config).config == tiny_config
+    assert plan([], tiny_config).config is tiny_config
 
 
 def test_a_canvas_that_takes_too_long_is_not_tried(
@@ -143,7 +160,7 @@ def test_where_kinds_of_defects_disagree_it_is_said(
 
 
 def test_the_same_canvas_gains_nothing_over_itself(images: list[RgbImage]) -> None:
-    found = separation(images, with_canvas(recipe(64), 64))
+    found = separation(images, with_defects(images, 0), with_canvas(recipe(64), 64))
     assert gain(found, found) == (0.0, 0.0)
     assert set(found.recalls) == set(KINDS)
     assert min(found.recalls.values()) > 0.5  # whatever disturbs such stripes is seen

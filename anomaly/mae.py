@@ -199,9 +199,15 @@ class CrossBlock(nn.Module):
 
 
 def take(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Pick tokens by position: (B or 1, L, D) and (B, N) indices to (B, N, D)."""
-    tokens = tokens.expand(len(index), -1, -1)
-    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+    """Pick tokens by position: (B or 1, L, D) and (B, N) indices to (B, N, D).
+
+    Whole rows are looked up: an index for every number of a row would be longer than the rows.
+    """
+    batch, length = tokens.shape[:2]
+    if batch > 1:
+        first = length * torch.arange(batch, device=index.device)
+        index = index + first.unsqueeze(1)
+    return F.embedding(index, tokens.flatten(0, 1))
 
 
 def sincos_positions(grid: Grid, width: int) -> torch.Tensor:

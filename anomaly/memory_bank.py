@@ -12,6 +12,7 @@ from torch import nn
 from anomaly.types import Block
 
 _FLOOR = 0.01
+_PRODUCTS = 2**18  # 1 MB of them at once
 
 
 class Memory(nn.Module):
@@ -47,9 +48,13 @@ def nearest(cells: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
     Below .01 it flattens: there the square is rounding, and its root would differ between machines.
     """
     squares = bank.square().sum(dim=1)
-    # One image after the other: the (N, K) products of a batch would not stay in the cache.
-    distances = torch.stack(
-        [torch.addmm(squares, rows, bank.T, alpha=-2).amin(dim=1) for rows in cells]
+    # A few cells after the other: all (N, K) products of an image would not stay in the cache.
+    at_once = max(1, _PRODUCTS // len(bank))
+    distances = torch.cat(
+        [
+            torch.addmm(squares, rows, bank.T, alpha=-2).amin(dim=1)
+            for rows in cells.flatten(0, 1).split(at_once)
+        ]
     )
-    square = cells.square().sum(dim=2) + distances
+    square = cells.square().sum(dim=2) + distances.view(cells.shape[:2])
     return (square.clamp(min=0) / cells.shape[2] + _FLOOR**2).sqrt() - _FLOOR

@@ -1,10 +1,16 @@
+import pytest
 import torch
 
+from anomaly import memory_bank
 from anomaly.memory_bank import Memory, nearest
 from anomaly.types import Block
 
 
-def test_nearest_is_the_distance_to_the_closest_one() -> None:
+@pytest.mark.parametrize("at_once", [1, 7, 1000])
+def test_nearest_is_the_distance_to_the_closest_one(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_bank, "_PRODUCTS", 17 * at_once)
     generator = torch.Generator().manual_seed(0)
     cells, bank = (
         torch.randn(2, 30, 5, generator=generator),

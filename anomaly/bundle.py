@@ -72,7 +72,7 @@ class Bundle:
     `weights` is the SHA-256 of the weights alone. Versions with the same `weights` differ only in
     their calibrations. `graph` is the ONNX file, if there is one; it serves on a CPU. `cameras` are
     calibrations for the parts of some cameras or products, by label; `calibration` is for all
-    others.
+    others. `golden` are canvases and the scores that the calibration as it was read gives them.
     """
 
     name: str
@@ -84,12 +84,13 @@ class Bundle:
     graph: bytes | None = None
     cameras: Mapping[str, Calibration] = field(default_factory=dict)
     weights: str = ""
+    golden: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def calibrated(self, calibration: Calibration, camera: str | None = None) -> "Bundle":
         """Return the model with a calibration for one camera, or for all without their own."""
         card = self.card | {"calibration": {"images": len(calibration.images.scores)}}
         if camera is None:
-            return dataclasses.replace(self, calibration=calibration, card=card)
+            return dataclasses.replace(self, calibration=calibration, card=card, golden={})
         cameras = {**self.cameras, camera: calibration}
         return dataclasses.replace(self, cameras=cameras, card=card)
 
@@ -204,6 +205,7 @@ def load_bundle(folder: Path, *, check_golden: bool = True, with_graph: bool = T
         graph=graph if with_graph else None,
         cameras=cameras,
         weights=manifest.files[_WEIGHTS],
+        golden=tensors.get(_GOLDEN, {}),
     )
     if check_golden and calibration is not None:
         with corrupt_unless_sound(folder):

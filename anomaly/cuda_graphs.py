@@ -35,6 +35,8 @@ class StagedModel:
         precision: torch.dtype = torch.bfloat16,
     ) -> None:
         self._model = model
+        halves = str(precision).removeprefix("torch.")
+        self.engine = f"torch {torch.__version__.partition('+')[0]}, autoencoder in {halves}"
         # Kept for its buffers: a graph holds addresses only, and what lies there must not be freed.
         self._path = path = ScoringPath(model, precision).to(device).eval()
         self._stages: dict[int, _Stage] = {}

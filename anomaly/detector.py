@@ -47,6 +47,12 @@ class Detector:
         # Not a bound method: a detector in a reference cycle would wait for the garbage collector.
         self.network = network or partial(_by_model, self.model, self.device)
 
+    @property
+    def engine(self) -> str:
+        """What computes evidence here, in words: library, version, precision."""
+        by_torch = f"torch {torch.__version__.partition('+')[0]}, float32"
+        return getattr(self.network, "engine", by_torch)
+
     def calibration_of(self, camera: str | None) -> Calibration:
         """Return the calibration for a camera's parts: its own, or the one for all others."""
         return self.cameras.get(camera or "", self.calibration)

@@ -16,6 +16,8 @@ import torch
 from anomaly.errors import ConfigError
 
 _M_ARENA_MAX = -8  # of malloc.h
+# With these oneDNN leaves units for matrices alone, whatever the processor has.
+_SWITCHES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -97,6 +99,14 @@ def _from_glibc(name: str) -> Callable[..., int] | None:
 def usable_cores() -> int:
     """Return how many cores this process may use: its affinity, at most its container's quota."""
     return int(joblib.cpu_count())
+
+
+def has_matrix_units() -> bool:
+    """Whether this processor has units for bfloat16 matrices, and may use them."""
+    if any(os.environ.get(name, "").upper() not in ("", "DEFAULT", "ALL") for name in _SWITCHES):
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") and capabilities.get("amx_tile"))
 
 
 class Cores:

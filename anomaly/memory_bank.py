@@ -53,7 +53,7 @@ def nearest(cells: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
     distances = torch.cat(
         [
             torch.addmm(squares, rows, bank.T, alpha=-2).amin(dim=1)
-            for rows in cells.flatten(0, 1).split(at_once)
+            for rows in torch.split(cells.flatten(0, 1), at_once)
         ]
     )
     square = cells.square().sum(dim=2) + distances.view(cells.shape[:2])

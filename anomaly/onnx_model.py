@@ -38,13 +38,17 @@ class _OneImage(nn.Module):
 
     def forward(
         self, pixels: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor
-    ) -> torch.Tensor:
-        values: torch.Tensor = self.path(pixels, visible.unsqueeze(0), hidden.unsqueeze(0))
-        return values
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        model = self.path.model
+        tokens = model.target(pixels)
+        predicted = self.path.predict(tokens, visible.unsqueeze(0), hidden.unsqueeze(0))
+        return model.evidence(tokens, predicted).values, tokens, predicted
 
 
 def export_onnx(model: AnomalyModel) -> bytes:
     """Return the scoring path of a model on the CPU as an ONNX file.
+
+    Beside the evidence, `error`, it gives `tokens` and `predicted`: where it may be cut.
 
     Raises `ExportFailed` where torch cannot express the model as a graph.
     """
@@ -63,7 +67,7 @@ def export_onnx(model: AnomalyModel) -> bytes:
                 example,
                 path,
                 input_names=["pixels", "visible", "hidden"],
-                output_names=["error"],
+                output_names=["error", "tokens", "predicted"],
                 dynamo=True,
                 external_data=False,
                 verbose=False,
@@ -87,6 +91,7 @@ class OnnxModel:
         self._beside = _session(graph, threads, spins=lanes == 1)
         self._alone = self._beside if lanes == 1 else _session(graph, lanes * threads, spins=True)
         self._model = model
+        self.engine = f"ONNX Runtime {onnxruntime.__version__}, float32"
 
     def __call__(self, pixels: torch.Tensor, seeds: Sequence[int]) -> Evidence:
         """Raw evidence on (B, 3, S, S) canvases; image i is masked by seed i."""

@@ -35,17 +35,22 @@ class ScoringPath(nn.Module):
     def forward(
         self, pixels: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor
     ) -> torch.Tensor:
-        """Score canvases."""
-        batch, _, repeats, _, _ = hidden.shape
+        """Score canvases; what is between the steps is what a graph is cut at."""
         tokens = self.model.target(pixels)  # (B, L, C)
+        return self.model.evidence(tokens, self.predict(tokens, visible, hidden)).values
+
+    def predict(
+        self, tokens: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor
+    ) -> torch.Tensor:
+        """Predict tokens (B, L, C) while hidden, (B, R, L, C)."""
+        batch, _, repeats, _, _ = hidden.shape
         windows = tokens[:, self.window_indices]  # (B, W, l, C)
         rows = windows[:, :, None].expand(-1, -1, repeats, -1, -1).flatten(0, 2)  # (B·W·R, l, C)
-        with self._autocast(pixels.device):
+        with self._autocast(tokens.device):
             flat = predict_hidden(self.model.mae, rows, visible.flatten(0, 2), hidden.flatten(0, 2))
         by_window = flat.view(batch, -1, repeats, *flat.shape[1:]).transpose(1, 2)
         predicted = merge(by_window.flatten(0, 1), self.window_indices, tokens.shape[1])
-        predicted = predicted.view(batch, repeats, *predicted.shape[1:])  # (B, R, L, C)
-        return self.model.evidence(tokens, predicted).values
+        return predicted.view(batch, repeats, *predicted.shape[1:])
 
     def _autocast(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
         if self._precision == torch.float32:

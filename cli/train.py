@@ -208,7 +208,4 @@ def export(model: Model) -> None:
     check_changed_model(model)
     bundle, exported = export_folder(model)
     typer.echo(f"exported {model}, version {bundle.version}")
-    typer.echo(
-        f"one image: {exported.model_ms:.1f} ms by torch, {exported.graph_ms:.1f} ms by ONNX "
-        "Runtime"
-    )
+    typer.echo(f"one image: {exported}")

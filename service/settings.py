@@ -62,6 +62,10 @@ class Settings(BaseSettings):
     torch_threads: int | None = Field(
         None, ge=1, description="Threads of one batch. Default: its share of the cores."
     )
+    precision: Literal["auto", "fp32"] = Field(
+        "auto",
+        description="auto: the autoencoder in bfloat16 where a CPU has units for it; or fp32.",
+    )
     decode_threads: int | None = Field(
         None, ge=1, le=64, description="Default: half the cores, 2 to 16."
     )

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from anomaly.bundle import load_bundle, model_folders
-from anomaly.device import choose_device, usable_cores
+from anomaly.device import choose_device, has_matrix_units, usable_cores
 from anomaly.errors import AnomalyError
+from anomaly.openvino_model import pays_here
 from anomaly.runtime import detector_of
 from anomaly.targets import TargetConfig, load_backbone
 from training.meter import matrix_rate
-from training.working_copy import has_matrix_units
 
 _PACKAGES = ("torch", "timm", "opencv-python-headless", "simplejpeg", "fastapi", "scikit-learn")
 
@@ -46,6 +46,7 @@ def examine(models: Path | None, port: int) -> list[Finding]:
         Finding("maskline", f"{version('maskline')} on Python {platform.python_version()}"),
         Finding("libraries", ", ".join(f"{name} {version(name)}" for name in _PACKAGES)),
         _processor(),
+        _engine(),
         _device(),
         Finding("disk", f"{free_gb:.1f} GB free here", is_problem=free_gb < 1),
         _weights(),
@@ -64,6 +65,16 @@ def _processor() -> Finding:
     half = matrix_rate(torch.device("cpu"), torch.bfloat16) / 1e9
     rates = f"{half:.0f} GFLOP/s, float32 {single:.0f}"
     return Finding("processor", f"{text}; trains in bfloat16, for which it has units ({rates})")
+
+
+def _engine() -> Finding:
+    """What serves a model with a graph on this machine's CPU."""
+    if pays_here():
+        return Finding("engine", "OpenVINO serves on the CPU, the autoencoder in bfloat16")
+    text = "ONNX Runtime serves on the CPU, in float32"
+    if has_matrix_units():
+        text += "; with OpenVINO it would take less time: pip install 'maskline[openvino]'"
+    return Finding("engine", text)
 
 
 def _device() -> Finding:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from anomaly.device import has_matrix_units
 from anomaly.model import AnomalyModel
 from training.checkpoint import RunState
 from training.config import TrainConfig
 from training.tokens import TokenSource
-from training.working_copy import WorkingCopy, has_matrix_units
+from training.working_copy import WorkingCopy
 from training.world import ALONE, World
 
 

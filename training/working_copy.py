@@ -7,13 +7,9 @@ activations stay in bfloat16, and attention is three plain products (docs/LOG.md
 """
 
 import copy
-import os
 
 import torch
 from torch import nn
-
-# With these oneDNN leaves the units alone, whatever the processor has.
-_SWITCHES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 
 
 class WorkingCopy:
@@ -45,11 +41,3 @@ class WorkingCopy:
                 continue
             gradient, working.grad = working.grad.float(), None
             master.grad = gradient if master.grad is None else master.grad + gradient
-
-
-def has_matrix_units() -> bool:
-    """Whether this processor has units for bfloat16 matrices, and may use them."""
-    if any(os.environ.get(name, "").upper() not in ("", "DEFAULT", "ALL") for name in _SWITCHES):
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("amx_bf16") and capabilities.get("amx_tile"))

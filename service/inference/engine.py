@@ -1,6 +1,7 @@
 """The models of this process and the threads that run them. Knows no HTTP."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from anomaly.bundle import Bundle
 from anomaly.detector import Detector
 from anomaly.device import choose_device, memory_of, share_cores, usable_cores
 from anomaly.errors import ScoreNotFinite
+from anomaly.openvino_model import pays_here
 from anomaly.runtime import detector_of
 from anomaly.types import Detection, FloatArray, Placement
 from record.audit import Audit, AuditBroken
@@ -35,9 +37,12 @@ from service.logs import ACTOR
 from service.metrics import Metrics
 from service.settings import Settings
 
+_log = logging.getLogger(__name__)
+
 # A CPU computes small batches as fast as large ones, and whoever comes next waits less
 # (docs/LOG.md).
 _MOST_ITEMS = {"cpu": 16, "cuda": 64}
+_COPIES = {"onnx": 2, "openvino": 4}  # of a graph's size in memory, in each session
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +70,15 @@ class Engine:
         self._audit = audit
         self._most_items = settings.max_batch_items or _MOST_ITEMS[self.device.type]
         self._stall_after_s = settings.stall_after_s
+        self._precision = settings.precision
+        may_be_openvino = settings.precision == "auto" and pays_here()
         config = RegistryConfig(
             settings.models_dir,
             settings.default_model,
             ModelMemory(
                 settings.max_models_mb,
                 sessions=min(2, self._cores.lanes) if self.device.type == "cpu" else 0,
+                copies=_COPIES["openvino" if may_be_openvino else "onnx"],
             ),
         )
         self.registry = Registry(config, self._prepare, self._publish, self._note)
@@ -149,7 +157,10 @@ class Engine:
         """Put a model on the device; run its smallest and largest batch, as often as at once."""
         started = time.monotonic()
         limit = max(1, self._most_items // cost_of(bundle))
-        detector = detector_of(bundle, self.device, staged=limit, cores=self._cores)
+        detector = detector_of(
+            bundle, self.device, staged=limit, cores=self._cores, precision=self._precision
+        )
+        _log.info("model %s is computed by %s", bundle.name, detector.engine)
         side = bundle.model.config.preprocess.canvas
         place = Placement.filling(side)
 

@@ -14,20 +14,22 @@ _log = logging.getLogger(__name__)
 class ModelMemory:
     """Bounds the models' memory.
 
-    `sessions` is how often ONNX Runtime loads each graph; 0 where torch computes, on a GPU.
+    `sessions` is how often a CPU's engine loads each graph; 0 where torch computes, on a GPU.
+    `copies` is how many times a graph's size each takes.
     """
 
     limit_mb: float = float("inf")
     sessions: int = 1
+    copies: int = 2
 
     def needs(self, folder: Path) -> float:
         """Estimate the megabytes of a model from its files.
 
-        The weights are held once. A graph is held as it is, and twice its size in each session: its
-        weights packed anew, and what the largest tensors take (docs/LOG.md).
+        The weights are held once. A graph is held as it is, and some times its size in each
+        session: its weights packed anew, and what the largest tensors take (docs/LOG.md).
         """
         weights, graph = (_size(folder / name) for name in ("model.safetensors", "model.onnx"))
-        return (weights + (1 + 2 * self.sessions) * graph) / 1e6
+        return (weights + (1 + self.copies * self.sessions) * graph) / 1e6
 
     def has_room(self, slots: Iterable[Slot], megabytes: float) -> bool:
         """Whether so much more can be loaded beside what is."""

@@ -143,6 +143,7 @@ def _model_out(model: ServedModel, default: str | None) -> ModelOut:
         cameras=sorted(model.detector.cameras),
         is_default=model.name == default,
         canvas=model.config.preprocess.canvas,
+        engine=model.detector.engine,
         false_alarm_rate=calibration.false_alarm_rate,
         threshold=calibration.threshold,
         mode=calibration.mode,

@@ -15,6 +15,7 @@ class ModelOut(ModelRef):
 
     is_default: bool
     canvas: int
+    engine: Annotated[str, Field(description="What computes it here, and how exactly.")]
     cameras: Annotated[list[str], Field(description="Those with a calibration of their own.")]
     false_alarm_rate: float
     threshold: float

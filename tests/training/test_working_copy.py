@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from anomaly.device import has_matrix_units
 from anomaly.mae import MaeConfig, MaskedAutoencoder
 from anomaly.types import Grid
 from tests.conftest import TINY
@@ -8,7 +9,7 @@ from training import trainer as trainer_module
 from training.config import TrainConfig, load_recipe
 from training.loop import new_model, take_step
 from training.trainer import Trainer, new_trainer, precision_of
-from training.working_copy import WorkingCopy, has_matrix_units
+from training.working_copy import WorkingCopy
 from training.world import ALONE, World
 
 CPU = torch.device("cpu")

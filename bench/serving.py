@@ -6,6 +6,7 @@ Rounds are interleaved (raw loop, then each server, then again), so that a noisy
 for all; the table has medians over rounds and each server's share of the raw loop of its own round.
 The raw loop is as many loops at once as Maskline computes batches at once, and peers get as many
 workers. Images are JPEGs of 640 × 480. The client shares the cores with each server alike.
+`maskline fp32` is `maskline raw` with `MASKLINE_PRECISION=fp32`.
 """
 
 import argparse
@@ -36,10 +37,12 @@ from bench.servers import NAMES
 _PATHS = {
     "maskline": ("/score?heatmap=none", "multipart"),
     "maskline raw": ("/score?heatmap=none", "raw"),
+    "maskline fp32": ("/score?heatmap=none", "raw"),
     "litserve": ("/predict", "multipart"),
     "ray": ("/", "multipart"),
     "bentoml": ("/score", "base64"),
 }
+_ENVIRONMENT = {"maskline fp32": {"MASKLINE_PRECISION": "fp32"}}
 _READY = "ready"
 _FULL = 8  # connections that keep it busy and wait for less than any sensible limit
 _START_S = 180.0
@@ -151,6 +154,7 @@ def running(
         [*arguments, *(["--free"] if free else [])],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env=os.environ | _ENVIRONMENT.get(server, {}),
         start_new_session=True,
     )
     path, form = _PATHS[server]

@@ -25,6 +25,8 @@ from training.data import Sample
 from training.decoding import STRICT
 from training.progress import SHOWN, Progress
 from training.tokens import ImageTokens, target_tokens
+from training.trainer import precision_of
+from training.working_copy import WorkingCopy
 
 _CHUNK = 8
 _CANDIDATES = 60_000  # cells of a block among which its memory is chosen
@@ -97,6 +99,8 @@ def fit_repair(
     if repair is None:
         return
     settings, generator = config.evidence, torch.Generator().manual_seed(config.run.seed)
+    device = model.target.mean.device
+    in_halves = device.type == "cpu" and precision_of(config, device) == torch.bfloat16
     with progress.bar("repair head", total=settings.steps * len(repair.heads), unit="step") as bar:
         for index, head in enumerate(repair.heads):
             normal = _flat(model, material.normal, index)
@@ -110,6 +114,7 @@ def fit_repair(
                     positive=positive,
                     settings=settings,
                     generator=generator,
+                    in_halves=in_halves,
                     bar=bar,
                 )
 
@@ -122,9 +127,13 @@ def _train_head(
     positive: torch.Tensor,
     settings: EvidenceConfig,
     generator: torch.Generator,
+    in_halves: bool,
     bar: "tqdm[None]",
 ) -> None:
     device = next(head.parameters()).device
+    # Two classes in small batches: what bfloat16's rounding adds is less than what is drawn.
+    working = WorkingCopy(head) if in_halves else None
+    network = head if working is None else working.network
     optimiser = torch.optim.AdamW(head.parameters(), lr=settings.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
     altered = settings.batch_size // 4
@@ -139,10 +148,16 @@ def _train_head(
         predicted = (
             torch.cat([corrupted[1][corrupted_rows], normal[1][normal_rows]]).to(device).float()
         )
-        logits = head(torch.cat([true, predicted, true - predicted], dim=1)).squeeze(-1)
-        loss = F.binary_cross_entropy_with_logits(logits, label)
+        inputs = torch.cat([true, predicted, true - predicted], dim=1)
         optimiser.zero_grad(set_to_none=True)
+        if working is not None:
+            working.refresh()
+            inputs = inputs.bfloat16()
+        logits = network(inputs).squeeze(-1).float()
+        loss = F.binary_cross_entropy_with_logits(logits, label)
         loss.backward()  # type: ignore[no-untyped-call]
+        if working is not None:
+            working.hand_over()
         optimiser.step()
         schedule.step()
         bar.update()

@@ -35,10 +35,14 @@ Score = Callable[[torch.Tensor], tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A fitted peer: canvases (B, 3, S, S) in [0, 1] to scores (B,) and canvas maps (B, S, S)."""
+    """A fitted peer: canvases (B, 3, S, S) in [0, 1] to scores (B,) and canvas maps (B, S, S).
+
+    `model` is anomalib's, where it is one of its.
+    """
 
     score: Score
     megabytes: float
+    model: Any = None
 
 
 Fit = Callable[[Sequence[Sample], TrainConfig, int], Peer]
@@ -172,7 +176,7 @@ def _anomalib(model: Any) -> Peer:
             output = model(_normalised(pixels))
         return output.pred_score.flatten().numpy(), output.anomaly_map.squeeze(1).numpy()
 
-    return Peer(score, _megabytes(model))
+    return Peer(score, _megabytes(model), model)
 
 
 def _layer(stage: int) -> str:

@@ -86,6 +86,7 @@ def statement(
     escape_cost: EscapeCost = None,
     false_alarm_cost: FalseAlarmCost = 1.0,
     defect_rate: DefectRate = None,
+    skip_unreadable: Skip = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -95,6 +96,7 @@ def statement(
     from anomaly.cost import Stakes, costs
     from anomaly.tradeoff import trade_offs
     from training.confirmed import confirmed_scores
+    from training.decoding import Decoding
 
     stakes = None
     if escape_cost is not None and defect_rate is not None:
@@ -105,7 +107,10 @@ def statement(
     calibration = bundle.calibration_of(camera)
     confirmed: list[float] = []
     if defects is not None:
-        confirmed = confirmed_scores(bundle, defects, camera=camera, device=device)
+        decoding = Decoding(skip_unreadable=skip_unreadable)
+        confirmed = confirmed_scores(
+            bundle, defects, camera=camera, decoding=decoding, device=device
+        )
     points = trade_offs(calibration, confirmed or None)
     priced = () if stakes is None else costs(calibration, stakes, confirmed)
     if as_json:

@@ -141,13 +141,19 @@ def test_a_statement_says_which_rate_costs_the_least(tiny_folder: Path, tiny_dat
 
 
 def test_costs_need_each_other_and_a_folder_of_defects_needs_images(
-    tiny_folder: Path, tmp_path: Path
+    tiny_folder: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     half = invoke("statement", tiny_folder, "--escape-cost", 50)
     assert half.exit_code == 2
     assert "need each other" in half.output
     empty = invoke("statement", tiny_folder, "--defects", tmp_path)
     assert getattr(empty.exception, "code", None) == "data_invalid"
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    broken = invoke("statement", tiny_folder, "--defects", tmp_path)
+    assert getattr(broken.exception, "code", None) == "data_invalid"
+    shutil.copy(next((tiny_data / "test/blob").iterdir()), tmp_path / "defect.png")
+    skipped = invoke("statement", tiny_folder, "--defects", tmp_path, "--skip-unreadable", "--json")
+    assert json.loads(skipped.stdout)["confirmed_defects"] == 1
     wrong = invoke("statement", tiny_folder, "--escape-cost", 50, "--defect-rate", 2)
     assert getattr(wrong.exception, "code", None) == "calibration_impossible"
 

@@ -213,7 +213,7 @@ def limit_ms(model: AnomalyModel) -> float:
     pixels = torch.zeros(1, 3, side, side)
     cpu = torch.device("cpu")
     with torch.inference_mode():
-        with FlopCounterMode(display=False) as whole:
+        with FlopCounterMode(display=False) as network:
             model(pixels, [0])
         tokens = model.target(pixels)
         with FlopCounterMode(display=False) as autoencoder:
@@ -221,7 +221,7 @@ def limit_ms(model: AnomalyModel) -> float:
     halves = torch.bfloat16 if has_matrix_units() else torch.float32
     of_autoencoder = autoencoder.get_total_flops()
     seconds = of_autoencoder / matrix_rate(cpu, halves)
-    seconds += (whole.get_total_flops() - of_autoencoder) / matrix_rate(cpu, torch.float32)
+    seconds += (network.get_total_flops() - of_autoencoder) / matrix_rate(cpu, torch.float32)
     return float(1000 * seconds)
 
 

@@ -21,7 +21,7 @@ _SHORT = 60  # characters of a text that a file name shows
 HEATMAPS, REPORT, SWEEP, DEMO = (
     f".maskline-{name}" for name in ("heatmaps", "report", "sweep", "demo")
 )
-_RUN_FILES = ("log.jsonl", "checkpoint.safetensors", "files.json", "tensorboard")
+_RUN_FILES = ("log.jsonl", "checkpoint.safetensors", "files.json", "plan.json", "tensorboard")
 
 
 def check_model(out: Path, reads: Iterable[Path]) -> None:

@@ -26,7 +26,8 @@ from training.evaluate import check_test, evaluate, save_figures
 from training.export import Exported, export_model
 from training.groups import check_groups, with_copies_together
 from training.loop import Start, train
-from training.plan import plan, with_canvas
+from training.plan import with_canvas
+from training.planned import planned
 from training.pretrained import MaeChoices, import_mae
 from training.progress import SHOWN, Progress
 from training.report import write_report
@@ -114,10 +115,12 @@ def train_model(
         earlier = load_bundle(init, check_golden=False, with_graph=False)
         normals = held_out_of(earlier, normals, how.group_by) if normals else []
         config, start = adapted(config, earlier)
-    planned: dict[str, Any] = {}
+    plan_card: dict[str, Any] = {}
     if world.is_first:
-        decided = plan(samples, config, progress=progress)
-        config, planned = decided.config, {"plan": decided.as_dict()}
+        config, decided = planned(
+            samples, config, run_folder(out), resume=how.resume, progress=progress
+        )
+        plan_card = {"plan": decided}
     config = with_canvas(config, world.from_first(config.model.preprocess.canvas))
     config = config.bounded(len(samples))
     samples = with_compressed(samples, config.augment.compression, config.run.seed)
@@ -131,7 +134,7 @@ def train_model(
         progress=progress,
     )
     origin = _origin(dataset) | ({} if init is None else {"init": init.name})
-    bundle = Bundle(out.absolute().name, model, None, {"training": card | planned | origin})
+    bundle = Bundle(out.absolute().name, model, None, {"training": card | plan_card | origin})
     bundle = remember_training(bundle, samples, earlier)
     if not world.is_first:
         return bundle

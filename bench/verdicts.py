@@ -95,7 +95,10 @@ def gathered(dataset: Dataset, folder: Path) -> Parts:
 
 
 def drawn(parts: Parts, draws: int) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:
-    """Yield who is new, how many are confirmed, the rows of those, and the rows of the others."""
+    """Yield who is new, how many are confirmed, the rows of those, and the rows of the others.
+
+    So many that no other is left are left out.
+    """
     bad = np.flatnonzero(parts.bad)
     kinds, counts = np.unique(parts.kinds[bad], return_counts=True)
     large = kinds[counts >= _LEAST_OF_KIND]
@@ -109,7 +112,8 @@ def drawn(parts: Parts, draws: int) -> Iterator[tuple[str, int, np.ndarray, np.n
                 pool = np.setdiff1d(bad, left_out)
                 rows = generator.choice(pool, min(confirmed, len(pool)), replace=False)
                 test_rows = left_out if mode == "new" else np.setdiff1d(bad, rows)
-                yield mode, confirmed, rows, test_rows
+                if len(test_rows):
+                    yield mode, confirmed, rows, test_rows
 
 
 def operating_points(parts: Parts, stakes: Stakes, draws: int) -> str:

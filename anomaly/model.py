@@ -124,6 +124,11 @@ class AnomalyModel(nn.Module):
         return "masked" in self.config.scoring.families
 
     @property
+    def needs_predictions(self) -> bool:
+        """Whether any evidence rests on predictions; distances to the memory do not."""
+        return self.has_masked or self.repair is not None
+
+    @property
     def names(self) -> tuple[str, ...]:
         """What each kind of evidence is called, in order."""
         masked = masked_names(self.target, self.config.scoring.errors) if self.has_masked else ()

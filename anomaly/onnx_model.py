@@ -38,17 +38,19 @@ class _OneImage(nn.Module):
 
     def forward(
         self, pixels: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, ...]:
         model = self.path.model
         tokens = model.target(pixels)
         predicted = self.path.predict(tokens, visible.unsqueeze(0), hidden.unsqueeze(0))
-        return model.evidence(tokens, predicted).values, tokens, predicted
+        values = model.evidence(tokens, predicted).values
+        return (values, tokens, predicted) if model.needs_predictions else (values,)
 
 
 def export_onnx(model: AnomalyModel) -> bytes:
     """Return the scoring path of a model on the CPU as an ONNX file.
 
-    Beside the evidence, `error`, it gives `tokens` and `predicted`: where it may be cut.
+    Beside the evidence, `error`, it gives `tokens` and `predicted`, where it may be cut, unless no
+    evidence rests on predictions: then it makes none.
 
     Raises `ExportFailed` where torch cannot express the model as a graph.
     """
@@ -67,7 +69,10 @@ def export_onnx(model: AnomalyModel) -> bytes:
                 example,
                 path,
                 input_names=["pixels", "visible", "hidden"],
-                output_names=["error", "tokens", "predicted"],
+                output_names=[
+                    "error",
+                    *(["tokens", "predicted"] if model.needs_predictions else []),
+                ],
                 dynamo=True,
                 external_data=False,
                 verbose=False,

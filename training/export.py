@@ -65,7 +65,7 @@ def export_model(model: AnomalyModel) -> Exported:
         worst = float((by_graph - expected).abs().max())
         raise ExportFailed(f"the exported graph differs from the model by up to {worst:.4g}")
     networks: dict[str, Network] = {_TORCH: model, "ONNX Runtime": network}
-    if pays_here():
+    if model.needs_predictions and pays_here():
         networks["OpenVINO, the autoencoder in bfloat16"] = OpenVinoModel(model, graph, lane)
     with _threads(lane.threads):
         rounds = [[_ms(timed, pixels) for timed in networks.values()] for _ in range(_ROUNDS)]

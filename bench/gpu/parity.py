@@ -30,7 +30,7 @@ def parity(check: Check) -> Rows:
             [detection.pred_score for batch_detections in batches for detection in batch_detections]
         )
 
-    on_cpu = scores(detector_of(bundle, "cpu"), 1)
+    on_cpu = scores(detector_of(bundle, "cpu", precision="fp32"), 1)
     spread = float(on_cpu[~defective].std())
     threshold = bundle.calibration.threshold
     staged = detector_of(bundle, check.device, staged=16)  # before what could overwrite its memory

@@ -18,6 +18,12 @@ from training.export import export_model
 from training.pipeline import export_folder, with_graph
 
 
+@pytest.fixture
+def exported_before(exported: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the tiny model's graph as it was exported: that takes ten seconds each time."""
+    monkeypatch.setattr(export_module, "export_onnx", lambda model: exported.graph)
+
+
 def test_the_graph_gives_the_model_s_scores(tiny_bundle: Bundle, exported: Bundle) -> None:
     images = [RgbImage(normal_pixels(7)), RgbImage(planted(normal_pixels(8), 60, 40, 10))]
     assert tiny_bundle.calibration is not None
@@ -46,6 +52,7 @@ def test_the_graph_is_loaded_checked_and_held_to_the_golden_scores(
         load_bundle(folder)
 
 
+@pytest.mark.usefixtures("exported_before")
 def test_a_graph_that_cannot_be_run_is_a_damaged_model(exported: Bundle, tmp_path: Path) -> None:
     for graph in (b"not a graph", b""):
         save_bundle(replace(exported, graph=graph), tmp_path / "tiny", "v3")  # digests fit
@@ -56,6 +63,7 @@ def test_a_graph_that_cannot_be_run_is_a_damaged_model(exported: Bundle, tmp_pat
     assert isinstance(repaired.network, OnnxModel)
 
 
+@pytest.mark.usefixtures("exported_before")
 def test_torch_and_the_graph_are_timed_with_the_threads_of_a_service_s_batch(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,8 +106,11 @@ def test_windows_are_exported_as_well() -> None:
     )
 
 
-def test_a_graph_gives_the_same_evidence_alone_and_beside_others(tiny_bundle: Bundle) -> None:
-    graph, cores = export_model(tiny_bundle.model).graph, share_cores("cpu", 2)
+def test_a_graph_gives_the_same_evidence_alone_and_beside_others(
+    tiny_bundle: Bundle, exported: Bundle
+) -> None:
+    assert exported.graph is not None
+    graph, cores = exported.graph, share_cores("cpu", 2)
     shared, plain = OnnxModel(tiny_bundle.model, graph, cores), OnnxModel(tiny_bundle.model, graph)
     assert shared._alone is not shared._beside
     assert plain._alone is plain._beside
@@ -112,6 +123,7 @@ def test_a_graph_gives_the_same_evidence_alone_and_beside_others(tiny_bundle: Bu
     torch.testing.assert_close(beside, plain(pixels, [5]).values, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("exported_before")
 def test_a_graph_that_differs_is_refused(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,12 +11,14 @@ from anomaly import runtime
 from anomaly.bundle import Bundle
 from anomaly.detector import Detector
 from anomaly.device import share_cores
+from anomaly.model import AnomalyModel
 from anomaly.onnx_model import OnnxModel
 from anomaly.openvino_model import OpenVinoModel, pays_here
 from anomaly.runtime import detector_of
 from anomaly.types import RgbImage
 from tests.conftest import normal_pixels, planted
 from training import export as export_module
+from training.config import TrainConfig
 from training.export import export_model
 
 pytest.importorskip("openvino")
@@ -132,6 +134,19 @@ def test_an_export_times_it_where_it_could_serve(
     milliseconds = export_model(exported.model).milliseconds
     assert len(milliseconds) == 3
     assert min(milliseconds.values()) > 0
+
+
+def test_a_memory_alone_is_exported_without_predictions(
+    tiny_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_module, "pays_here", lambda: True)
+    scoring = replace(tiny_config.model.scoring, families=("memory",))
+    model = AnomalyModel.fresh(replace(tiny_config.model, scoring=scoring))
+    exported = export_model(model)
+    assert set(exported.milliseconds) == {"torch", "ONNX Runtime"}
+    graph = onnx.load_from_string(exported.graph).graph
+    assert [output.name for output in graph.output] == ["error"]
+    assert not any("mae" in weight.name for weight in graph.initializer)
 
 
 def test_its_telemetry_is_not_even_imported() -> None:

@@ -33,8 +33,9 @@ def detector_of(
 
     On a GPU, batches of up to `staged` images are captured as graphs (`StagedModel`); 0 captures
     none. `cores` says how batches on a CPU share it; without it all of torch's threads serve each.
-    With `precision="auto"` a CPU with units for bfloat16 computes the autoencoder in it, where
-    OpenVINO is installed and the golden scores come out so; with `fp32` it never does.
+    With `precision="auto"` captured graphs compute the autoencoder in bfloat16, and so does a CPU
+    with units for it where OpenVINO is installed and the golden scores come out; with `fp32`
+    nothing does.
     """
     if bundle.calibration is None:
         raise ModelUncalibrated(
@@ -44,7 +45,8 @@ def detector_of(
     target = choose_device(device) if isinstance(device, str) else device
     network: Callable[[torch.Tensor, Sequence[int]], Evidence] | None = None
     if target.type == "cuda" and staged:
-        network = StagedModel(bundle.model, target, staged)
+        halves = torch.bfloat16 if precision == "auto" else torch.float32
+        network = StagedModel(bundle.model, target, staged, halves)
     elif target.type == "cpu" and bundle.graph is not None:
         in_halves = _in_bfloat16(bundle, bundle.graph, cores) if precision == "auto" else None
         network = in_halves or OnnxModel(bundle.model, bundle.graph, cores)

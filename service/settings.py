@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     )
     precision: Literal["auto", "fp32"] = Field(
         "auto",
-        description="auto: the autoencoder in bfloat16 where a CPU has units for it; or fp32.",
+        description="auto: the autoencoder in bfloat16 on a GPU and on CPUs with units for it.",
     )
     decode_threads: int | None = Field(
         None, ge=1, le=64, description="Default: half the cores, 2 to 16."

@@ -2,6 +2,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from typing import Literal
 
 import onnx
 import pytest
@@ -122,6 +123,23 @@ def test_a_processor_without_the_units_keeps_float32(
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
     assert not pays_here()
     assert isinstance(detector_of(exported).network, OnnxModel)
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_a_gpu_s_graphs_are_captured_in_the_precision_that_is_wished(
+    exported: Bundle, monkeypatch: pytest.MonkeyPatch, precision: Literal["auto", "fp32"]
+) -> None:
+    class Captured(Exception):
+        pass
+
+    def capture(*arguments: object) -> None:
+        raise Captured(*arguments)
+
+    monkeypatch.setattr(runtime, "StagedModel", capture)
+    with pytest.raises(Captured) as captured:
+        detector_of(exported, torch.device("cuda"), staged=2, precision=precision)
+    dtype = {"auto": torch.bfloat16, "fp32": torch.float32}[precision]
+    assert captured.value.args == (exported.model, torch.device("cuda"), 2, dtype)
 
 
 def test_an_export_times_it_where_it_could_serve(

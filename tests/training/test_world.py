@@ -73,7 +73,7 @@ def test_two_processes_learn_what_one_learns(
     assert bundle.card["training"]["processes"] == 2
     assert bundle.calibration is not None
     left = sorted(path.name for path in (tmp_path / "two.run").iterdir())
-    assert left == ["checkpoint.safetensors", "log.jsonl"]
+    assert left == ["checkpoint.safetensors", "log.jsonl", "plan.json"]
 
 
 @pytest.mark.slow

@@ -32,3 +32,13 @@ def test_the_tracking_library_says_that_it_is_told_to_be_silent() -> None:
     usual = {key: value for key, value in os.environ.items() if key not in _OPTIONS}
 
     assert subprocess.run([sys.executable, "-c", command], env=usual, check=False).returncode == 0
+
+
+def test_the_telemetry_of_the_other_engine_is_not_even_imported() -> None:
+    command = (
+        "from anomaly.openvino_model import _openvino\n_openvino()\n"
+        "import sys\nfrom openvino.tools.ovc.telemetry_utils import tm\n"
+        "raise SystemExit(not tm.__name__.endswith('telemetry_stub') "
+        "or sys.modules['openvino_telemetry'] is not None)"
+    )
+    assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0

@@ -12,6 +12,7 @@ take at the measured rates of matrix products, if nothing else took time.
 """
 
 import argparse
+import contextlib
 import statistics
 import tempfile
 import threading
@@ -136,11 +137,12 @@ def _deployed(name: str, shell: Any, folder: Path, config: TrainConfig) -> Metho
     preprocess, share = config.model.preprocess, share_cores("cpu", usable_cores())
     side = preprocess.canvas
     fixed = {"dynamic_axes": None, "dynamic_shapes": None}  # PatchCore cannot be exported otherwise
-    graph = shell.eval().to_openvino(folder, input_size=(side, side), onnx_kwargs=fixed)
+    graph = shell.eval().to_openvino(folder.absolute(), input_size=(side, side), onnx_kwargs=fixed)
 
     def loaded(threads: int) -> Inspect:
         settings = {"INFERENCE_NUM_THREADS": str(threads), "NUM_STREAMS": "1"}
-        inferencer = OpenVINOInferencer(graph, "CPU", settings)
+        with contextlib.chdir(folder):  # it leaves a cache where it is
+            inferencer = OpenVINOInferencer(graph, "CPU", settings)
         return lambda data: _score(inferencer, data, preprocess)
 
     loops = [loaded(share.threads) for _ in range(share.lanes)]

@@ -6,6 +6,7 @@ float32, since their rounding would move scores by more than good parts differ, 
 autoencoder hardly moves them (docs/LOG.md). Whoever builds one holds it to the golden scores.
 """
 
+import functools
 import importlib.util
 import sys
 import threading
@@ -20,6 +21,7 @@ from anomaly.scoring import Evidence
 from anomaly.scoring_path import mask_indices
 
 _TOKENS, _PREDICTED, _ERROR = "tokens", "predicted", "error"  # outputs of the exported graph
+_ONE_AT_A_TIME = threading.Lock()  # asks for the process's core
 
 
 def pays_here() -> bool:
@@ -40,8 +42,8 @@ class OpenVinoModel:
         lanes, threads = self._cores.lanes, self._cores.threads
         openvino = _openvino()
         parts = _cut(openvino, graph)
-        self._beside = _Chain(openvino, parts, lanes, threads)
-        self._alone = self._beside if lanes == 1 else _Chain(openvino, parts, 1, lanes * threads)
+        self._beside = _Chain(parts, lanes, threads)
+        self._alone = self._beside if lanes == 1 else _Chain(parts, 1, lanes * threads)
         self._model = model
         self.engine = f"OpenVINO {openvino.__version__.split('-')[0]}, autoencoder in bfloat16"
 
@@ -58,9 +60,9 @@ class OpenVinoModel:
 class _Chain:
     """The three parts compiled for so many images at once, each with so many threads."""
 
-    def __init__(self, openvino: Any, parts: Sequence[Any], at_once: int, threads: int) -> None:
+    def __init__(self, parts: Sequence[Any], at_once: int, threads: int) -> None:
         self._compiled = [
-            openvino.Core().compile_model(
+            _core().compile_model(
                 part,
                 "CPU",
                 {
@@ -111,7 +113,7 @@ def _part(
     given: Sequence[str] = (),
 ) -> Any:
     """Return what computes `output` from the graph's `inputs` and from `given` results of it."""
-    whole = openvino.Core().read_model(graph)
+    whole = _core().read_model(graph)
     source = whole.output(output).node.input_value(0)
     parameters = [whole.input(name).node for name in inputs]
     for name in given:
@@ -122,6 +124,22 @@ def _part(
             user.replace_source_output(parameter.output(0))
         parameters.append(parameter)
     return openvino.Model([openvino.opset13.result(source)], parameters, output)
+
+
+def _core() -> Any:
+    """Return the process's only core, which is never dropped.
+
+    A core that compiles gives its thread another stack for signals, and puts the one before back
+    when it is dropped. Of two cores the later would put back the stack that the earlier has
+    unmapped, and the next signal that Python handles would end the process.
+    """
+    with _ONE_AT_A_TIME:
+        return _only_core()
+
+
+@functools.cache
+def _only_core() -> Any:
+    return _openvino().Core()
 
 
 def _openvino() -> Any:

@@ -1,5 +1,8 @@
+import subprocess
+import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import onnx
@@ -7,7 +10,7 @@ import pytest
 import torch
 
 from anomaly import runtime
-from anomaly.bundle import Bundle
+from anomaly.bundle import Bundle, save_bundle
 from anomaly.detector import Detector
 from anomaly.device import share_cores
 from anomaly.model import AnomalyModel
@@ -21,6 +24,21 @@ from training.config import TrainConfig
 from training.export import export_model
 
 pytest.importorskip("openvino")
+
+_LOADED_DROPPED_AND_ENDED = """
+import faulthandler, pathlib, signal, subprocess, sys
+from anomaly.bundle import load_bundle
+from anomaly.openvino_model import OpenVinoModel
+
+faulthandler.enable()  # which gives this thread its first stack for signals
+bundle = load_bundle(pathlib.Path(sys.argv[1]))
+served = [OpenVinoModel(bundle.model, bundle.graph) for _ in range(2)]
+del served[0], served[0]
+signals = []
+signal.signal(signal.SIGCHLD, lambda *_: signals.append("a child has ended"))
+subprocess.run(["true"], check=True)
+print(*signals)
+"""
 
 
 @pytest.fixture
@@ -138,6 +156,21 @@ def test_a_gpu_s_graphs_are_captured_in_the_precision_that_is_wished(
         detector_of(exported, torch.device("cuda"), staged=2, precision=precision)
     dtype = {"auto": torch.bfloat16, "fp32": torch.float32}[precision]
     assert captured.value.args == (exported.model, torch.device("cuda"), 2, dtype)
+
+
+def test_a_signal_finds_its_stack_after_models_were_replaced(
+    exported: Bundle, tmp_path: Path
+) -> None:
+    # Each core that compiled left the process with the stack of one that was gone.
+    save_bundle(exported, tmp_path / "model", "v1")
+    ended = subprocess.run(
+        [sys.executable, "-c", _LOADED_DROPPED_AND_ENDED, str(tmp_path / "model")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "a child has ended\n"
 
 
 def test_an_export_times_it_where_it_could_serve(

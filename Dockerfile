@@ -9,7 +9,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 COPY pyproject.toml constraints.txt ./
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-    print(*p['dependencies'], *p['optional-dependencies']['postgresql'], sep='\n')" > requirements.txt \
+    print(*p['dependencies'], *p['optional-dependencies']['postgresql'], *p['optional-dependencies']['openvino'], sep='\n')" > requirements.txt \
   && python -m venv /opt/maskline \
   && /opt/maskline/bin/pip install ${EXTRA_INDEX:+--extra-index-url "$EXTRA_INDEX"} \
     -c constraints.txt -r requirements.txt

@@ -115,7 +115,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing (torch is large: a few minutes on a first run)"
-	$(PIP) -e .
+	$(PIP) -e '.[openvino]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.runtime

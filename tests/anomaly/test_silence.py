@@ -39,7 +39,7 @@ def test_the_tracking_library_says_that_it_is_told_to_be_silent() -> None:
 
 def test_the_telemetry_of_the_other_engine_is_not_even_imported() -> None:
     if importlib.util.find_spec("openvino") is None:
-        pytest.skip("OpenVINO is an extra")
+        pytest.skip("OpenVINO is not to be had for this platform")
     command = (
         "from anomaly.openvino_model import _openvino\n_openvino()\n"
         "import sys\nfrom openvino.tools.ovc.telemetry_utils import tm\n"

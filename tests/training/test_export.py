@@ -9,11 +9,13 @@ from anomaly.bundle import Bundle, load_bundle, save_bundle
 from anomaly.detector import Detector
 from anomaly.device import share_cores
 from anomaly.errors import ExportFailed, ModelCorrupt
+from anomaly.model import AnomalyModel
 from anomaly.onnx_model import OnnxModel
 from anomaly.runtime import detector_of
 from anomaly.types import RgbImage
-from tests.conftest import normal_pixels, planted
+from tests.conftest import TINY, normal_pixels, planted
 from training import export as export_module
+from training.config import load_recipe
 from training.export import export_model
 from training.pipeline import export_folder, with_graph
 
@@ -91,15 +93,10 @@ def test_torch_and_the_graph_are_timed_with_the_threads_of_a_service_s_batch(
 
 
 def test_windows_are_exported_as_well() -> None:
-    from anomaly.model import AnomalyModel, ModelConfig
-    from anomaly.preprocess import PreprocessConfig
-    from training.config import load_recipe
-
-    tiny = load_recipe("default", ["model.mae.window=4", "model.mae.depth=1"]).model
-    config: ModelConfig = replace(tiny, preprocess=PreprocessConfig(canvas=96))
-    model = AnomalyModel.fresh(config).eval()
+    tiny = load_recipe("default", [*TINY, "model.mae.window=4"]).model
+    model = AnomalyModel.fresh(tiny).eval()
     assert len(model.window_indices) == 4
-    pixels = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     graph = OnnxModel(model, export_model(model).graph)
     torch.testing.assert_close(
         graph(pixels, [5]).values, model(pixels, [5]).values, atol=1e-3, rtol=1e-3

@@ -143,7 +143,7 @@ def test_the_time_of_an_untrained_network_is_measured(
 ) -> None:
     small, large = (
         inspection_ms(new_model(with_canvas(tiny_config, side)), with_graph=with_graph)
-        for side in (64, 512)
+        for side in (64, 256)
     )
     assert 0 < small < large
 

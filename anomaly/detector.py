@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from anomaly.bands import spread_grid, unfolded
 from anomaly.calibration import Calibration
 from anomaly.device import choose_device
 from anomaly.errors import ScoreNotFinite
@@ -133,14 +134,17 @@ def detection_of(
     mean = scores.mean(dim=0)  # (L,)
     pred_score = float(calibration.reduction(mean, grid, roi_mask))
     repeats = calibration.reduction(scores, grid, roi_mask)  # (R,)
-    patch_scores = calibration.map_scores(mean, grid, roi_mask)  # (L,)
+    # The map as the picture lies, its bands one after the other; (rows, columns).
+    spread = spread_grid(grid, placement.canvas)
+    square = calibration.map_scores(mean, grid, roi_mask).numpy().reshape(grid.rows, grid.cols)
+    patch_scores = unfolded(square, (spread.rows, spread.cols))
     embedding = calibration.embedding(errors)
     evidence = Detection(
         pred_score=pred_score,
         score_std=float(repeats.std(correction=0)),
         p_value=calibration.images.p_value(pred_score),
-        patch_scores=patch_scores.numpy().reshape(grid.rows, grid.cols),
-        anomaly_map=canvas_map(patch_scores.numpy(), grid, placement.canvas),
+        patch_scores=patch_scores,
+        anomaly_map=canvas_map(patch_scores, placement.canvas),
         placement=placement,
         errors=errors.averaged().values[0, 0].half().numpy(),
         warn_threshold=calibration.warn_threshold,

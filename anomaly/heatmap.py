@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.types import Detection, FloatArray, Grid, Placement, Region, RgbImage
+from anomaly.types import Detection, FloatArray, Placement, Region, RgbImage
 
 _MIN_REGION_CANVAS_PX = 4
 _MAX_REGIONS = 50
@@ -23,9 +23,9 @@ _MOST_PICTURE_PX = 32_000_000
 _STRIP_ROWS = 256
 
 
-def canvas_map(patch_scores: FloatArray, grid: Grid, canvas: tuple[int, int]) -> FloatArray:
-    """Interpolate (L,) patch scores to a canvas-sized map, (H, W) float32."""
-    small = np.ascontiguousarray(patch_scores, dtype=np.float32).reshape(grid.rows, grid.cols)
+def canvas_map(patch_scores: FloatArray, canvas: tuple[int, int]) -> FloatArray:
+    """Interpolate (rows, columns) patch scores to a canvas-sized map, (H, W) float32."""
+    small = np.ascontiguousarray(patch_scores, dtype=np.float32)
     size = (canvas[1], canvas[0])
     return np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_LINEAR), np.float32)
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from anomaly.bands import folded, spread_grid
 from anomaly.errors import ImageError, RoiInvalid
 from anomaly.image import decode_mask
 from anomaly.types import Grid, Placement
@@ -88,7 +89,8 @@ def _counts(
     inside[top:bottom, left:right] = cv2.resize(
         roi.inside.astype(np.float32), size, interpolation=cv2.INTER_AREA
     )
-    cells = cv2.resize(inside, (grid.cols, grid.rows), interpolation=cv2.INTER_AREA)
+    spread = spread_grid(grid, canvas)
+    cells = folded(cv2.resize(inside, (spread.cols, spread.rows), interpolation=cv2.INTER_AREA))
     return torch.from_numpy(cells >= min(_COVERED, float(cells.max()))).flatten()
 
 

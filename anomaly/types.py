@@ -99,7 +99,8 @@ class Block:
 class Placement:
     """Where an image lies on the model's canvas, so that results can be mapped back.
 
-    `source` is the caller's (H, W); `box` is (top, left, bottom, right) in canvas pixels.
+    `source` is the caller's (H, W); `box` is (top, left, bottom, right) in canvas pixels. The
+    canvas is a square, or as long as the image where the model cuts it in bands (`anomaly.bands`).
     """
 
     source: tuple[int, int]

@@ -132,7 +132,8 @@ def neighbours(samples: Sequence[Sample], config: TrainConfig, seed: int) -> Pee
             [distance] = bank_memory([target(pixels)])
         smoothed = reduction.smooth(distance, target.grid)
         maps = [
-            canvas_map(smooth_map.numpy(), target.grid, (side, side)) for smooth_map in smoothed
+            canvas_map(smooth_map.numpy().reshape(target.grid.rows, -1), (side, side))
+            for smooth_map in smoothed
         ]
         return reduction.image_score(smoothed).numpy(), np.stack(maps)
 

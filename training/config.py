@@ -164,19 +164,23 @@ class PlanConfig:
     tells drawn defects of `images` training images better: each doubling of the pixels, and so of
     an inspection's time, must bring `gain` of recall. Canvases on which this machine needs more
     than `max_ms` for an image (0: no bound) are left out. Without `canvases`,
-    `model.preprocess.canvas` holds.
+    `model.preprocess.canvas` holds. Images that are `long` times as long as they are wide, or
+    longer, are cut in bands (0: never, and neither where `model.preprocess.bands` says how many).
     """
 
     canvases: tuple[int, ...] = ()
     images: int = 60
     gain: float = 0.03
     max_ms: float = 0.0
+    long: float = 3.0
 
     def __post_init__(self) -> None:
         if self.images < 8:
             raise ConfigError(f"plan.images is {self.images}; want 8 or more")
         if not 0 <= self.max_ms < math.inf:
             raise ConfigError(f"plan.max_ms is {self.max_ms}; want milliseconds, or 0 for no bound")
+        if not (self.long == 0 or 2 <= self.long < math.inf):
+            raise ConfigError(f"plan.long is {self.long}; want 2 or more, or 0 for never")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from anomaly.bands import folded
 from anomaly.corruption import corrupt
 from anomaly.model import AnomalyModel
 from anomaly.patches import unfold_cells
@@ -220,12 +221,13 @@ def altered_cells(model: AnomalyModel, masks: Sequence[np.ndarray]) -> torch.Ten
     config, grid = model.config.preprocess, model.target.map_grid
     shares = []
     for mask in masks:
-        top, left, bottom, right = placement_of(mask.shape, config).box
-        share = np.zeros((config.canvas, config.canvas), np.float32)
+        placement = placement_of(mask.shape, config)
+        top, left, bottom, right = placement.box
+        share = np.zeros(placement.canvas, np.float32)
         share[top:bottom, left:right] = cv2.resize(
             mask.astype(np.float32), (right - left, bottom - top), interpolation=cv2.INTER_AREA
         )
-        shares.append(torch.from_numpy(share))
+        shares.append(torch.from_numpy(folded(share)))
     return F.adaptive_avg_pool2d(torch.stack(shares), (grid.rows, grid.cols))
 
 

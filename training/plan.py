@@ -6,12 +6,15 @@ anything (`training.separation`), on local and on diffuse defects. No real defec
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from anomaly.preprocess import MOST_BANDS
+from anomaly.types import RgbImage
 from training.config import TrainConfig
 from training.data import Sample
 from training.decoding import STRICT
@@ -55,7 +58,8 @@ class Plan:
             for canvas, separated in self.tried.items()
         }
         timed = {str(canvas): round(ms, 1) for canvas, ms in self.milliseconds.items()}
-        return {"canvas": self.canvas, "synthetic_recall": tried, "ms": timed}
+        bands = self.config.model.preprocess.bands
+        return {"canvas": self.canvas, "bands": bands, "synthetic_recall": tried, "ms": timed}
 
 
 def plan(samples: Sequence[Sample], config: TrainConfig, *, progress: Progress = SHOWN) -> Plan:
@@ -65,8 +69,10 @@ def plan(samples: Sequence[Sample], config: TrainConfig, *, progress: Progress =
     if config.plan.canvases and config.model.target.kind == "features":
         planned = [samples[i] for i in order[: config.plan.images]]
         images = [image for _, image in STRICT.images(planned)]
-        first, *larger = sorted(config.plan.canvases)
-        native = float(np.median([min(image.size) for image in images]))
+        config = with_bands(config, images)
+        bands = config.model.preprocess.bands
+        first, *larger = sorted({rounded_up(canvas, bands) for canvas in config.plan.canvases})
+        native = bands * float(np.median([min(image.size) for image in images]))
         candidates = [first, *(canvas for canvas in larger if canvas <= _NATIVE * native)]
     milliseconds = _timed(candidates, config)
     candidates = _quick_enough(candidates, milliseconds, config.plan.max_ms)
@@ -139,9 +145,31 @@ def _say(decided: Plan) -> None:
         )
 
 
-def with_canvas(config: TrainConfig, canvas: int) -> TrainConfig:
-    """Return the recipe with this canvas."""
-    if canvas == config.model.preprocess.canvas:
+def with_bands(config: TrainConfig, images: Sequence[RgbImage]) -> TrainConfig:
+    """Return the recipe with long pictures cut in bands that make about a square together."""
+    preprocess, plan_ = config.model.preprocess, config.plan
+    aspects = [max(image.source_size) / min(image.source_size) for image in images]
+    aspect = float(np.median(aspects)) if aspects else 1.0
+    if preprocess.bands != 1 or not plan_.long or aspect < plan_.long:
         return config
-    preprocess = replace(config.model.preprocess, canvas=canvas)
+    bands = min(round(math.sqrt(aspect)), MOST_BANDS)
+    _log.info(
+        "the images are %.3g times as long as wide: each is cut into %d bands, laid side by side",
+        aspect,
+        bands,
+    )
+    return with_canvas(config, rounded_up(preprocess.canvas, bands), bands)
+
+
+def rounded_up(canvas: int, bands: int) -> int:
+    """Return the smallest canvas, not below this one, whose bands are whole."""
+    return -(-canvas // (16 * bands)) * 16 * bands
+
+
+def with_canvas(config: TrainConfig, canvas: int, bands: int = 0) -> TrainConfig:
+    """Return the recipe with this canvas, cut in so many bands (0: as it is)."""
+    before = config.model.preprocess
+    preprocess = replace(before, canvas=canvas, bands=bands or before.bands)
+    if preprocess == before:
+        return config
     return replace(config, model=replace(config.model, preprocess=preprocess))

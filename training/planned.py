@@ -34,7 +34,7 @@ def planned(
     """
     mark, file = fingerprint(config, identity(samples)), run_folder / PLAN_FILE
     if resume and (card := _stored(file, mark)) is not None:
-        return with_canvas(config, card["canvas"]), card
+        return with_canvas(config, card["canvas"], card.get("bands", 1)), card
     decided = plan(samples, config, progress=progress)
     run_folder.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps({"mark": mark, "plan": decided.as_dict()}, indent=2).encode())

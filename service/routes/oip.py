@@ -68,7 +68,8 @@ async def model_metadata(name: str, registry: Annotated[Registry, Depends(regist
     """Inputs and outputs of a model."""
     model = await registry.acquire(name)
     grid = model.bundle.model.target.map_grid
-    shapes = {"anomaly_map": [-1, grid.rows, grid.cols]}
+    cells = [grid.rows, grid.cols] if model.config.preprocess.bands == 1 else [-1, -1]
+    shapes = {"anomaly_map": [-1, *cells]}
     return {
         "name": model.name,
         "versions": [model.bundle.version],

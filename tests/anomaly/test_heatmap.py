@@ -86,9 +86,9 @@ def test_grey_png_has_the_callers_size_and_128_at_the_threshold() -> None:
 
 
 def test_patches_become_maps_in_place() -> None:
-    scores = np.zeros(64, np.float32)
-    scores[8 * 2 + 5] = 1
-    large = canvas_map(scores, GRID, (64, 64))
+    scores = np.zeros((8, 8), np.float32)
+    scores[2, 5] = 1
+    large = canvas_map(scores, (64, 64))
     assert large.shape == (64, 64)
     peak = np.unravel_index(large.argmax(), large.shape)
     assert 16 <= peak[0] < 24
@@ -121,7 +121,7 @@ def drawn(size: tuple[int, int], seed: int) -> tuple[RgbImage, Detection]:
     generator = np.random.default_rng(seed)
     pixels = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
     small = generator.uniform(0, 8, (8, 8)).astype(np.float32)
-    anomaly_map = canvas_map(small.ravel(), GRID, (64, 64))
+    anomaly_map = canvas_map(small, (64, 64))
     found = Detection(9.0, 0.0, 0.01, small, anomaly_map, placement(size), 4.0, 4.0, True)
     return RgbImage(pixels), found
 

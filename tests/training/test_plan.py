@@ -124,6 +124,7 @@ def test_a_canvas_that_takes_too_long_is_not_tried(
     assert decided.canvas == 64
     assert decided.as_dict() == {
         "canvas": 64,
+        "bands": 1,
         "synthetic_recall": {},
         "ms": {"64": 2.0, "256": 40.0},
     }

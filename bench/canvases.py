@@ -62,7 +62,8 @@ def of_set(
 ) -> list[dict[str, Any]]:
     """Train and test on each canvas; returns a row for each."""
     folder = record.path.parent
-    planned = plan(dataset.normal("train"), config, progress=QUIET).canvas
+    decided = plan(dataset.normal("train"), config, progress=QUIET)
+    config, planned = decided.config, decided.canvas  # long pictures are cut in bands on each
     for canvas in canvases:
         if not record.has(str(canvas), config.run.seed):
             row = on_canvas(dataset, folder / str(canvas), with_canvas(config, canvas))

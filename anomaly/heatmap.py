@@ -19,6 +19,7 @@ from anomaly.types import Detection, FloatArray, Placement, Region, RgbImage
 
 _MIN_REGION_CANVAS_PX = 4
 _MAX_REGIONS = 50
+_PEAK_SHARES = (0.5, 0.75)  # of a peak: where its area ends, nearer where a stronger one is close
 _MOST_PICTURE_PX = 32_000_000
 _STRIP_ROWS = 256
 
@@ -79,21 +80,53 @@ def crop_to_image(canvas: FloatArray, placement: Placement) -> FloatArray:
 
 
 def find_regions(anomaly_map: FloatArray, placement: Placement, level: float) -> tuple[Region, ...]:
-    """Connected areas of the canvas map above `level`, strongest first, in the caller's pixels.
+    """Areas of the canvas map around peaks above `level`, strongest first, in the caller's pixels.
 
-    Specks of fewer than four canvas pixels are dropped; at most 50 regions are returned.
+    An area ends where the map falls to half of its peak, or to `level`: a strong defect raises its
+    surroundings, too. What hangs together in fewer than four canvas pixels is dropped; at most 50
+    regions are returned.
     """
     inside = crop_to_image(anomaly_map, placement)
     above = (inside > level).astype(np.uint8)
-    count, labels, stats, centroids = cv2.connectedComponentsWithStats(above, connectivity=8)
-    regions = [
-        _region(
-            inside, labels == label, stats[label], centroid=centroids[label], placement=placement
-        )
-        for label in range(1, count)
-        if stats[label, cv2.CC_STAT_AREA] >= _MIN_REGION_CANVAS_PX
-    ]
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+    regions = []
+    for label in range(1, count):
+        left, top, width, height, area = (int(value) for value in stats[label])
+        if area < _MIN_REGION_CANVAS_PX:
+            continue
+        window = slice(top, top + height), slice(left, left + width)
+        hill = np.where(labels[window] == label, inside[window], -np.inf).astype(np.float32)
+        regions += [_region(hill, part, (top, left), placement) for part in _parts(hill, level)]
     return tuple(sorted(regions, key=lambda r: -r.peak_score)[:_MAX_REGIONS])
+
+
+def _parts(hill: FloatArray, level: float) -> Iterator[NDArray[np.bool_]]:
+    """Cut what hangs together above `level` into areas around its peaks, (h, w) bool each.
+
+    A weaker peak is one of its own where the map falls to three quarters of it before it rises to a
+    stronger one; otherwise it is on that one's slope.
+    """
+    left_over, taken = hill.copy(), np.zeros(hill.shape, np.bool_)
+    for _ in range(_MAX_REGIONS):
+        peak = int(left_over.argmax())
+        value = float(left_over.flat[peak])
+        if value <= level:
+            return
+        for share in _PEAK_SHARES:
+            part = _around(hill, peak, max(level, share * value))
+            if not (part & taken).any():
+                if not taken.any() or part.sum() >= _MIN_REGION_CANVAS_PX:
+                    yield part
+                taken |= part
+                break
+        left_over[part] = -np.inf
+
+
+def _around(hill: FloatArray, peak: int, level: float) -> NDArray[np.bool_]:
+    """What hangs together with a peak (its flat index) at or above a level."""
+    _, labels = cv2.connectedComponents((hill >= level).astype(np.uint8), connectivity=8)
+    member: NDArray[np.bool_] = labels == labels.flat[peak]
+    return member
 
 
 def heat(anomaly_map: FloatArray, map_threshold: float) -> FloatArray:
@@ -179,29 +212,25 @@ def _as_uint8(pixels: np.ndarray, white_level: int) -> np.ndarray:
 
 
 def _region(
-    inside: FloatArray,
-    member: np.ndarray,
-    stats: np.ndarray,
-    *,
-    centroid: np.ndarray,
-    placement: Placement,
+    hill: FloatArray, part: NDArray[np.bool_], corner: tuple[int, int], placement: Placement
 ) -> Region:
-    left, top, width, height, area = (int(v) for v in stats)
-    masked = np.where(member, inside, -np.inf)
-    peak_y, peak_x = (int(v) for v in np.unravel_index(int(masked.argmax()), inside.shape))
-    y0, x0 = _inner_to_source(placement, top, left)
-    y1, x1 = _inner_to_source(placement, top + height, left + width)
+    """Describe an area of a window whose (top, left) is `corner`, in canvas pixels."""
+    rows, columns = (place + at for place, at in zip(np.nonzero(part), corner, strict=True))
+    values = hill[part]
+    peak_y, peak_x = (int(at[values.argmax()]) for at in (rows, columns))
+    y0, x0 = _inner_to_source(placement, rows.min(), columns.min())
+    y1, x1 = _inner_to_source(placement, rows.max() + 1, columns.max() + 1)
     py, px = _inner_to_source(placement, peak_y + 0.5, peak_x + 0.5)
-    cy, cx = _inner_to_source(placement, centroid[1] + 0.5, centroid[0] + 0.5)
+    cy, cx = _inner_to_source(placement, rows.mean() + 0.5, columns.mean() + 0.5)
     x, y = int(x0), int(y0)
     box = (x, y, max(1, int(np.ceil(x1)) - x), max(1, int(np.ceil(y1)) - y))
     scale_y, scale_x = placement.scale
     return Region(
         bbox=box,
-        area_px=max(1, round(area * scale_y * scale_x)),
+        area_px=max(1, round(rows.size * scale_y * scale_x)),
         peak=(min(int(px), placement.source[1] - 1), min(int(py), placement.source[0] - 1)),
         centroid=(round(float(cx), 2), round(float(cy), 2)),
-        peak_score=float(masked.max()),
+        peak_score=float(values.max()),
     )
 
 

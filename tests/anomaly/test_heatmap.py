@@ -96,6 +96,41 @@ def test_patches_become_maps_in_place() -> None:
     assert source_map(large, placement((30, 90))).shape == (30, 90)
 
 
+def hills(*peaks: tuple[int, float, float]) -> np.ndarray:
+    """A map of (column, height, width) Gaussians in one row of places, (64, 64) float32."""
+    rows, columns = np.mgrid[0:64, 0:64]
+    shapes = [
+        height * np.exp(-((rows - 32) ** 2 + (columns - at) ** 2) / (2 * width**2))
+        for at, height, width in peaks
+    ]
+    return np.max(shapes, axis=0).astype(np.float32)
+
+
+@pytest.mark.parametrize("height", [3.0, 10.0, 1000.0])
+def test_a_region_ends_at_half_of_its_peak_however_strong_it_is(height: float) -> None:
+    [region] = find_regions(hills((30, height, 4)), placement((64, 64)), 1.0)
+    assert region.peak == (30, 32)
+    assert region.bbox[2] == region.bbox[3]
+    assert region.bbox[2] == pytest.approx(2.355 * 4, abs=1.5)  # full width at half maximum
+    assert region.area_px == pytest.approx(np.pi * (2.355 * 2) ** 2, rel=0.15)
+
+
+def test_a_weak_region_ends_at_the_threshold() -> None:
+    [region] = find_regions(hills((30, 2.0, 4)), placement((64, 64)), 1.8)
+    assert region.bbox[2] < 5
+
+
+def test_a_weaker_defect_beside_a_strong_one_is_not_lost() -> None:
+    regions = find_regions(hills((14, 10, 4), (44, 4, 3)), placement((64, 64)), 0.001)
+    assert [region.peak[0] for region in regions] == [14, 44]
+    assert [round(region.peak_score) for region in regions] == [10, 4]
+
+
+def test_a_bump_on_a_slope_is_no_defect_of_its_own() -> None:
+    slope = hills((20, 10, 8)) + hills((33, 0.3, 1))
+    assert len(find_regions(slope, placement((64, 64)), 0.5)) == 1
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_an_overlay_tints_only_what_is_hot(dtype: type) -> None:
     white = np.iinfo(dtype).max

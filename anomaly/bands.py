@@ -49,5 +49,7 @@ def unfolded(square: np.ndarray[Any, Any], shape: tuple[int, int]) -> np.ndarray
 
 def spread_grid(grid: Grid, canvas: tuple[int, int]) -> Grid:
     """Return a square canvas's cells as they lie on a canvas of this shape."""
+    if canvas[0] == canvas[1]:
+        return grid
     rows, columns = spread_shape(grid.rows, bands_of(canvas), is_tall=canvas[0] > canvas[1])
     return Grid(rows, columns, grid.patch, grid.cells)

@@ -39,6 +39,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_error_suits_target(self.scoring, self.target)
         side = max(1, self.preprocess.canvas // self.target.patch)
+        if side % self.preprocess.bands:
+            raise ConfigError(
+                f"the canvas of {self.preprocess.canvas} px has {side} rows of patches, which are "
+                f"no whole number for each of {self.preprocess.bands} bands"
+            )
         windows = (-(-side // min(side, self.mae.window))) ** 2
         rows = windows * self.scoring.masking.repeats * self.scoring.masking.parts
         if rows > _MOST_ROWS:

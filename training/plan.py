@@ -63,15 +63,18 @@ class Plan:
 
 
 def plan(samples: Sequence[Sample], config: TrainConfig, *, progress: Progress = SHOWN) -> Plan:
-    """Decide the canvas. Raises `RecipeError` where every candidate takes longer than allowed."""
+    """Decide bands and canvas. Raises `RecipeError` where every candidate takes too long."""
     order = np.random.default_rng((config.run.seed, 7)).permutation(len(samples))
-    candidates, images = [config.model.preprocess.canvas], []
-    if config.plan.canvases and config.model.target.kind == "features":
-        planned = [samples[i] for i in order[: config.plan.images]]
-        images = [image for _, image in STRICT.images(planned)]
-        config = with_bands(config, images)
+    tries = bool(config.plan.canvases) and config.model.target.kind == "features"
+    looked_at = config.plan.images if tries else _LEAST if config.plan.long else 0
+    images = [image for _, image in STRICT.images([samples[i] for i in order[:looked_at]])]
+    config = with_bands(config, images)
+    candidates = [config.model.preprocess.canvas]
+    if tries:
         bands = config.model.preprocess.bands
-        first, *larger = sorted({rounded_up(canvas, bands) for canvas in config.plan.canvases})
+        first, *larger = sorted(
+            {whole_bands(config, canvas, bands) for canvas in config.plan.canvases}
+        )
         native = bands * float(np.median([min(image.size) for image in images]))
         candidates = [first, *(canvas for canvas in larger if canvas <= _NATIVE * native)]
     milliseconds = _timed(candidates, config)
@@ -158,12 +161,13 @@ def with_bands(config: TrainConfig, images: Sequence[RgbImage]) -> TrainConfig:
         aspect,
         bands,
     )
-    return with_canvas(config, rounded_up(preprocess.canvas, bands), bands)
+    return with_canvas(config, whole_bands(config, preprocess.canvas, bands), bands)
 
 
-def rounded_up(canvas: int, bands: int) -> int:
-    """Return the smallest canvas, not below this one, whose bands are whole."""
-    return -(-canvas // (16 * bands)) * 16 * bands
+def whole_bands(config: TrainConfig, canvas: int, bands: int) -> int:
+    """Return the smallest canvas, not below this one, that has whole patches in each band."""
+    step = math.lcm(16, config.model.target.patch) * bands if bands > 1 else 1
+    return -(-canvas // step) * step
 
 
 def with_canvas(config: TrainConfig, canvas: int, bands: int = 0) -> TrainConfig:

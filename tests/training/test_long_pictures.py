@@ -14,6 +14,7 @@ from service.settings import Settings
 from tests.conftest import png, samples
 from training.config import TrainConfig, load_recipe
 from training.data import open_dataset
+from training.errors import RecipeError
 from training.pipeline import Training, train_model
 from training.plan import plan, with_bands, with_canvas
 from training.planned import planned
@@ -83,6 +84,7 @@ def test_a_hole_is_found_and_boxed_in_the_strip_s_pixels(
         ((256, 8192), (), 6, 288),
         ((8, 8192), (), 16, 256),
         ((64, 1024), ("plan.long=0",), 1, 224),
+        ((256, 8192), ('model.target.kind="pixels"', "model.target.patch=14"), 6, 672),
         ((64, 1024), ("plan.long=20",), 1, 224),
         ((64, 1024), ("model.preprocess.bands=2",), 2, 224),
     ],
@@ -92,6 +94,17 @@ def test_long_pictures_are_cut_into_bands_that_make_a_square(
 ) -> None:
     config = with_bands(load_recipe("default", overrides), [RgbImage(np.zeros((*size, 3), "u1"))])
     assert (config.model.preprocess.bands, config.model.preprocess.canvas) == (bands, canvas)
+
+
+def test_a_recipe_without_a_choice_of_canvases_cuts_strips_as_well(tmp_path: Path) -> None:
+    images = samples(write_strips(tmp_path / "web") / "train/good")
+    preprocess = plan(images, load_recipe("fast", []), progress=QUIET).config.model.preprocess
+    assert (preprocess.bands, preprocess.canvas) == (4, 256)
+
+
+def test_bands_without_whole_patches_are_refused() -> None:
+    with pytest.raises(RecipeError, match="no whole number"):
+        load_recipe("default", ["model.preprocess.bands=2", "model.target.patch=20"])
 
 
 def test_the_plan_of_strips_is_said_and_kept(

@@ -63,7 +63,7 @@ def test_train_calibrate_and_evaluate_from_paths(
     assert "blob/000.png" in html
     assert html.count("data:image/jpeg") == len(list((tmp_path / "report").glob("*.jpg")))
     assert "stretch" not in html
-    assert figures["plan"] == {"canvas": 64, "synthetic_recall": {}, "ms": {}}
+    assert figures["plan"] == {"canvas": 64, "bands": 1, "synthetic_recall": {}, "ms": {}}
     assert "<h2>The canvas</h2>" not in html  # nothing was tried
 
 

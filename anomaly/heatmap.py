@@ -113,7 +113,7 @@ def _parts(hill: FloatArray, level: float) -> Iterator[NDArray[np.bool_]]:
         if value <= level:
             return
         for share in _PEAK_SHARES:
-            part = _around(hill, peak, max(level, share * value))
+            part = _around(hill, peak, max(level, share * value) if value > 0 else level)
             if not (part & taken).any():
                 if not taken.any() or part.sum() >= _MIN_REGION_CANVAS_PX:
                     yield part

@@ -120,6 +120,13 @@ def test_a_weak_region_ends_at_the_threshold() -> None:
     assert region.bbox[2] < 5
 
 
+def test_a_threshold_below_zero_bounds_regions_by_itself() -> None:
+    flat = np.full((64, 64), -3.0, np.float32)
+    flat[20:30, 40:50] = -1
+    [region] = find_regions(flat, placement((64, 64)), -2.0)
+    assert region.bbox == (40, 20, 10, 10)
+
+
 def test_a_weaker_defect_beside_a_strong_one_is_not_lost() -> None:
     regions = find_regions(hills((14, 10, 4), (44, 4, 3)), placement((64, 64)), 0.001)
     assert [region.peak[0] for region in regions] == [14, 44]

@@ -106,7 +106,7 @@ def _parts(hill: FloatArray, level: float) -> Iterator[NDArray[np.bool_]]:
     A weaker peak is one of its own where the map falls to three quarters of it before it rises to a
     stronger one; otherwise it is on that one's slope.
     """
-    left_over, taken = hill.copy(), np.zeros(hill.shape, np.bool_)
+    left_over, covered = hill.copy(), np.zeros(hill.shape, np.bool_)
     for _ in range(_MAX_REGIONS):
         peak = int(left_over.argmax())
         value = float(left_over.flat[peak])
@@ -114,10 +114,10 @@ def _parts(hill: FloatArray, level: float) -> Iterator[NDArray[np.bool_]]:
             return
         for share in _PEAK_SHARES:
             part = _around(hill, peak, max(level, share * value) if value > 0 else level)
-            if not (part & taken).any():
-                if not taken.any() or part.sum() >= _MIN_REGION_CANVAS_PX:
+            if not (part & covered).any():
+                if not covered.any() or part.sum() >= _MIN_REGION_CANVAS_PX:
                     yield part
-                taken |= part
+                covered |= part
                 break
         left_over[part] = -np.inf
 

@@ -126,11 +126,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         "|---" * 9 + "|",
     ]
     for row in rows:
-        found = " | ".join(
+        columns = " | ".join(
             f"{row[f'{kind}_recall']:.2f} | {_times(row[f'{kind}_box'])}" for kind in DEFECTS
         )
         lines.append(
-            f"| {row['web']} | {row['canvas']} | {row['false_alarms']:.1%} | {found} | "
+            f"| {row['web']} | {row['canvas']} | {row['false_alarms']:.1%} | {columns} | "
             f"{row['ms']:.0f} | {row['train_s']} |"
         )
     return "\n".join(lines)

@@ -9,6 +9,7 @@ quarter and so on, and everything is drawn in strips: six maps of 100 million fl
 take gigabytes.
 """
 
+import math
 from collections.abc import Iterator
 
 import cv2
@@ -170,7 +171,7 @@ def _tinted(picture: np.ndarray, level: FloatArray) -> np.ndarray:
 
 
 def _draw_boxes(picture: np.ndarray, regions: tuple[Region, ...], scale: float) -> None:
-    thickness = max(1, round(max(picture.shape) / 400))
+    thickness = max(1, round(math.sqrt(picture.shape[0] * picture.shape[1]) / 350))
     for region in regions:
         x, y, width, height = (round(scale * value) for value in region.bbox)
         end = x + max(1, width) - 1, y + max(1, height) - 1

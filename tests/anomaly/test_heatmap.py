@@ -20,7 +20,7 @@ from anomaly.heatmap import (
     picture_size,
     source_map,
 )
-from anomaly.preprocess import PreprocessConfig, place
+from anomaly.preprocess import PreprocessConfig, place, placement_of
 from anomaly.types import Detection, Grid, Placement, RgbImage
 
 GRID = Grid(8, 8, 8)
@@ -157,6 +157,18 @@ def test_an_overlay_tints_only_what_is_hot(dtype: type) -> None:
     png = cv2.imdecode(np.frombuffer(encode_png(picture), np.uint8), cv2.IMREAD_COLOR)
     np.testing.assert_array_equal(png[..., ::-1], picture)
     assert encode_jpeg(picture)[:2] == b"\xff\xd8"
+
+
+def test_a_box_on_a_strip_is_drawn_with_a_thin_line() -> None:
+    anomaly_map = np.zeros((32, 1152), np.float32)
+    anomaly_map[12:16, 600:604] = 4.0
+    placed = placement_of((128, 4608), PreprocessConfig(canvas=192, bands=6))
+    regions = find_regions(anomaly_map, placed, 2.0)
+    marked = Detection(9.0, 0.0, 0.01, anomaly_map, anomaly_map, placed, 4.0, 4.0, True, regions)
+    picture = overlay(RgbImage(np.zeros((128, 4608, 3), np.uint8)), marked)
+    x, y, width, height = regions[0].bbox
+    line = (picture[y + height // 2, x - 20 : x + width // 2] == 255).all(axis=1)
+    assert 1 <= line.sum() <= 3
 
 
 def drawn(size: tuple[int, int], seed: int) -> tuple[RgbImage, Detection]:

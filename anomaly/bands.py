@@ -28,23 +28,20 @@ def bands_of(shape: tuple[int, int]) -> int:
 def folded(spread: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Lay bands side by side: (S / n, n S, …) or (n S, S / n, …) to (S, S, …)."""
     rows, columns = spread.shape[:2]
-    if rows == columns:
-        return spread
-    bands = bands_of((rows, columns))
-    if rows < columns:
-        return np.concatenate(np.split(spread, bands, axis=1), axis=0)
-    return np.concatenate(np.split(spread, bands, axis=0), axis=1)
+    return _recut(spread, bands_of((rows, columns)), axis=int(rows < columns))
 
 
 def unfolded(square: np.ndarray[Any, Any], shape: tuple[int, int]) -> np.ndarray[Any, Any]:
     """Put bands one after the other: (S, S, …) to a `shape` that `spread_shape` gave."""
     rows, columns = shape
-    if rows == columns:
-        return square
-    bands = bands_of(shape)
-    if rows < columns:
-        return np.concatenate(np.split(square, bands, axis=0), axis=1)
-    return np.concatenate(np.split(square, bands, axis=1), axis=0)
+    return _recut(square, bands_of(shape), axis=int(rows > columns))
+
+
+def _recut(cells: np.ndarray[Any, Any], bands: int, *, axis: int) -> np.ndarray[Any, Any]:
+    """Cut along one axis, and lay the pieces along the other."""
+    if bands == 1:
+        return cells
+    return np.concatenate(np.split(cells, bands, axis=axis), axis=1 - axis)
 
 
 def spread_grid(grid: Grid, canvas: tuple[int, int]) -> Grid:

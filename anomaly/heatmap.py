@@ -96,7 +96,7 @@ def find_regions(anomaly_map: FloatArray, placement: Placement, level: float) ->
         if area < _MIN_REGION_CANVAS_PX:
             continue
         window = slice(top, top + height), slice(left, left + width)
-        hill = np.where(labels[window] == label, inside[window], -np.inf).astype(np.float32)
+        hill = np.where(labels[window] == label, inside[window], np.float32(-np.inf))
         regions += [_region(hill, part, (top, left), placement) for part in _parts(hill, level)]
     return tuple(sorted(regions, key=lambda r: -r.peak_score)[:_MAX_REGIONS])
 

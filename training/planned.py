@@ -34,7 +34,7 @@ def planned(
     """
     mark, file = fingerprint(config, identity(samples)), run_folder / PLAN_FILE
     if resume and (card := _stored(file, mark)) is not None:
-        return with_canvas(config, card["canvas"], card.get("bands", 1)), card
+        return with_canvas(config, card["canvas"], card["bands"]), card
     decided = plan(samples, config, progress=progress)
     run_folder.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps({"mark": mark, "plan": decided.as_dict()}, indent=2).encode())
@@ -46,7 +46,8 @@ def _stored(file: Path, mark: str) -> dict[str, Any] | None:
     try:
         content = json.loads(file.read_bytes())
         card: dict[str, Any] = content["plan"]
-        fits = content["mark"] == mark and isinstance(card["canvas"], int)
+        layout = (card["canvas"], card["bands"])
+        fits = content["mark"] == mark and all(isinstance(number, int) for number in layout)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return card if fits else None

@@ -3,11 +3,10 @@
 import io
 from typing import TypeVar
 
-import cv2
 import numpy as np
 from PIL import Image
 
-from anomaly.heatmap import encode_jpeg, overlay, picture_size
+from anomaly.heatmap import canvas_map, encode_jpeg, overlay, picture_size
 from anomaly.image import FORMATS, decode_image
 from anomaly.types import Detection, Region
 from record.result import Result
@@ -36,14 +35,12 @@ def media_type(image: bytes) -> str:
 def heatmap_of(image: bytes, evidence: StoredEvidence, result: Result) -> bytes:
     """Draw a stored map and its regions over the stored image, as JPEG."""
     small, placement = evidence.map.astype(np.float32), evidence.placement
-    height, width = placement.canvas
-    enlarged = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     detection = Detection(
         pred_score=result.score,
         score_std=result.score_std,
         p_value=result.p_value,
         patch_scores=small,
-        anomaly_map=np.asarray(enlarged, np.float32),
+        anomaly_map=canvas_map(small, placement.canvas),
         placement=placement,
         map_threshold=evidence.map_threshold,
         regions=tuple(Region(**region) for region in result.regions),

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from scipy.ndimage import label as connected
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from anomaly.errors import ShapeError
 from anomaly.metrics import aupro, f1_max, image_metrics, pixel_metrics
@@ -93,6 +94,23 @@ def test_pixel_figures_take_images_of_different_sizes() -> None:
     maps = [m.astype(np.float32) for m in masks]
     found = pixel_metrics(masks, maps).as_dict()
     assert found == pytest.approx(dict.fromkeys(found, 1.0))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("decimals", [1, 6])  # many ties, and hardly any
+def test_pixel_figures_match_scikit_learn_over_all_pixels(seed: int, decimals: int) -> None:
+    generator = np.random.default_rng(seed)
+    masks = [generator.random((9, 11)) < 0.2, np.zeros((5, 7), bool)]
+    maps = [np.round(generator.normal(size=m.shape) + m, decimals) for m in masks]
+    truth = np.concatenate([m.ravel() for m in masks])
+    scores = np.concatenate([m.astype(np.float32).ravel() for m in maps])
+    precision, recall, _ = precision_recall_curve(truth, scores)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    figures = pixel_metrics(masks, maps)
+    assert figures.pixel_AUROC == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
+    assert figures.pixel_AP == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
+    assert figures.pixel_F1Max == pytest.approx(f1.max(), abs=1e-12)
+    assert figures.pixel_AUPRO == aupro(masks, maps)
 
 
 def test_f1_of_useless_scores_is_that_of_rejecting_all() -> None:

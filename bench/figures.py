@@ -2,33 +2,33 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import maximum_filter
 from scipy.stats import binomtest
 
 from anomaly.conformal import Conformal
 from anomaly.heatmap import crop_to_image
 from anomaly.metrics import image_metrics, pixel_metrics, reachable_recall
 from anomaly.types import FloatArray, Placement
+from bench.boxes import Inspected, box_figures, true_boxes
 from training.data import Sample, read_mask
 from training.evaluate import canvas_mask
 
 RATES = (0.01, 0.05)  # stated false-alarm rates
-_FALSE_PEAKS = 1.0  # false peaks per image that the boxes' recall allows
-_NEAR_PX = 8.0  # a peak this close to a box lies in it; in the image's own pixels
+_REPORTED = 0.05  # the one by which regions are reported
 
 
 @dataclass(slots=True)
 class Outcome:
     """One trained method on one test split: raw image scores and canvas maps, in sample order.
 
-    `normal` are the scores of held-out normal images by group; they alone set thresholds.
+    `normal` are the scores of held-out normal images by group, `peaks` the maxima of their maps;
+    they alone set thresholds.
     """
 
     normal: Conformal
+    peaks: Conformal
     scores: np.ndarray
     maps: list[FloatArray]
     placements: list[Placement]
@@ -36,7 +36,7 @@ class Outcome:
 
 
 def figures(outcome: Outcome, test: Sequence[Sample]) -> dict[str, Any]:
-    """Image and pixel figures, boxes where there are some, and false alarms at stated rates."""
+    """Image and pixel figures, boxes where truth is known, and false alarms at stated rates."""
     anomalous = np.array([not sample.is_normal for sample in test])
     row: dict[str, Any] = image_metrics(anomalous, outcome.scores).as_dict()
     row |= _pixels(outcome, test) | _boxes(outcome, test)
@@ -91,64 +91,11 @@ def _pixels(outcome: Outcome, test: Sequence[Sample]) -> dict[str, float]:
 
 
 def _boxes(outcome: Outcome, test: Sequence[Sample]) -> dict[str, float]:
-    """Recall of boxes where peaks of the map, strongest first, make one false peak per image."""
-    truth = [read_boxes(sample) for sample in test]
-    if not any(len(boxes) for boxes in truth):
-        return {}
-    strengths: list[float] = []
-    hits: list[tuple[int, int] | None] = []  # image and box, or None for a false peak
-    for index, (anomaly_map, placement) in enumerate(
-        zip(outcome.maps, outcome.placements, strict=True)
-    ):
-        for strength, x, y in peaks(anomaly_map, placement):
-            strengths.append(strength)
-            box = _box_at(truth[index], x, y)
-            hits.append(None if box is None else (index, box))
-    order = np.argsort(strengths)[::-1]
-    allowed, false, reached = _FALSE_PEAKS * len(test), 0, set()
-    for i in order:
-        hit = hits[int(i)]
-        if hit is not None:
-            reached.add(hit)
-            continue
-        false += 1
-        if false > allowed:
-            break
-    return {"box_recall": len(reached) / sum(len(boxes) for boxes in truth)}
-
-
-def peaks(
-    anomaly_map: FloatArray, placement: Placement, side: int = 17
-) -> list[tuple[float, float, float]]:
-    """Local maxima of a canvas map: strength and place (x, y) in the image's own pixels."""
-    highest = (anomaly_map == maximum_filter(anomaly_map, size=side)) & (
-        anomaly_map > np.median(anomaly_map)
-    )
-    peaks_found = []
-    for row, col in zip(*np.nonzero(highest), strict=True):
-        y, x = placement.to_source(row + 0.5, col + 0.5)
-        peaks_found.append((float(anomaly_map[row, col]), x, y))
-    return peaks_found
-
-
-def read_boxes(sample: Sample) -> np.ndarray:
-    """Read (N, 4) boxes x1, y1, x2, y2 of a sample from `boxes/<kind>/<stem>.txt`."""
-    path = _boxes_file(sample.path)
-    if not path.is_file():
-        return np.zeros((0, 4))
-    rows = [line.split()[:4] for line in path.read_text().splitlines() if line.strip()]
-    return np.array(rows, dtype=float).reshape(-1, 4)
-
-
-def _boxes_file(image: Path) -> Path:
-    return image.parents[2] / "boxes" / image.parent.name / f"{image.stem}.txt"
-
-
-def _box_at(boxes: np.ndarray, x: float, y: float) -> int | None:
-    if not len(boxes):
-        return None
-    x1, y1, x2, y2 = boxes.T
-    inside = (
-        (x >= x1 - _NEAR_PX) & (x <= x2 + _NEAR_PX) & (y >= y1 - _NEAR_PX) & (y <= y2 + _NEAR_PX)
-    )
-    return int(np.argmax(inside)) if inside.any() else None
+    """Figures of boxes on the images whose defects are known, at the thresholds for 5 %."""
+    rejected = outcome.scores > outcome.normal.threshold(_REPORTED)
+    images = []
+    for i, (sample, placement) in enumerate(zip(test, outcome.placements, strict=True)):
+        boxes = true_boxes(sample, placement.source)
+        if boxes is not None:
+            images.append(Inspected(outcome.maps[i], placement, bool(rejected[i]), boxes))
+    return box_figures(images, outcome.peaks.threshold(_REPORTED))

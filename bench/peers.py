@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from anomaly.conformal import Conformal
-from anomaly.heatmap import canvas_map
+from anomaly.heatmap import canvas_map, crop_to_image
 from anomaly.image_score import Reduction
 from anomaly.memory_bank import Memory
 from anomaly.preprocess import preprocess
@@ -57,15 +57,26 @@ def outcome(
     peer = fit(normal, config, seed)
     train_s = time.perf_counter() - started
     held_out = with_groups([s for s in dataset.select("validation") if s.is_normal], group_by)
-    validation, _, _, _ = _run(peer, held_out, config)
-    normal_scores = Conformal.fit(validation, [sample.session for sample in held_out])
+    groups = [sample.session for sample in held_out]
+    held_scores, held_maps, held_placements, _ = _run(peer, held_out, config)
+    maxima = [
+        crop_to_image(anomaly_map, placement).max()
+        for anomaly_map, placement in zip(held_maps, held_placements, strict=True)
+    ]
     scores, maps, placements, seconds = _run(peer, dataset.select("test"), config)
     costs = {
         "train_s": train_s,
         "ms_per_image": 1000 * seconds / len(scores),
         "model_mb": peer.megabytes,
     }
-    return Outcome(normal_scores, scores, maps, placements, costs)
+    return Outcome(
+        normal=Conformal.fit(held_scores, groups),
+        peaks=Conformal.fit(np.array(maxima), groups),
+        scores=scores,
+        maps=maps,
+        placements=placements,
+        costs=costs,
+    )
 
 
 def patchcore(stages: tuple[int, ...]) -> Fit:

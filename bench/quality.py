@@ -43,6 +43,11 @@ _COLUMNS = {
     "image_F1Max": "F1-max",
     "pixel_AUROC": "pixel AUROC",
     "pixel_AUPRO": "AUPRO",
+    "pixel_AP": "pixel AP",
+    "pixel_F1Max": "pixel F1-max",
+    "region_iou": "region IoU",
+    "box_precision": "box precision (reported)",
+    "box_recall_reported": "box recall (reported)",
     "box_recall": "box recall",
     "alarms_1%": "alarms at 1 %",
     "alarms_5%": "alarms at 5 %",
@@ -115,6 +120,7 @@ def ours(
     size = sum(path.stat().st_size for path in folder.iterdir())
     outcome_ = Outcome(
         normal=bundle.calibration.images,
+        peaks=bundle.calibration.peaks,
         scores=np.array([d.pred_score for d in detections]),
         maps=[d.anomaly_map for d in detections],
         placements=[d.placement for d in detections],

@@ -5,7 +5,7 @@ import pytest
 
 from anomaly.conformal import Conformal
 from anomaly.types import Placement
-from bench.figures import Outcome, alarm_interval, bootstrap, figures, peaks, read_boxes
+from bench.figures import Outcome, alarm_interval, bootstrap, figures
 from bench.quality import promise
 from bench.sessions import independent, with_tiles
 from training.data import Dataset, Sample
@@ -40,6 +40,7 @@ def test_boxes_are_found_by_peaks_inside_them(tmp_path: Path) -> None:
     maps = [spots((90, 10, 0.4)), spots((30, 25, 0.9), (5, 5, 0.8), (5, 90, 0.7), (77, 85, 0.1))]
     outcome = Outcome(
         Conformal.fit(np.array([0.1, 0.2]), ["x", "y"]),
+        Conformal.fit(np.array([0.3, 0.6]), ["x", "y"]),
         np.array([0.3, 0.9]),
         maps,
         [WHOLE, WHOLE],
@@ -52,18 +53,26 @@ def test_boxes_are_found_by_peaks_inside_them(tmp_path: Path) -> None:
     assert found["alarms_5%"] == 1.0
     assert found["train_s"] == 1.0
     assert "pixel_AUROC" not in found
+    assert found["region_iou"] == 0  # single pixels are no regions
     maps[1][90, 5] = 0
     assert figures(outcome, test)["box_recall"] == 1.0
 
 
-def test_peaks_are_in_the_image_s_own_pixels() -> None:
-    [(strength, x, y)] = peaks(spots((30, 25, 0.9)), WHOLE)
-    assert strength == pytest.approx(0.9)
-    assert (x, y) == pytest.approx((122.0, 51.0))
+def test_regions_are_drawn_above_what_maps_of_held_out_normals_reach(tmp_path: Path) -> None:
+    test = [sample(tmp_path, "good", "a"), with_boxes(tmp_path, "b", (40, 20, 80, 40))]
+    bad = np.zeros((100, 100), np.float32)
+    bad[10:20, 10:20] = 0.9
+    bad[50:60, 50:60] = 0.7
 
+    def row(normal_peaks: float) -> dict[str, float]:
+        normal = Conformal.fit(np.array([0.1, 0.2]), ["x", "y"])
+        peaks = Conformal.fit(np.full(2, normal_peaks), ["x", "y"])
+        maps = [np.zeros_like(bad), bad]
+        return figures(Outcome(normal, peaks, np.array([0.1, 0.9]), maps, [WHOLE, WHOLE]), test)
 
-def test_an_image_without_a_file_has_no_boxes(tmp_path: Path) -> None:
-    assert read_boxes(sample(tmp_path, "good", "a")).shape == (0, 4)
+    assert row(0.8)["box_precision"] == row(0.8)["region_iou"] == 1.0
+    assert row(0.6)["box_precision"] == 0.5
+    assert "box_precision" not in row(0.95)
 
 
 def test_the_interval_holds_the_figure_and_widens_with_groups(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ monitoring-pictures: $(VENV)/.dev prometheus ## Draw the dashboards in docs/imag
 
 bench: bench-quality ## All benchmarks
 
-bench-quality: $(VENV)/.bench ## Quality beside PatchCore, PaDiM and kNN on DATA="folder …", for SEEDS=0,1,2
+bench-quality: $(VENV)/.bench ## Quality beside PatchCore, PaDiM and others on DATA="folder …", for SEEDS=0,1,2
 	$(BIN)/python -m bench.quality $(DATA) --seeds $(SEEDS) --methods $(METHODS) $(ARGS)
 
 bench-serving: $(VENV)/.runtime ## Throughput and latency beside LitServe, Ray Serve and BentoML, around MODEL

@@ -1,15 +1,11 @@
 """Peers on the same images, canvas, backbone weights and splits.
 
-PatchCore and PaDiM run through anomalib itself; nearest neighbours run on our own tokens.
-
-anomalib is an optional extra (`pip install -e '.[bench]'`). Its networks are built without
-downloads and given the weights that Maskline uses.
+PatchCore and PaDiM run through anomalib itself, and so do those of `bench.trained_peers`; nearest
+neighbours run on our own tokens.
 """
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,9 +15,20 @@ from anomaly.heatmap import canvas_map, crop_to_image
 from anomaly.image_score import Reduction
 from anomaly.memory_bank import Memory
 from anomaly.preprocess import preprocess
-from anomaly.targets import build_target, load_backbone
+from anomaly.targets import build_target
 from anomaly.types import Block, FloatArray, Placement
 from bench.figures import Outcome
+from bench.peer import (
+    Fit,
+    Peer,
+    canvases,
+    give_weights,
+    layer,
+    megabytes,
+    normalised,
+    of_anomalib,
+)
+from bench.trained_peers import efficientad, supersimplenet
 from training.calibrate import with_groups
 from training.config import TrainConfig
 from training.data import Dataset, Sample
@@ -29,23 +36,6 @@ from training.decoding import STRICT
 
 # As many patches as anomalib's greedy selection bears on two cores; our own memory keeps as many.
 _CORESET_FROM, _CORESET = 100_000, 2_000
-
-Score = Callable[[torch.Tensor], tuple[np.ndarray, np.ndarray]]
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """A fitted peer: canvases (B, 3, S, S) in [0, 1] to scores (B,) and canvas maps (B, S, S).
-
-    `model` is anomalib's, where it is one of its.
-    """
-
-    score: Score
-    megabytes: float
-    model: Any = None
-
-
-Fit = Callable[[Sequence[Sample], TrainConfig, int], Peer]
 
 
 def outcome(
@@ -87,15 +77,17 @@ def patchcore(stages: tuple[int, ...]) -> Fit:
 
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002 - anomalib's projection draws from it
-        layers = [_layer(stage) for stage in stages]
+        layers = [layer(stage) for stage in stages]
         model = PatchcoreModel(layers, backbone=config.model.target.backbone, pre_trained=False)
-        _give_weights(model.feature_extractor, config)
+        give_weights(model.feature_extractor, config)
         model.train()
         cells_drawn = []
         cells_each = max(1, _CORESET_FROM // len(samples))
-        for pixels in _canvases(samples, config):
+        for pixels in canvases(samples, config):
             with torch.no_grad():  # or the core set's selection keeps every step in memory
-                embedding = model(_normalised(pixels)).view(len(pixels), -1, _dim(model))
+                embedding = model(normalised(pixels)).view(
+                    len(pixels), -1, sum(model.feature_extractor.out_dims)
+                )
             drawn = torch.rand(embedding.shape[:2]).argsort(dim=1)[:, :cells_each]
             cells_drawn += [
                 image_cells[index] for image_cells, index in zip(embedding, drawn, strict=True)
@@ -103,7 +95,7 @@ def patchcore(stages: tuple[int, ...]) -> Fit:
         candidates = torch.cat(cells_drawn)
         model.embedding_store = [candidates]
         model.subsample_embedding(min(1.0, _CORESET / len(candidates)))
-        return _anomalib(model.eval())
+        return of_anomalib(model.eval())
 
     return fit
 
@@ -113,21 +105,21 @@ def padim(samples: Sequence[Sample], config: TrainConfig, seed: int) -> Peer:
     from anomalib.models.image.padim.torch_model import PadimModel
 
     torch.manual_seed(seed)
-    layers = [_layer(stage) for stage in (1, 2, 3)]
+    layers = [layer(stage) for stage in (1, 2, 3)]
     model = PadimModel(config.model.target.backbone, layers, pre_trained=False, n_features=100)
-    _give_weights(model.feature_extractor, config)
+    give_weights(model.feature_extractor, config)
     model.train()
-    for pixels in _canvases(samples, config):
-        model(_normalised(pixels))
+    for pixels in canvases(samples, config):
+        model(normalised(pixels))
     model.fit()
-    return _anomalib(model.eval())
+    return of_anomalib(model.eval())
 
 
 def neighbours(samples: Sequence[Sample], config: TrainConfig, seed: int) -> Peer:
     """Nearest of 20,000 random training patches on Maskline's own tokens, all stages together."""
     target = build_target(config.model.target, config.model.preprocess.canvas).eval()
     with torch.inference_mode():
-        raw = torch.cat([target.raw(pixels).half() for pixels in _canvases(samples, config)])
+        raw = torch.cat([target.raw(pixels).half() for pixels in canvases(samples, config)])
         flat = raw.flatten(0, 1)
         sampled = flat[:: max(1, len(flat) // 100_000)].float()
         target.fit(sampled.mean(dim=0), sampled.std(dim=0))
@@ -148,13 +140,15 @@ def neighbours(samples: Sequence[Sample], config: TrainConfig, seed: int) -> Pee
         ]
         return reduction.image_score(smoothed).numpy(), np.stack(maps)
 
-    return Peer(score, _megabytes(target) + _megabytes(bank_memory))
+    return Peer(score, megabytes(target) + megabytes(bank_memory))
 
 
 PEERS: dict[str, Fit] = {
     "PatchCore 2+3": patchcore((2, 3)),
     "PatchCore 3+4": patchcore((3, 4)),
     "PaDiM": padim,
+    "EfficientAD-S (random teacher)": efficientad,
+    "SuperSimpleNet": supersimplenet,
     "kNN": neighbours,
 }
 
@@ -175,45 +169,3 @@ def _run(
         maps += list(drawn)
         placements += placed
     return np.array(scores), maps, placements, seconds
-
-
-def _canvases(samples: Sequence[Sample], config: TrainConfig) -> Any:
-    for batch in STRICT.on(config.model.preprocess.canvas).batches(samples):
-        yield preprocess([image for _, image in batch], config.model.preprocess)[0]
-
-
-def _anomalib(model: Any) -> Peer:
-    def score(pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        with torch.inference_mode():
-            output = model(_normalised(pixels))
-        return output.pred_score.flatten().numpy(), output.anomaly_map.squeeze(1).numpy()
-
-    return Peer(score, _megabytes(model), model)
-
-
-def _layer(stage: int) -> str:
-    """Name timm's stage of an EfficientNet as anomalib wants it."""
-    return f"blocks.{(0, 1, 2, 4, 6)[stage]}"
-
-
-def _give_weights(extractor: Any, config: TrainConfig) -> None:
-    """Copy Maskline's weights into anomalib's extractor; everything it needs must be there."""
-    ours = load_backbone(config.model.target)
-    state = {name.removeprefix("model."): value for name, value in ours.state_dict().items()}
-    missing = extractor.feature_extractor.load_state_dict(state, strict=False).missing_keys
-    if missing:
-        raise RuntimeError(f"anomalib's backbone lacks {missing[:3]}")
-    extractor.eval()
-
-
-def _normalised(pixels: torch.Tensor) -> torch.Tensor:
-    return (pixels - 0.5) / 0.5  # what the bundled weights want
-
-
-def _dim(model: Any) -> int:
-    return sum(model.feature_extractor.out_dims)
-
-
-def _megabytes(module: torch.nn.Module) -> float:
-    tensors = [*module.parameters(), *module.buffers()]
-    return sum(t.numel() * t.element_size() for t in tensors) / 1e6

@@ -4,8 +4,9 @@
 
 Nothing is chosen by the test split: the recipe is fixed, and plan and calibration see normal images
 and synthetic defects only. Peers get the canvas that Maskline's plan chose, the same backbone
-weights and thresholds from the same held-out images. Seconds are this machine's, one method after
-the other.
+weights and thresholds from the same held-out images. EfficientAD's teacher has no weights without
+a download and stays random (`bench.trained_peers`). Boxes and regions: `bench.boxes`. Seconds are
+this machine's, one method after the other.
 """
 
 import argparse
@@ -149,7 +150,8 @@ def _detect(detector: Detector, samples: Sequence[Sample]) -> tuple[list[Any], f
 
 def table(rows: dict[str, list[dict[str, Any]]]) -> str:
     """Lay out one line for each method: mean ± deviation over seeds."""
-    columns = {k: v for k, v in _COLUMNS.items() if all(k in row for row in rows[OURS])}
+    measured = {key for method_rows in rows.values() for row in method_rows for key in row}
+    columns = {key: title for key, title in _COLUMNS.items() if key in measured}
     lines = [
         "| method | " + " | ".join(columns.values()) + " | 95 % of image AUROC |",
         "|---" * (len(columns) + 2) + "|",

@@ -6,7 +6,7 @@ import pytest
 from anomaly.conformal import Conformal
 from anomaly.types import Placement
 from bench.figures import Outcome, alarm_interval, bootstrap, figures
-from bench.quality import promise
+from bench.quality import promise, table
 from bench.sessions import independent, with_tiles
 from training.data import Dataset, Sample
 
@@ -126,3 +126,13 @@ def test_a_promise_says_whether_it_holds_or_cannot_be_made() -> None:
     assert "nothing can be promised: 60" in promise([row], 0.01)
     assert "EXCEEDED" in promise([row | {"alarms_5%_interval": (0.06, 0.2)}], 0.05)
     assert "holds, fewer" in promise([row | {"alarms_5%_interval": (0.0, 0.03)}], 0.05)
+
+
+def test_a_table_has_a_column_for_what_any_method_was_measured_by() -> None:
+    def row(**measured: float) -> dict[str, object]:
+        return {"image_AUROC": 0.9, "interval": (0.8, 1.0), **measured}
+
+    lines = table({"Maskline": [row(), row()], "PaDiM": [row(box_precision=0.25)]}).splitlines()
+    assert lines[0] == "| method | image AUROC | box precision (reported) | 95 % of image AUROC |"
+    assert lines[2] == "| Maskline | 0.900 ± 0.000 | - | 0.800-1.000 |"
+    assert lines[3] == "| PaDiM | 0.900 | 0.250 | 0.800-1.000 |"

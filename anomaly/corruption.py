@@ -5,6 +5,7 @@ it from another normal image, a displaced part of the same one, a changed bright
 noise (after Perlin masks in DRAEM, Zavrtanik et al. 2021; CutPaste, Li et al. 2021). They resemble
 no product's defects in particular. They choose among scorings; they never train a threshold.
 
+Fine defects are as thin as a pixel of the canvas, as hairline cracks, scratches and specks are.
 Diffuse defects have no edge: over a large area the brightness, the contrast, the sharpness or the
 grain changes softly, as uneven light, a wrong coating or a denser tissue does.
 """
@@ -20,6 +21,8 @@ _SMALLEST, _LARGEST = 0.03, 0.4  # of the shorter side
 _LEAST_CHANGE = 0.02  # of full scale, mean over the shape: fainter copies teach nothing
 _ATTEMPTS = 12
 _DIFFUSE = (0.25, 0.8)  # of the shorter side
+_SPECKS = 0.3  # share of fine defects; the others are walks
+_WALKS = (0.05, 0.4)  # of the shorter side
 
 
 def corrupt(
@@ -38,6 +41,23 @@ def corrupt(
         return filled, weight * generator.uniform(0.5, 1.0), mask
 
     return _visible(image, local)
+
+
+def corrupt_finely(
+    image: RgbImage, donor: RgbImage, generator: np.random.Generator, pixel: float
+) -> tuple[RgbImage, np.ndarray]:
+    """Return a copy of `image` with a crooked hairline or a speck, and its mask (H, W) bool.
+
+    A model's canvas has one pixel for each `pixel` of the image: strokes are as thin as one.
+    """
+    other = _fractions(cv2.resize(donor.pixels, image.size[::-1], interpolation=cv2.INTER_AREA))
+
+    def fine(original: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        mask = _fine_shape(image.size, generator, pixel)
+        weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.7)
+        return _fill(original, other, generator), weight * generator.uniform(0.5, 1.0), mask
+
+    return _visible(image, fine)
 
 
 def corrupt_diffusely(
@@ -105,6 +125,28 @@ def _shape(size: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
         line = np.stack([start, bend, end]).astype(np.int32)
         cv2.polylines(mask, [line], isClosed=False, color=1, thickness=thickness)
     mask[centre[1], centre[0]] = 1
+    return mask.astype(bool)
+
+
+def _fine_shape(size: tuple[int, int], generator: np.random.Generator, pixel: float) -> np.ndarray:
+    """A speck, or a walk that turns as it goes."""
+    mask = np.zeros(size, np.uint8)
+    place = generator.uniform(0.08, 0.92, 2) * size[::-1]  # (x, y)
+    if generator.random() < _SPECKS:
+        half = np.maximum(1, np.round(pixel * generator.uniform(1.5, 6, 2))).astype(int).tolist()
+        centre = (int(place[0]), int(place[1]))
+        cv2.ellipse(mask, centre, half, float(generator.uniform(0, 180)), 0, 360, 1, -1)
+        return mask.astype(bool)
+    steps = int(generator.integers(2, 14))
+    low, high = _WALKS
+    stride = min(size) * low * (high / low) ** generator.random() / steps
+    angle, turn = generator.uniform(0, 2 * np.pi), generator.uniform(0, 0.9)
+    angles = angle + np.cumsum(generator.normal(0, turn, steps))
+    walk = place + stride * np.cumsum(np.stack([np.cos(angles), np.sin(angles)], axis=1), axis=0)
+    points = np.round(np.concatenate([place[None], walk])).astype(np.int32)
+    thickness = max(1, round(pixel * float(generator.uniform(0.8, 3.5))))
+    cv2.polylines(mask, [points], isClosed=False, color=1, thickness=thickness)
+    mask[int(place[1]), int(place[0])] = 1
     return mask.astype(bool)
 
 

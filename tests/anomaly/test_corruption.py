@@ -1,7 +1,8 @@
+import cv2
 import numpy as np
 import pytest
 
-from anomaly.corruption import corrupt, corrupt_diffusely
+from anomaly.corruption import corrupt, corrupt_diffusely, corrupt_finely
 from anomaly.types import RgbImage
 from tests.conftest import normal_pixels
 
@@ -64,3 +65,25 @@ def test_diffuse_defects_keep_sixteen_bits_and_end_on_blank_images() -> None:
     assert changed.pixels.dtype == np.uint16
     blank = RgbImage(np.zeros((32, 32, 3), np.uint8))
     assert corrupt_diffusely(blank, np.random.default_rng(0))[0].pixels.shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_fine_defect_is_as_thin_as_canvas_pixels_are(seed: int) -> None:
+    image, donor = RgbImage(normal_pixels(1, (240, 320))), RgbImage(normal_pixels(2, (50, 70)))
+    for pixel in (1.0, 4.0):
+        changed, mask = corrupt_finely(image, donor, np.random.default_rng(seed), pixel)
+        difference = np.abs(changed.pixels.astype(int) - image.pixels).max(axis=2)
+        assert difference[mask].mean() > 1
+        depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5).max()
+        assert 1 <= depth <= 7 * pixel + 1
+        far = cv2.dilate(mask.astype(np.uint8), np.ones((11, 11), np.uint8)) == 0
+        assert difference[far].max(initial=0) == 0
+
+
+def test_fine_defects_keep_sixteen_bits_and_end_on_blank_images() -> None:
+    deep = RgbImage(normal_pixels(1).astype(np.uint16) * 257)
+    assert corrupt_finely(deep, deep, np.random.default_rng(0), 1.0)[0].pixels.dtype == np.uint16
+    blank = RgbImage(np.zeros((32, 32, 3), np.uint8))
+    changed, mask = corrupt_finely(blank, blank, np.random.default_rng(0), 0.3)
+    assert changed.pixels.shape == (32, 32, 3)
+    assert mask.any()

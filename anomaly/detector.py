@@ -1,4 +1,4 @@
-"""Images in, detections out, in three steps. Read `Detector.detect_canvases` first."""
+"""Images in, detections out, in four steps. Read `Detector.detect_canvases` first."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -7,21 +7,17 @@ from functools import partial
 
 import torch
 
-from anomaly.bands import spread_grid, unfolded
+from anomaly.bands import folded, spread_grid, unfolded
 from anomaly.calibration import Calibration
 from anomaly.device import choose_device
 from anomaly.errors import ScoreNotFinite
-from anomaly.heatmap import canvas_map, find_regions
+from anomaly.heatmap import canvas_map, find_regions, region_level, sharpened
 from anomaly.image import decode_image
 from anomaly.limits import DEFAULT_LIMITS, ImageLimits
 from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed, preprocess
 from anomaly.scoring import Evidence
-from anomaly.types import Detection, Grid, Placement, RgbImage, check_finite
-
-# An NG part always shows where: if no place passes the map threshold by itself, the area within
-# this share of the peak is reported.
-_NG_LEVEL = 0.7
+from anomaly.types import Detection, Grid, Placement, Region, RgbImage, check_finite
 
 
 class Detector:
@@ -104,10 +100,27 @@ class Detector:
         # 2. Calibrate: comparable scores, one for the image, judged by its camera's threshold.
         # 3. Draw: the map on the canvas, and regions in the caller's pixels.
         calibrations = [self.calibration_of(camera) for camera in cameras or [None] * len(seeds)]
-        return [
+        detections = [
             detection_of(evidence[i : i + 1], calibration, placement, self.model.target.map_grid)
             for i, (calibration, placement) in enumerate(zip(calibrations, placements, strict=True))
         ]
+        # 4. Look closer where something stands out: which of its pixels are altered.
+        return [
+            self._closer(detection, canvas, against)
+            for detection, canvas, against in zip(detections, pixels, evidence.mean, strict=True)
+        ]
+
+    def _closer(
+        self, detection: Detection, canvas: torch.Tensor, evidence: torch.Tensor
+    ) -> Detection:
+        """Sharpen the map of a canvas (3, S, S) that has more than an OK part's evidence (E, L)."""
+        highest = float(detection.anomaly_map.max())
+        is_plain = detection.verdict == "OK" and highest <= detection.map_threshold
+        if self.model.detail is None or is_plain or highest <= 0:
+            return detection
+        level = region_level(detection.anomaly_map, detection.map_threshold)
+        cells = torch.from_numpy(folded(detection.patch_scores) > level)
+        return in_detail(detection, self.model.altered_share(canvas, evidence, cells))
 
 
 def _by_model(
@@ -153,6 +166,16 @@ def detection_of(
     return judge(evidence, calibration.threshold, calibration.map_threshold)
 
 
+def in_detail(detection: Detection, share: torch.Tensor) -> Detection:
+    """Return the same verdict with a map as sharp as `share`, (S, S) in [0, 1] on the canvas."""
+    placement, coarse = detection.placement, detection.anomaly_map
+    on_square = (share * 255).round().to(torch.uint8).numpy()
+    detail = unfolded(on_square, placement.canvas)
+    level = region_level(coarse, detection.map_threshold)
+    fine = replace(detection, anomaly_map=sharpened(coarse, detail, level), detail=detail)
+    return judge(fine, detection.threshold, detection.map_threshold)
+
+
 def judge(detection: Detection, threshold: float, map_threshold: float) -> Detection:
     """Return the same evidence under other thresholds: verdict and regions are drawn anew.
 
@@ -161,8 +184,13 @@ def judge(detection: Detection, threshold: float, map_threshold: float) -> Detec
     """
     check_finite(score=detection.pred_score, threshold=threshold, map_threshold=map_threshold)
     anomalous = detection.pred_score > threshold
-    level = min(map_threshold, _NG_LEVEL * float(detection.anomaly_map.max()))
-    regions = find_regions(detection.anomaly_map, detection.placement, level) if anomalous else ()
+    coarse = None
+    if detection.detail is not None:
+        coarse = canvas_map(detection.patch_scores, detection.placement.canvas)
+    level = region_level(detection.anomaly_map, map_threshold)
+    regions: tuple[Region, ...] = ()
+    if anomalous:
+        regions = find_regions(detection.anomaly_map, detection.placement, level, coarse)
     return replace(
         detection,
         threshold=threshold,

@@ -20,6 +20,11 @@ from anomaly.types import Detection, FloatArray, Placement, Region, RgbImage
 
 _MIN_REGION_CANVAS_PX = 4
 _MAX_REGIONS = 50
+# An NG part always shows where: if no place passes the map threshold by itself, the area within
+# this share of the peak is reported.
+_NG_LEVEL = 0.7
+_FOOT = 0.5  # of the level: so far down a hill reaches where its detail is drawn
+_DOUBT = 0.2  # added to the detail, so that what it does not see keeps its shape
 _PEAK_SHARES = (0.5, 0.75)  # of a peak: where its area ends, nearer where a stronger one is close
 _MOST_PICTURE_PX = 32_000_000
 _STRIP_ROWS = 256
@@ -37,6 +42,29 @@ def source_map(anomaly_map: FloatArray, placement: Placement) -> FloatArray:
     size = (placement.source[1], placement.source[0])
     inside = crop_to_image(anomaly_map, placement)
     return np.asarray(cv2.resize(inside, size, interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def region_level(anomaly_map: FloatArray, map_threshold: float) -> float:
+    """Return the map value above which an NG part's regions lie."""
+    return min(map_threshold, _NG_LEVEL * float(anomaly_map.max()))
+
+
+def sharpened(anomaly_map: FloatArray, detail: NDArray[np.uint8], level: float) -> FloatArray:
+    """Gather what a map says of each suspicious place on the pixels that are altered.
+
+    `detail` (H, W) says how likely each pixel is altered, 255 being sure. Every hill that rises
+    above `level`, which is positive, keeps its height, and where the detail sees nothing also its
+    shape; what lies around becomes less. Nothing new rises above `level`.
+    """
+    likely = detail.astype(np.float32) / 255 + _DOUBT
+    foot = (anomaly_map > _FOOT * level).astype(np.uint8)
+    _, labels = cv2.connectedComponents(foot, connectivity=8)
+    fine = np.where(anomaly_map > 0, anomaly_map * (likely / likely.max()), anomaly_map)
+    for hill in np.unique(labels[anomaly_map > level]):
+        inside = labels == hill
+        gathered = anomaly_map[inside] * likely[inside]
+        fine[inside] = gathered * (anomaly_map[inside].max() / gathered.max())
+    return np.asarray(fine, np.float32)
 
 
 def picture_size(source: tuple[int, int]) -> tuple[int, int]:
@@ -80,14 +108,21 @@ def crop_to_image(canvas: FloatArray, placement: Placement) -> FloatArray:
     return canvas[top:bottom, left:right]
 
 
-def find_regions(anomaly_map: FloatArray, placement: Placement, level: float) -> tuple[Region, ...]:
+def find_regions(
+    anomaly_map: FloatArray,
+    placement: Placement,
+    level: float,
+    coarse: FloatArray | None = None,
+) -> tuple[Region, ...]:
     """Areas of the canvas map around peaks above `level`, strongest first, in the caller's pixels.
 
     An area ends where the map falls to half of its peak, or to `level`: a strong defect raises its
     surroundings, too. What hangs together in fewer than four canvas pixels is dropped; at most 50
-    regions are returned.
+    regions are returned. Where the map was sharpened, `coarse` is what it was before: that says
+    what belongs together, such as the pieces of a broken line, and the map how far each reaches.
     """
-    inside = crop_to_image(anomaly_map, placement)
+    fine = crop_to_image(anomaly_map, placement)
+    inside = fine if coarse is None else crop_to_image(coarse, placement)
     above = (inside > level).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
     regions = []
@@ -97,7 +132,12 @@ def find_regions(anomaly_map: FloatArray, placement: Placement, level: float) ->
             continue
         window = slice(top, top + height), slice(left, left + width)
         hill = np.where(labels[window] == label, inside[window], np.float32(-np.inf))
-        regions += [_region(hill, part, (top, left), placement) for part in _parts(hill, level)]
+        for part in _parts(hill, level):
+            highest = fine[window][part].max()
+            if highest <= level:  # a stronger place nearby is what was altered
+                continue
+            shape = part if coarse is None else part & (fine[window] >= _PEAK_SHARES[0] * highest)
+            regions.append(_region(fine[window], shape, (top, left), placement))
     return tuple(sorted(regions, key=lambda r: -r.peak_score)[:_MAX_REGIONS])
 
 
@@ -143,7 +183,20 @@ def grey_png(anomaly_map: FloatArray, map_threshold: float, placement: Placement
     grey = np.empty(size, np.uint8)
     for strip, values in _strips(anomaly_map, placement, size):
         grey[strip] = _to_bytes(heat(values, map_threshold))
+    return encode_grey(grey)
+
+
+def encode_grey(grey: NDArray[np.uint8]) -> bytes:
+    """Encode (H, W) uint8 as PNG, fast rather than small."""
     return _encode(".png", grey, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+
+def decode_grey(png: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Read what `encode_grey` has written; raises `ValueError` if it is anything else."""
+    grey = cv2.imdecode(png, cv2.IMREAD_GRAYSCALE)
+    if grey is None:
+        raise ValueError("what should be a picture's grey values is no picture")
+    return np.asarray(grey, np.uint8)
 
 
 def overlay(image: RgbImage, detection: Detection, white_level: int = 65535) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from anomaly.detail_head import DetailHead
 from anomaly.errors import ConfigError
 from anomaly.mae import MaeConfig, MaskedAutoencoder
 from anomaly.masking import MaskingConfig
@@ -25,6 +26,7 @@ from anomaly.targets import Target, TargetConfig, build_target, empty_backbone
 from anomaly.windows import window_indices, window_of
 
 _MOST_ROWS = 4096  # windows × masks of an image
+_MARGIN = 4  # cells that the detail head sees around what is suspicious
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class ModelConfig:
 
 
 class AnomalyModel(nn.Module):
-    """Target, masked autoencoder and the three kinds of evidence of one product."""
+    """Target, masked autoencoder, three kinds of evidence and the detail head of one product."""
 
     def __init__(self, config: ModelConfig, target: Target) -> None:
         super().__init__()
@@ -68,6 +70,8 @@ class AnomalyModel(nn.Module):
         self.repair = (
             RepairHead(blocks, scoring.repair_width) if "repair" in scoring.families else None
         )
+        width = scoring.detail_width  # last: the others' first weights do not depend on it
+        self.detail = DetailHead(len(self.names), width) if width else None
 
     @classmethod
     def fresh(cls, config: ModelConfig) -> "AnomalyModel":
@@ -123,6 +127,26 @@ class AnomalyModel(nn.Module):
             repeats.append(torch.cat(kinds_found, dim=1))  # (B, E, L)
         return Evidence(torch.stack(repeats, dim=1), self.names)
 
+    @torch.inference_mode()
+    def altered_share(
+        self, canvas: torch.Tensor, evidence: torch.Tensor, cells: torch.Tensor
+    ) -> torch.Tensor:
+        """Say how likely each pixel of a canvas (3, S, S) is altered: (S, S) in [0, 1], on the CPU.
+
+        `evidence` (E, L) is the mean over repeats. Only around `cells` (rows, cols) bool, which are
+        some, is anything looked at; elsewhere it is 0. One canvas at a time, since sums differ by
+        the size of a batch. Wants a detail head.
+        """
+        assert self.detail is not None
+        device, grid = self.target.mean.device, self.target.map_grid
+        rows, columns = (_around(cells.any(dim=axis)) for axis in (1, 0))
+        ys, xs = (slice(s.start * grid.patch, s.stop * grid.patch) for s in (rows, columns))
+        by_cell = evidence.view(1, -1, grid.rows, grid.cols)[:, :, rows, columns]
+        logits = self.detail(canvas[None, :, ys, xs].to(device), by_cell.to(device))
+        share = torch.zeros(canvas.shape[1:])
+        share[ys, xs] = logits[0].sigmoid().nan_to_num(0.0).cpu()
+        return share
+
     @property
     def has_masked(self) -> bool:
         """Whether errors of masked prediction are evidence by themselves."""
@@ -140,3 +164,10 @@ class AnomalyModel(nn.Module):
         memory = () if self.memory is None else self.memory.names
         repair = () if self.repair is None else self.repair.names
         return masked + memory + repair
+
+
+def _around(suspicious: torch.Tensor) -> slice:
+    """Span of cells (n,) bool, with the margin that the detail head looks at."""
+    places = suspicious.nonzero()
+    first, last = int(places.min()), int(places.max())
+    return slice(max(0, first - _MARGIN), min(len(suspicious), last + 1 + _MARGIN))

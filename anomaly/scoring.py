@@ -24,6 +24,7 @@ ErrorKind = Literal["cosine", "l2", "msgms"]
 Family = Literal["masked", "memory", "repair"]
 _ERROR_KINDS = ("cosine", "l2", "msgms")
 _FAMILIES = ("masked", "memory", "repair")
+_WIDEST_DETAIL = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,8 @@ class ScoringConfig:
     compare standardised tokens, `msgms` gradients of the assembled image at several scales (pixel
     targets only). `memory` is the distance to the nearest of `memory_size` normal patches; `repair`
     a small head on patch, prediction and difference, trained on synthetic corruption. `max_rows`
-    bounds windows × masks per forward pass.
+    bounds windows × masks per forward pass. `detail_width` is the width of the head that says
+    which pixels of a suspicious place are altered (0: there is none).
     """
 
     families: tuple[Family, ...] = ("masked", "memory", "repair")
@@ -43,6 +45,7 @@ class ScoringConfig:
     memory_size: int = 2000
     repair_width: int = 128
     max_rows: int = 128
+    detail_width: int = 0
 
     def __post_init__(self) -> None:
         if not self.families or not set(self.families) <= set(_FAMILIES):
@@ -51,6 +54,10 @@ class ScoringConfig:
             raise ConfigError(f"scoring.errors is {self.errors!r}; want some of {_ERROR_KINDS}")
         if min(self.max_rows, self.memory_size, self.repair_width) < 1:
             raise ConfigError("scoring.max_rows, memory_size and repair_width must be 1 or more")
+        if not 0 <= self.detail_width <= _WIDEST_DETAIL:
+            raise ConfigError(
+                f"scoring.detail_width is {self.detail_width}; want 0 to {_WIDEST_DETAIL}"
+            )
         if self.max_rows > 1024:
             raise ConfigError(f"scoring.max_rows is {self.max_rows}; want 1024 at the most")
 

@@ -149,6 +149,9 @@ class Detection:
     `score_std` is its standard deviation over the repeated masks (0 with a single repeat).
     `anomaly_map` is the calibrated map on the model's canvas, (H, W) float32, and
     `patch_scores` the same on the map's own grid; `map_threshold` is the map value that separates.
+    Of a part that is not OK, or whose map passes its threshold somewhere, `detail` says how likely
+    each pixel of the canvas is altered, (H, W) uint8, 255 being sure, and `anomaly_map` is gathered
+    on those pixels; None where nobody looked closer, or the model cannot.
     `errors` (E, L) is the raw evidence behind it all, from which another calibration could judge;
     `embedding` is how far the image as a whole lies from the remembered normal ones.
     """
@@ -166,6 +169,7 @@ class Detection:
     errors: NDArray[np.float16] | None = None
     warn_threshold: float | None = None
     embedding: float | None = None
+    detail: NDArray[np.uint8] | None = None
 
     @property
     def verdict(self) -> Verdict:

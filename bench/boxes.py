@@ -28,13 +28,14 @@ class Inspected:
     """A test image whose defects are known, and what a method says of it: its canvas map.
 
     `boxes` (N, 4) are x1, y1, x2, y2 of the defects in the image's own pixels, none where it is
-    normal.
+    normal. `coarse` is the map before it was sharpened, if it was.
     """
 
     anomaly_map: FloatArray
     placement: Placement
     is_rejected: bool
     boxes: np.ndarray
+    coarse: FloatArray | None = None
 
 
 def box_figures(images: Sequence[Inspected], level: float) -> dict[str, float]:
@@ -61,7 +62,7 @@ def _reported(images: Sequence[Inspected], level: float) -> dict[str, float]:
     for image in images:
         regions: tuple[Region, ...] = ()
         if image.is_rejected:
-            regions = find_regions(image.anomaly_map, image.placement, level)
+            regions = find_regions(image.anomaly_map, image.placement, level, image.coarse)
         overlaps += _best_overlaps(image.boxes, regions)
         boxes_hit = [_box_at(image.boxes, *region.peak) for region in regions]
         reported += len(regions)

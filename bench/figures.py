@@ -24,7 +24,7 @@ class Outcome:
     """One trained method on one test split: raw image scores and canvas maps, in sample order.
 
     `normal` are the scores of held-out normal images by group, `peaks` the maxima of their maps;
-    they alone set thresholds.
+    they alone set thresholds. `coarse` are maps before they were sharpened, where they were.
     """
 
     normal: Conformal
@@ -33,6 +33,7 @@ class Outcome:
     maps: list[FloatArray]
     placements: list[Placement]
     costs: dict[str, float] = field(default_factory=dict)
+    coarse: list[FloatArray | None] | None = None
 
 
 def figures(outcome: Outcome, test: Sequence[Sample]) -> dict[str, Any]:
@@ -97,5 +98,6 @@ def _boxes(outcome: Outcome, test: Sequence[Sample]) -> dict[str, float]:
     for i, (sample, placement) in enumerate(zip(test, outcome.placements, strict=True)):
         boxes = true_boxes(sample, placement.source)
         if boxes is not None:
-            images.append(Inspected(outcome.maps[i], placement, bool(rejected[i]), boxes))
+            coarse = None if outcome.coarse is None else outcome.coarse[i]
+            images.append(Inspected(outcome.maps[i], placement, bool(rejected[i]), boxes, coarse))
     return box_figures(images, outcome.peaks.threshold(_REPORTED))

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anomaly.encoding import Encoding
+from anomaly.heatmap import decode_grey, encode_grey
 from anomaly.types import Detection, FloatArray, Placement
 from record.keep import Arrays
 
@@ -15,7 +17,8 @@ class StoredEvidence:
 
     `errors` is (E, L) float16, averaged over masks; `map` the patch scores (rows, cols) float16;
     `inputs` what `anomaly.input_statistics` says of the image; `weights` the digest of the weights
-    that gathered it. `encoding` is None where it was stored before that was kept.
+    that gathered it. `encoding` is None where it was stored before that was kept; `detail` is that
+    of the detection, if somebody looked closer.
     """
 
     errors: np.ndarray
@@ -26,6 +29,7 @@ class StoredEvidence:
     inputs: FloatArray
     encoding: Encoding | None
     weights: str
+    detail: NDArray[np.uint8] | None = None
 
     @classmethod
     def of(
@@ -48,6 +52,7 @@ class StoredEvidence:
             inputs=inputs,
             encoding=encoding,
             weights=weights,
+            detail=detection.detail,
         )
 
     def arrays(self) -> Arrays:
@@ -62,14 +67,18 @@ class StoredEvidence:
             "inputs": self.inputs,
             "weights": np.frombuffer(bytes.fromhex(self.weights), np.uint8),
         }
-        return kept if self.encoding is None else kept | {"encoding": self.encoding.row()}
+        if self.encoding is not None:
+            kept["encoding"] = self.encoding.row()
+        if self.detail is not None:  # nearly all of it is 0
+            kept["detail"] = np.frombuffer(encode_grey(self.detail), np.uint8)
+        return kept
 
     @classmethod
     def of_arrays(cls, kept: Arrays) -> "StoredEvidence":
         """Read it back."""
         h, w, canvas_h, canvas_w, *box = (int(value) for value in kept["placement"])
         top, left, bottom, right = box
-        encoding = kept.get("encoding")
+        encoding, detail = kept.get("encoding"), kept.get("detail")
         return cls(
             errors=kept["errors"],
             map=kept["map"],
@@ -79,4 +88,5 @@ class StoredEvidence:
             inputs=kept["inputs"],
             encoding=None if encoding is None else Encoding.of_row(encoding),
             weights=kept["weights"].tobytes().hex(),
+            detail=None if detail is None else decode_grey(detail),
         )

@@ -1,8 +1,10 @@
 """A tiny real model, built in about a second, serves every test that needs one."""
 
+import copy
 import os
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ import torch
 
 from anomaly.bundle import Bundle, save_bundle
 from anomaly.calibration import CalibrationSettings
+from anomaly.model import AnomalyModel
 from anomaly.types import RgbImage
 from training.calibrate import calibrate_model
 from training.config import TrainConfig, load_recipe
 from training.data import Sample
+from training.detail import fit_detail
 from training.loop import train
 from training.progress import QUIET
 
@@ -31,6 +35,11 @@ TINY = (
     "evidence.steps=40",
     "evidence.copies=2",
     "evidence.batch_size=256",
+    "model.scoring.detail_width=4",
+    "detail.copies=8",
+    "detail.steps=4",  # too few: it is silenced, see `sharp_bundle`
+    "detail.batch_size=8",
+    "detail.crop=32",
     "model.mae.width=32",
     "model.mae.depth=2",
     "model.mae.heads=2",
@@ -138,6 +147,15 @@ def tiny_bundle(
 
 
 @pytest.fixture(scope="session")
+def sharp_bundle(tiny_bundle: Bundle, tiny_config: TrainConfig, tiny_data: Path) -> Bundle:
+    """The tiny model with a detail head that has learned something."""
+    config = replace(tiny_config, detail=replace(tiny_config.detail, copies=48, steps=300))
+    model = untrained_detail(tiny_bundle.model)
+    fit_detail(model, samples(tiny_data / "train/good"), config, progress=QUIET)
+    return replace(tiny_bundle, model=model)
+
+
+@pytest.fixture(scope="session")
 def tiny_folder(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_bundle(tiny_bundle, folder, "v1")
@@ -152,6 +170,17 @@ def image() -> RgbImage:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+def untrained_detail(model: AnomalyModel) -> AnomalyModel:
+    """A copy of a model with the first weights of its detail head."""
+    fresh = copy.deepcopy(model)
+    assert fresh.detail is not None
+    torch.manual_seed(0)
+    for module in fresh.detail.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.BatchNorm2d):
+            module.reset_parameters()
+    return fresh
 
 
 def samples(folder: Path) -> list[Sample]:

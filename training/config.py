@@ -157,6 +157,25 @@ class EvidenceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DetailConfig:
+    """How the detail head is trained, where `model.scoring.detail_width` says that there is one.
+
+    `copies` counts corrupted canvases of 224 × 224 pixels; of larger ones there are fewer, by area.
+    Each step sees `batch_size` squares of `crop` canvas pixels.
+    """
+
+    copies: int = 600
+    steps: int = 1500
+    batch_size: int = 8
+    crop: int = 112
+    learning_rate: float = 3e-3
+
+    def __post_init__(self) -> None:
+        if min(self.copies, self.crop) < 1 or self.steps < 1 or self.batch_size < 2:
+            raise ConfigError("detail wants copies, crop and steps of 1, batch_size of 2 or more")
+
+
+@dataclass(frozen=True, slots=True)
 class PlanConfig:
     """What is decided from the training images before training.
 
@@ -242,6 +261,7 @@ class TrainConfig:
     objective: ObjectiveConfig = ObjectiveConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     evidence: EvidenceConfig = EvidenceConfig()
+    detail: DetailConfig = DetailConfig()
     plan: PlanConfig = PlanConfig()
     crossfit: CrossfitConfig = CrossfitConfig()
     run: RunConfig = RunConfig()
@@ -249,14 +269,22 @@ class TrainConfig:
     def bounded(self, images: int) -> "TrainConfig":
         """Return the recipe for so many images, which are seen no more often than it allows.
 
-        The repair head's steps shrink as the autoencoder's do, for the same reason.
+        The repair head's and the detail head's steps shrink as the autoencoder's do, for the same
+        reason.
         """
         optimiser = self.optimiser.bounded(images)
         if optimiser is self.optimiser:
             return self
         share = optimiser.steps / self.optimiser.steps
         evidence = replace(self.evidence, steps=math.ceil(share * self.evidence.steps))
-        return replace(self, optimiser=optimiser, evidence=evidence)
+        detail = replace(self.detail, steps=math.ceil(share * self.detail.steps))
+        return replace(self, optimiser=optimiser, evidence=evidence, detail=detail)
+
+
+def without_detail(config: TrainConfig) -> TrainConfig:
+    """Return the recipe of a model that gathers the same evidence and draws no details."""
+    scoring = replace(config.model.scoring, detail_width=0)
+    return replace(config, model=replace(config.model, scoring=scoring))
 
 
 def recipe_names() -> list[str]:

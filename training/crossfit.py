@@ -16,7 +16,7 @@ import numpy as np
 from anomaly.normal_set import NormalSet, folds_of, joined
 from anomaly.roi import Roi
 from training.calibrate import measure
-from training.config import CrossfitConfig, TrainConfig
+from training.config import CrossfitConfig, TrainConfig, without_detail
 from training.decoding import STRICT, Decoding
 from training.loop import train
 from training.progress import SHOWN, Progress
@@ -54,6 +54,7 @@ def cross_fitted(
     Returns the evidence on all samples, fold by fold. Raises what `train` and `measure` raise.
     """
     assigned = assign_folds(samples, folds)
+    config = without_detail(config)  # it is no evidence
     sets = []
     for fold in range(folds):
         _log.info("model %d of %d for calibrating: trained without a fold", fold + 1, folds)

@@ -18,7 +18,7 @@ from anomaly.bands import folded
 from anomaly.corruption import corrupt
 from anomaly.model import AnomalyModel
 from anomaly.patches import unfold_cells
-from anomaly.preprocess import placement_of, preprocess
+from anomaly.preprocess import PreprocessConfig, placement_of, preprocess
 from anomaly.types import RgbImage
 from training.config import EvidenceConfig, TrainConfig
 from training.coreset import select
@@ -219,16 +219,19 @@ class _Corruption:
 def altered_cells(model: AnomalyModel, masks: Sequence[np.ndarray]) -> torch.Tensor:
     """Share of each map cell that a defect covers, (N, rows, cols), from image masks (H, W)."""
     config, grid = model.config.preprocess, model.target.map_grid
-    shares = []
-    for mask in masks:
-        placement = placement_of(mask.shape, config)
-        top, left, bottom, right = placement.box
-        share = np.zeros(placement.canvas, np.float32)
-        share[top:bottom, left:right] = cv2.resize(
-            mask.astype(np.float32), (right - left, bottom - top), interpolation=cv2.INTER_AREA
-        )
-        shares.append(torch.from_numpy(folded(share)))
+    shares = [torch.from_numpy(canvas_share(mask, config)) for mask in masks]
     return F.adaptive_avg_pool2d(torch.stack(shares), (grid.rows, grid.cols))
+
+
+def canvas_share(mask: np.ndarray, config: PreprocessConfig) -> np.ndarray:
+    """Share of each pixel of a square canvas that a defect covers, (S, S), from a mask (H, W)."""
+    placement = placement_of(mask.shape, config)
+    top, left, bottom, right = placement.box
+    share = np.zeros(placement.canvas, np.float32)
+    share[top:bottom, left:right] = cv2.resize(
+        mask.astype(np.float32), (right - left, bottom - top), interpolation=cv2.INTER_AREA
+    )
+    return folded(share)
 
 
 @torch.inference_mode()

@@ -22,6 +22,7 @@ from anomaly.types import Block, Grid
 from training.checkpoint import check_run, fingerprint, load_checkpoint, save_checkpoint
 from training.config import ObjectiveConfig, TrainConfig
 from training.data import Sample
+from training.detail import fit_detail
 from training.errors import DataError, OutOfMemory, RecipeError, TrainingDiverged
 from training.evidence import fit_evidence
 from training.exposure import warn_of_dark
@@ -65,8 +66,8 @@ def train(
     """Train on normal images; returns the model and the training part of its card.
 
     `run_folder` gets the checkpoint, the JSON-Lines log and TensorBoard's files. Of several
-    processes only the first fits the memory and the repair head. Raises `TrainingDiverged`,
-    `ResumeError` or `DataError`.
+    processes only the first fits the memory, the repair head and the detail head. Raises
+    `TrainingDiverged`, `ResumeError` or `DataError`.
     """
     if len(samples) < 2:
         raise DataError(
@@ -97,6 +98,7 @@ def train(
     )
     if world.is_first:
         fit_evidence(model, samples, source, config, progress=progress)
+        fit_detail(model, samples, config, progress=progress)
     return model.eval(), {"images": sum(s.quality is None for s in samples)} | card_of(
         model, config, world, loss=loss, started=started
     )

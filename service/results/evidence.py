@@ -6,7 +6,14 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from anomaly.heatmap import canvas_map, encode_jpeg, overlay, picture_size
+from anomaly.heatmap import (
+    canvas_map,
+    encode_jpeg,
+    overlay,
+    picture_size,
+    region_level,
+    sharpened,
+)
 from anomaly.image import FORMATS, decode_image
 from anomaly.types import Detection, Region
 from record.result import Result
@@ -35,12 +42,16 @@ def media_type(image: bytes) -> str:
 def heatmap_of(image: bytes, evidence: StoredEvidence, result: Result) -> bytes:
     """Draw a stored map and its regions over the stored image, as JPEG."""
     small, placement = evidence.map.astype(np.float32), evidence.placement
+    anomaly_map = canvas_map(small, placement.canvas)
+    if evidence.detail is not None:
+        level = region_level(anomaly_map, evidence.map_threshold)
+        anomaly_map = sharpened(anomaly_map, evidence.detail, level)
     detection = Detection(
         pred_score=result.score,
         score_std=result.score_std,
         p_value=result.p_value,
         patch_scores=small,
-        anomaly_map=canvas_map(small, placement.canvas),
+        anomaly_map=anomaly_map,
         placement=placement,
         map_threshold=evidence.map_threshold,
         regions=tuple(Region(**region) for region in result.regions),

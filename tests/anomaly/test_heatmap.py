@@ -18,6 +18,8 @@ from anomaly.heatmap import (
     heat,
     overlay,
     picture_size,
+    region_level,
+    sharpened,
     source_map,
 )
 from anomaly.preprocess import PreprocessConfig, place, placement_of
@@ -131,6 +133,70 @@ def test_a_weaker_defect_beside_a_strong_one_is_not_lost() -> None:
     regions = find_regions(hills((14, 10, 4), (44, 4, 3)), placement((64, 64)), 0.001)
     assert [region.peak[0] for region in regions] == [14, 44]
     assert [round(region.peak_score) for region in regions] == [10, 4]
+
+
+def detail_of(*squares: tuple[int, int, int, int]) -> np.ndarray:
+    """Sure of the pixels in squares (top, left, height, width), (64, 64) uint8."""
+    detail = np.zeros((64, 64), np.uint8)
+    for top, left, height, width in squares:
+        detail[top : top + height, left : left + width] = 255
+    return detail
+
+
+def test_a_map_is_gathered_on_the_altered_pixels_and_keeps_its_height() -> None:
+    coarse = hills((30, 10, 6))
+    fine = sharpened(coarse, detail_of((31, 26, 2, 9)), 4.0)
+    assert fine.max() == pytest.approx(coarse.max(), rel=1e-6)
+    assert fine[31, 30] > 9
+    assert (fine[(coarse > 0.1) & (detail_of((31, 26, 2, 9)) == 0)] < 2).all()
+    [region] = find_regions(fine, placement((64, 64)), 4.0, coarse)
+    assert region.bbox == (26, 31, 9, 2)
+    assert region.peak_score == pytest.approx(coarse.max(), rel=1e-6)
+
+
+def test_a_place_of_which_the_detail_sees_nothing_keeps_its_shape() -> None:
+    coarse = hills((14, 10, 4), (46, 8, 4))
+    fine = sharpened(coarse, detail_of((31, 12, 2, 4)), 4.0)  # of the left one alone
+    unseen = (coarse > 2) & (np.arange(64) > 30)  # down to the hill's foot
+    np.testing.assert_allclose(fine[unseen], coarse[unseen], rtol=1e-6)
+    assert [r.peak[0] // 16 for r in find_regions(fine, placement((64, 64)), 4.0, coarse)] == [0, 2]
+    blind = sharpened(coarse, np.zeros((64, 64), np.uint8), 4.0)
+    np.testing.assert_allclose(blind, coarse, rtol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0.05, 3.0))
+def test_nothing_new_rises_above_the_level(seed: int, level: float) -> None:
+    generator = np.random.default_rng(seed)
+    coarse = cv2.resize(generator.normal(0, 1.5, (8, 8)).astype(np.float32), (64, 64))
+    detail = cv2.resize(generator.integers(0, 256, (16, 16)).astype(np.uint8), (64, 64))
+    fine = sharpened(coarse, detail, level)
+    assert fine.shape == coarse.shape
+    assert bool(np.isfinite(fine).all())
+    assert not (fine > level)[coarse <= 0.5 * level].any()
+    count, labels = cv2.connectedComponents((coarse > 0.5 * level).astype(np.uint8))
+    for hill in range(1, count):
+        height = coarse[labels == hill].max()
+        if height > level:
+            assert fine[labels == hill].max() == pytest.approx(height, rel=1e-5)
+
+
+def test_the_pieces_of_a_broken_line_are_one_region() -> None:
+    coarse = hills((24, 10, 8), (38, 10, 8))
+    pieces = [(31, column, 2, 4) for column in (16, 24, 32, 40)]
+    fine = sharpened(coarse, detail_of(*pieces), 4.0)
+    [region] = find_regions(fine, placement((64, 64)), 4.0, coarse)
+    x, y, width, height = region.bbox
+    assert (y, height) == (31, 2)
+    assert x <= 24
+    assert x + width >= 36
+    assert region.area_px < width * height  # the gaps are not of it
+    assert len(find_regions(fine, placement((64, 64)), 4.0)) > 1
+
+
+def test_the_level_of_regions_shows_something_of_every_part() -> None:
+    assert region_level(hills((30, 10, 4)), 3.0) == 3
+    assert region_level(hills((30, 2, 4)), 3.0) == pytest.approx(1.4)
 
 
 def test_a_bump_on_a_slope_is_no_defect_of_its_own() -> None:

@@ -1,5 +1,7 @@
 """Images and evidence that are kept of results."""
 
+import asyncio
+import base64
 import io
 import time
 from collections.abc import Iterator
@@ -10,8 +12,10 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from anomaly.bundle import Bundle, save_bundle
 from record.keep import KeptImage, KeptStore
 from service.errors import StartError
+from service.evidence import StoredEvidence
 from service.results.recording import Recording
 from tests.conftest import jpeg, normal_pixels, planted, png
 from tests.service.routes.test_results import results, served
@@ -57,6 +61,27 @@ def test_a_stored_heatmap_shows_what_the_answer_showed(client: TestClient) -> No
     changed = np.abs(picture - plain).max(axis=2)
     assert changed[y, x] > 40  # tinted where the defect is
     assert np.median(changed) < 12  # and not elsewhere
+
+
+def test_a_stored_heatmap_is_as_sharp_as_the_answer_s(sharp_bundle: Bundle, tmp_path: Path) -> None:
+    save_bundle(sharp_bundle, tmp_path / "models/sharp", "v1")
+    with served(tmp_path / "models/sharp", tmp_path, keep="all") as client:
+        answer = client.post("/score?heatmap=overlay", content=BAD).json()
+        results(client, 1)
+        recording = flush(client)
+        stored = client.get(f"/v1/results/{answer['result_id']}/heatmap").content
+        discussed = asyncio.run(recording.reader.find(answer["result_id"]))
+        evidence = recording._evidence(discussed.result)
+    sent = base64.b64decode(answer["heatmap"]["data"])
+    shown, redrawn = (np.asarray(Image.open(io.BytesIO(b)), np.int16) for b in (sent, stored))
+    assert np.abs(shown - redrawn).mean() < 1  # the stored map has half the digits
+    assert evidence is not None
+    assert evidence.detail is not None
+    assert evidence.detail.shape == evidence.placement.canvas
+    assert evidence.detail.max() > evidence.detail.min()
+    again = StoredEvidence.of_arrays(evidence.arrays())
+    np.testing.assert_array_equal(again.detail, evidence.detail)
+    assert evidence.arrays()["detail"].nbytes < evidence.detail.nbytes
 
 
 def test_a_tensor_is_kept_as_a_picture(client: TestClient) -> None:

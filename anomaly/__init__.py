@@ -1,7 +1,7 @@
 """The science: arrays and tensors in, arrays and tensors out.
 
 This package knows no HTTP, flags or logging set-up. Read `anomaly.detector` first: its
-`Detector.detect_canvases` is the flow in three steps.
+`Detector.detect_canvases` is the flow in four steps.
 """
 
 import os

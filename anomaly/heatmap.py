@@ -10,7 +10,7 @@ take gigabytes.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -54,7 +54,7 @@ def sharpened(anomaly_map: FloatArray, detail: NDArray[np.uint8], level: float) 
 
     `detail` (H, W) says how likely each pixel is altered, 255 being sure. Every hill that rises
     above `level`, which is positive, keeps its height, and where the detail sees nothing also its
-    shape; what lies around becomes less. Nothing new rises above `level`.
+    shape; what lies around becomes less. No pixel rises above `level` that was not above it.
     """
     likely = detail.astype(np.float32) / 255 + _DOUBT
     foot = (anomaly_map > _FOOT * level).astype(np.uint8)
@@ -62,8 +62,10 @@ def sharpened(anomaly_map: FloatArray, detail: NDArray[np.uint8], level: float) 
     fine = np.where(anomaly_map > 0, anomaly_map * (likely / likely.max()), anomaly_map)
     for hill in np.unique(labels[anomaly_map > level]):
         inside = labels == hill
-        gathered = anomaly_map[inside] * likely[inside]
-        fine[inside] = gathered * (anomaly_map[inside].max() / gathered.max())
+        before, gathered = anomaly_map[inside], anomaly_map[inside] * likely[inside]
+        height, highest = before.max(), gathered[before > level].max()
+        limit = np.where(before > level, height, before)
+        fine[inside] = np.minimum(gathered * (height / highest), limit)
     return np.asarray(fine, np.float32)
 
 
@@ -132,12 +134,10 @@ def find_regions(
             continue
         window = slice(top, top + height), slice(left, left + width)
         hill = np.where(labels[window] == label, inside[window], np.float32(-np.inf))
-        for part in _parts(hill, level):
-            highest = fine[window][part].max()
-            if highest <= level:  # a stronger place nearby is what was altered
-                continue
-            shape = part if coarse is None else part & (fine[window] >= _PEAK_SHARES[0] * highest)
-            regions.append(_region(fine[window], shape, (top, left), placement))
+        shapes = list(_parts(hill, level))
+        if coarse is not None:
+            shapes = list(_narrowed(shapes, fine[window], level))
+        regions += [_region(fine[window], shape, (top, left), placement) for shape in shapes]
     return tuple(sorted(regions, key=lambda r: -r.peak_score)[:_MAX_REGIONS])
 
 
@@ -161,6 +161,19 @@ def _parts(hill: FloatArray, level: float) -> Iterator[NDArray[np.bool_]]:
                 covered |= part
                 break
         left_over[part] = -np.inf
+
+
+def _narrowed(
+    parts: Sequence[NDArray[np.bool_]], fine: FloatArray, level: float
+) -> Iterator[NDArray[np.bool_]]:
+    """Narrow areas of a hill to where its sharp map is at least half as high as its highest there.
+
+    What is low on the sharp map stood on the slope of another, unless no area is high.
+    """
+    heights = [float(fine[part].max()) for part in parts]
+    for part, height in zip(parts, heights, strict=True):
+        if height > level or height == max(heights):
+            yield part & (fine >= _PEAK_SHARES[0] * height)
 
 
 def _around(hill: FloatArray, peak: int, level: float) -> NDArray[np.bool_]:

@@ -173,6 +173,8 @@ class DetailConfig:
     def __post_init__(self) -> None:
         if min(self.copies, self.crop) < 1 or self.steps < 1 or self.batch_size < 2:
             raise ConfigError("detail wants copies, crop and steps of 1, batch_size of 2 or more")
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(f"detail.learning_rate is {self.learning_rate}; want more than 0")
 
 
 @dataclass(frozen=True, slots=True)

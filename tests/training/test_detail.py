@@ -113,3 +113,6 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     for override in ("detail.copies=0", "detail.batch_size=1", "detail.steps=0", "detail.crop=0"):
         with pytest.raises(RecipeError, match="detail wants"):
             load_recipe("default", [override])
+    for rate in ("nan", "inf", "0", "-0.1"):
+        with pytest.raises(RecipeError, match="learning_rate"):
+            load_recipe("default", [f"detail.learning_rate={rate}"])

@@ -27,7 +27,8 @@ from training.evidence import canvas_share
 from training.progress import SHOWN, Progress
 
 _log = logging.getLogger(__name__)
-_USUAL_PX = 224**2  # of a canvas; larger ones carry more defects, and there are fewer of them
+_USUAL_SIDE = 224  # canvas pixels, in which a defect is drawn
+_USUAL_PX = _USUAL_SIDE**2  # larger canvases carry more defects, and there are fewer of them
 _FEWEST = 1 / 8  # of the copies, on whatever canvas
 _CROPS = 3  # of each copy of the usual size
 _CHUNK = 8
@@ -176,7 +177,10 @@ def _corrupted(
 
 @dataclass(slots=True)
 class _Damage:
-    """Draws defects of all kinds on images; the previous image is the donor of each."""
+    """Draws defects of all kinds on images; the previous image is the donor of each.
+
+    A defect's size follows from the usual canvas, and so does what it costs to draw one.
+    """
 
     preprocessing: PreprocessConfig
     generator: np.random.Generator
@@ -185,19 +189,37 @@ class _Damage:
     def __call__(self, image: RgbImage) -> tuple[RgbImage, np.ndarray]:
         """Return a copy with one or two defects for the usual canvas, and their mask (H, W)."""
         donor, self.donor = self.donor or image, image
-        mask = np.zeros(image.size, bool)
-        pixel = min(placement_of(image.size, self.preprocessing).scale)
+        scale = placement_of(image.size, self.preprocessing).scale
+        pixels, mask = image.pixels.copy(), np.zeros(image.size, bool)
         area = max(1.0, self.preprocessing.canvas**2 / _USUAL_PX)
         for _ in range(round(area * self.generator.integers(1, 3))):
-            kind = self.generator.random()
-            if kind < _PLAIN:
-                image, altered = corrupt(image, donor, self.generator)
-            elif kind < _PLAIN + _DIFFUSE:
-                image, altered = corrupt_diffusely(image, self.generator)
-            else:
-                image, altered = corrupt_finely(image, donor, self.generator, pixel)
-            mask |= altered
-        return image, mask
+            window, from_donor = self._window(image, scale), self._window(donor, scale)
+            drawn, altered = self._defect(
+                RgbImage(pixels[window]), RgbImage(donor.pixels[from_donor]), min(scale)
+            )
+            pixels[window] = drawn.pixels
+            mask[window] |= altered
+        return RgbImage(pixels), mask
+
+    def _window(self, image: RgbImage, scale: tuple[float, float]) -> tuple[slice, slice]:
+        """Draw a part of an image, as large as the usual canvas or all there is."""
+        sides = [
+            min(side, round(_USUAL_SIDE * s)) for side, s in zip(image.size, scale, strict=True)
+        ]
+        tops = [
+            int(self.generator.integers(side - length + 1))
+            for side, length in zip(image.size, sides, strict=True)
+        ]
+        rows, columns = (slice(top, top + side) for top, side in zip(tops, sides, strict=True))
+        return rows, columns
+
+    def _defect(self, part: RgbImage, donor: RgbImage, pixel: float) -> tuple[RgbImage, np.ndarray]:
+        kind = self.generator.random()
+        if kind < _PLAIN:
+            return corrupt(part, donor, self.generator)
+        if kind < _PLAIN + _DIFFUSE:
+            return corrupt_diffusely(part, self.generator)
+        return corrupt_finely(part, donor, self.generator, pixel)
 
 
 @dataclass(frozen=True, slots=True)

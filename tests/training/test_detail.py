@@ -4,6 +4,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -98,15 +99,30 @@ def test_crops_show_the_same_place_in_pixels_evidence_and_truth(tiny_bundle: Bun
     assert on_defect > 25
 
 
-def test_a_larger_canvas_carries_more_defects(tiny_config: TrainConfig) -> None:
+def test_a_larger_canvas_carries_more_defects_of_the_same_size(tiny_config: TrainConfig) -> None:
     image = RgbImage(normal_pixels(1, (900, 900)))
-    counts = []
+    counts, extents = [], []
     for canvas in (224, 896):
         preprocessing = replace(tiny_config.model.preprocess, canvas=canvas)
         damage = _Damage(preprocessing, np.random.default_rng(4))
-        masks = [damage(image)[1] for _ in range(3)]
-        counts.append(sum(float(mask.mean()) for mask in masks))
-    assert counts[1] > 2 * counts[0]
+        masks = [damage(image)[1].astype(np.uint8) for _ in range(4)]
+        boxes = [box for m in masks for box in cv2.connectedComponentsWithStats(m)[2][1:]]
+        counts.append(len(boxes))
+        extents.append(max(max(box[2:4]) for box in boxes) * canvas / 900)
+    assert counts[1] > 6 * counts[0]
+    assert extents[1] < 448  # two that touch, at the most
+
+
+def test_images_of_other_sizes_and_shapes_are_damaged(tiny_config: TrainConfig) -> None:
+    preprocessing = replace(tiny_config.model.preprocess, canvas=448)
+    damage = _Damage(preprocessing, np.random.default_rng(0))
+    for size in ((40, 900), (900, 40), (20, 20), (640, 480)):
+        image = RgbImage(normal_pixels(1, size))
+        before = image.pixels.copy()
+        copy, mask = damage(image)
+        assert copy.size == mask.shape == size
+        assert mask.any()
+        np.testing.assert_array_equal(image.pixels, before)
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:

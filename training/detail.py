@@ -204,7 +204,8 @@ class _Damage:
     def _window(self, image: RgbImage, scale: tuple[float, float]) -> tuple[slice, slice]:
         """Draw a part of an image, as large as the usual canvas or all there is."""
         sides = [
-            min(side, round(_USUAL_SIDE * s)) for side, s in zip(image.size, scale, strict=True)
+            min(side, max(1, round(_USUAL_SIDE * s)))
+            for side, s in zip(image.size, scale, strict=True)
         ]
         tops = [
             int(self.generator.integers(side - length + 1))

@@ -116,7 +116,7 @@ def test_a_larger_canvas_carries_more_defects_of_the_same_size(tiny_config: Trai
 def test_images_of_other_sizes_and_shapes_are_damaged(tiny_config: TrainConfig) -> None:
     preprocessing = replace(tiny_config.model.preprocess, canvas=448)
     damage = _Damage(preprocessing, np.random.default_rng(0))
-    for size in ((40, 900), (900, 40), (20, 20), (640, 480)):
+    for size in ((40, 900), (900, 40), (1, 3), (640, 480)):
         image = RgbImage(normal_pixels(1, size))
         before = image.pixels.copy()
         copy, mask = damage(image)

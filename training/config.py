@@ -160,18 +160,20 @@ class EvidenceConfig:
 class DetailConfig:
     """How the detail head is trained, where `model.scoring.detail_width` says that there is one.
 
-    `copies` counts corrupted canvases of 224 × 224 pixels; of larger ones there are fewer, by area.
-    Each step sees `batch_size` squares of `crop` canvas pixels.
+    `copies` counts corrupted canvases of 224 × 224 pixels; of larger ones there are fewer, by area,
+    and of each image no more than `copies_each`. Each step sees `batch_size` squares of `crop`
+    canvas pixels.
     """
 
     copies: int = 600
+    copies_each: int = 10
     steps: int = 1500
     batch_size: int = 8
     crop: int = 112
     learning_rate: float = 3e-3
 
     def __post_init__(self) -> None:
-        if min(self.copies, self.crop) < 1 or self.steps < 1 or self.batch_size < 2:
+        if min(self.copies, self.copies_each, self.crop, self.steps) < 1 or self.batch_size < 2:
             raise ConfigError("detail wants copies, crop and steps of 1, batch_size of 2 or more")
         if not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"detail.learning_rate is {self.learning_rate}; want more than 0")
@@ -271,15 +273,15 @@ class TrainConfig:
     def bounded(self, images: int) -> "TrainConfig":
         """Return the recipe for so many images, which are seen no more often than it allows.
 
-        The repair head's and the detail head's steps shrink as the autoencoder's do, for the same
-        reason.
+        The repair head's steps shrink as the autoencoder's do, for the same reason; the detail
+        head's shrink by the root, since every copy of an image has other defects.
         """
         optimiser = self.optimiser.bounded(images)
         if optimiser is self.optimiser:
             return self
         share = optimiser.steps / self.optimiser.steps
         evidence = replace(self.evidence, steps=math.ceil(share * self.evidence.steps))
-        detail = replace(self.detail, steps=math.ceil(share * self.detail.steps))
+        detail = replace(self.detail, steps=math.ceil(math.sqrt(share) * self.detail.steps))
         return replace(self, optimiser=optimiser, evidence=evidence, detail=detail)
 
 

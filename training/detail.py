@@ -144,8 +144,9 @@ def _crops(
     """Corrupt copies of training images, gather evidence on them and cut them, in random order."""
     generator = np.random.default_rng((config.run.seed, 7))
     canvas_px = config.model.preprocess.canvas**2
-    copies = math.ceil(config.detail.copies * max(_FEWEST, min(1.0, _USUAL_PX / canvas_px)))
-    of_each = math.ceil(_CROPS * config.detail.copies / copies)
+    wished = min(config.detail.copies, config.detail.copies_each * len(samples))
+    copies = math.ceil(wished * max(_FEWEST, min(1.0, _USUAL_PX / canvas_px)))
+    of_each = math.ceil(_CROPS * wished / copies)
     cut = _Cutter(model, config.detail.crop, generator)
     parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     with progress.bar("fine corruption", total=copies, unit="image") as bar:

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,7 @@ def test_few_images_take_fewer_steps_and_the_rest_shrinks_with_them() -> None:
     assert (few.optimiser.steps, few.optimiser.warmup_steps) == (219, 22)
     assert 1 - few.optimiser.ema_decay == pytest.approx(0.002 * 600 / 219, rel=0.01)
     assert (few.evidence.steps, few.optimiser.batch_size) == (365, 32)
+    assert few.detail.steps == math.ceil(math.sqrt(few.optimiser.steps / 600) * 1500)
     assert usual.bounded(315) is usual
     assert load_recipe("default", ["optimiser.epochs=0"]).bounded(2).optimiser.steps == 600
     fewest = load_recipe("default").bounded(30)

@@ -1,6 +1,5 @@
 """A tiny real model, built in about a second, serves every test that needs one."""
 
-import copy
 import os
 import time
 import weakref
@@ -35,10 +34,9 @@ TINY = (
     "evidence.steps=40",
     "evidence.copies=2",
     "evidence.batch_size=256",
-    "model.scoring.detail_width=4",
-    "detail.copies=8",
-    "detail.steps=4",  # too few: it is silenced, see `sharp_bundle`
-    "detail.batch_size=8",
+    "model.scoring.detail_width=0",  # see `sharp_bundle`
+    "detail.copies=48",
+    "detail.steps=300",
     "detail.crop=32",
     "model.mae.width=32",
     "model.mae.depth=2",
@@ -149,9 +147,8 @@ def tiny_bundle(
 @pytest.fixture(scope="session")
 def sharp_bundle(tiny_bundle: Bundle, tiny_config: TrainConfig, tiny_data: Path) -> Bundle:
     """The tiny model with a detail head that has learned something."""
-    config = replace(tiny_config, detail=replace(tiny_config.detail, copies=48, steps=300))
-    model = untrained_detail(tiny_bundle.model)
-    fit_detail(model, samples(tiny_data / "train/good"), config, progress=QUIET)
+    model = with_detail(tiny_bundle.model)
+    fit_detail(model, samples(tiny_data / "train/good"), tiny_config, progress=QUIET)
     return replace(tiny_bundle, model=model)
 
 
@@ -172,15 +169,14 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def untrained_detail(model: AnomalyModel) -> AnomalyModel:
-    """A copy of a model with the first weights of its detail head."""
-    fresh = copy.deepcopy(model)
-    assert fresh.detail is not None
+def with_detail(model: AnomalyModel) -> AnomalyModel:
+    """The same model with an untrained detail head beside."""
+    scoring = replace(model.config.scoring, detail_width=4)
     torch.manual_seed(0)
-    for module in fresh.detail.modules():
-        if isinstance(module, torch.nn.Conv2d | torch.nn.BatchNorm2d):
-            module.reset_parameters()
-    return fresh
+    enlarged = AnomalyModel.empty(replace(model.config, scoring=scoring))
+    lacking = enlarged.load_state_dict(model.state_dict(), strict=False).missing_keys
+    assert all(name.startswith("detail.") for name in lacking)
+    return enlarged.eval()
 
 
 def samples(folder: Path) -> list[Sample]:

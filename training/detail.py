@@ -36,7 +36,7 @@ _PLAIN, _DIFFUSE = 0.45, 0.1  # shares of the defects; the rest is fine
 _SEEN = 0.3  # of a pixel that is altered
 _ON_DEFECT = 0.75  # share of the crops that lie on a defect
 _BLIND = 0.2  # share of the crops without evidence, so that pixels are looked at, too
-_HELD_OUT = 0.1  # share of the crops that tell whether anything was learned
+_HELD_OUT = 0.1  # share of the crops that are not trained on and tell whether that helped
 _LEAST_AUROC = 0.75  # of pixels of those
 _DICE = 0.5  # weight of the overlap beside the cross-entropy: altered pixels are few
 

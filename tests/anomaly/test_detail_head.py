@@ -10,7 +10,6 @@ from anomaly.detail_head import DetailHead
 from anomaly.detector import Detector, judge
 from anomaly.errors import ConfigError
 from anomaly.heatmap import canvas_map
-from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed, preprocess
 from anomaly.scoring import ScoringConfig
 from anomaly.types import RgbImage
@@ -105,16 +104,11 @@ def test_the_detail_is_sought_around_what_is_suspicious_alone(sharp_bundle: Bund
     assert float(everywhere[:, 6 * grid.patch :].max()) > 0
 
 
-def test_a_model_without_the_head_keeps_its_maps(sharp_bundle: Bundle) -> None:
+def test_a_model_without_the_head_keeps_its_maps(sharp_bundle: Bundle, tiny_bundle: Bundle) -> None:
     assert sharp_bundle.calibration is not None
     bad = RgbImage(planted(normal_pixels(300), 64, 48, 12))
     [sharp] = Detector(sharp_bundle.model, sharp_bundle.calibration).detect([bad])
-    values = to_dict(sharp_bundle.model.config)
-    values["scoring"]["detail_width"] = 0
-    model = AnomalyModel.empty(from_dict(type(sharp_bundle.model.config), values))
-    state = sharp_bundle.model.state_dict()
-    model.load_state_dict({k: v for k, v in state.items() if not k.startswith("detail.")})
-    [plain] = Detector(model, sharp_bundle.calibration).detect([bad])
+    [plain] = Detector(tiny_bundle.model, sharp_bundle.calibration).detect([bad])
     assert plain.detail is None
     assert plain.pred_score == sharp.pred_score
     assert plain.verdict == sharp.verdict

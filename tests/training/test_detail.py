@@ -10,14 +10,16 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from anomaly.bundle import Bundle
+from anomaly.bundle import Bundle, load_bundle, save_bundle
+from anomaly.detector import Detector
 from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed, preprocess
 from anomaly.types import RgbImage
-from tests.conftest import normal_pixels, planted, samples, untrained_detail
+from tests.conftest import normal_pixels, planted, samples, with_detail
 from training.config import TrainConfig, load_recipe, without_detail
 from training.detail import _Cutter, _Damage, fit_detail
 from training.errors import RecipeError
+from training.loop import train
 from training.progress import QUIET
 
 
@@ -39,15 +41,37 @@ def test_it_learns_which_pixels_are_altered(sharp_bundle: Bundle) -> None:
 def test_it_is_the_same_by_seed_and_leaves_the_rest_of_the_model_alone(
     tiny_bundle: Bundle, tiny_config: TrainConfig, tiny_data: Path
 ) -> None:
-    states = []
+    states, config = [], replace(tiny_config, detail=replace(tiny_config.detail, steps=20))
     for _ in range(2):
-        model = untrained_detail(tiny_bundle.model)
-        fit_detail(model, samples(tiny_data / "train/good"), tiny_config, progress=QUIET)
+        model = with_detail(tiny_bundle.model)
+        fit_detail(model, samples(tiny_data / "train/good"), config, progress=QUIET)
         states.append(model.state_dict())
     for name, tensor in tiny_bundle.model.state_dict().items():
         assert torch.equal(states[0][name], states[1][name]), name
         if not name.startswith("detail."):
             assert torch.equal(states[0][name], tensor), name
+
+
+def test_a_training_ends_with_it_and_the_model_keeps_it(
+    tiny_bundle: Bundle, tiny_config: TrainConfig, tiny_data: Path, tmp_path: Path
+) -> None:
+    scoring = replace(tiny_config.model.scoring, detail_width=4)
+    config = replace(tiny_config, model=replace(tiny_config.model, scoring=scoring))
+    model, _ = train(samples(tiny_data / "train/good"), config, tmp_path / "run", progress=QUIET)
+    for name, tensor in tiny_bundle.model.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name  # the rest is as without it
+    assert model.detail is not None
+    assert bool(model.detail.to_pixels.weight.any())
+    save_bundle(replace(tiny_bundle, model=model), tmp_path / "sharp", "v1")
+    reread = load_bundle(tmp_path / "sharp")
+    assert reread.calibration is not None
+    bad = RgbImage(planted(normal_pixels(300), 64, 48, 12))
+    [before] = Detector(model, reread.calibration).detect([bad])
+    [after] = Detector(reread.model, reread.calibration).detect([bad])
+    assert before.detail is not None
+    assert after.detail is not None
+    np.testing.assert_array_equal(before.detail, after.detail)
+    assert before.regions == after.regions
 
 
 @pytest.mark.parametrize("learning_rate", [1e-12, 1e30])
@@ -58,7 +82,7 @@ def test_a_head_that_learns_nothing_is_silenced(
     learning_rate: float,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    model = untrained_detail(tiny_bundle.model)
+    model = with_detail(tiny_bundle.model)
     config = replace(
         tiny_config, detail=replace(tiny_config.detail, learning_rate=learning_rate, steps=3)
     )

@@ -133,11 +133,16 @@ def find_regions(
         if area < _MIN_REGION_CANVAS_PX:
             continue
         window = slice(top, top + height), slice(left, left + width)
-        hill = np.where(labels[window] == label, inside[window], np.float32(-np.inf))
+        member = labels[window] == label
+        if fine[window][member].max() <= level:  # it stood beside what was altered
+            continue
+        hill = np.where(member, inside[window], np.float32(-np.inf))
         shapes = list(_parts(hill, level))
         if coarse is not None:
             shapes = list(_narrowed(shapes, fine[window], level))
         regions += [_region(fine[window], shape, (top, left), placement) for shape in shapes]
+    if not regions and coarse is not None:
+        return find_regions(coarse, placement, level)
     return tuple(sorted(regions, key=lambda r: -r.peak_score)[:_MAX_REGIONS])
 
 

@@ -198,6 +198,15 @@ def test_the_pieces_of_a_broken_line_are_one_region() -> None:
     assert len(find_regions(fine, placement((64, 64)), 4.0)) > 1
 
 
+def test_what_stands_beside_the_altered_pixels_is_no_region_of_its_own() -> None:
+    coarse = np.maximum(hills((20, 10, 5)), hills((40, 6, 3)))
+    coarse = np.maximum(coarse, np.where(hills((30, 1, 14)) > 0.6, 3, 0)).astype(np.float32)
+    assert len(find_regions(coarse, placement((64, 64)), 5.0)) == 2
+    fine = sharpened(coarse, detail_of((31, 18, 3, 4)), 5.0)
+    [region] = find_regions(fine, placement((64, 64)), 5.0, coarse)
+    assert region.bbox == (18, 31, 4, 3)
+
+
 def test_the_level_of_regions_shows_something_of_every_part() -> None:
     assert region_level(hills((30, 10, 4)), 3.0) == 3
     assert region_level(hills((30, 2, 4)), 3.0) == pytest.approx(1.4)

@@ -32,15 +32,7 @@ def corrupt(
 
     `donor` is another normal image of the set; it is resized where the sizes differ.
     """
-    other = _fractions(cv2.resize(donor.pixels, image.size[::-1], interpolation=cv2.INTER_AREA))
-
-    def local(original: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        mask = _shape(image.size, generator)
-        filled = _fill(original, other, generator)
-        weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.7)
-        return filled, weight * generator.uniform(0.5, 1.0), mask
-
-    return _visible(image, local)
+    return _replaced(image, donor, generator, lambda: _shape(image.size, generator))
 
 
 def corrupt_finely(
@@ -50,14 +42,7 @@ def corrupt_finely(
 
     A model's canvas has one pixel for each `pixel` of the image: strokes are as thin as one.
     """
-    other = _fractions(cv2.resize(donor.pixels, image.size[::-1], interpolation=cv2.INTER_AREA))
-
-    def fine(original: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        mask = _fine_shape(image.size, generator, pixel)
-        weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.7)
-        return _fill(original, other, generator), weight * generator.uniform(0.5, 1.0), mask
-
-    return _visible(image, fine)
+    return _replaced(image, donor, generator, lambda: _fine_shape(image.size, generator, pixel))
 
 
 def corrupt_diffusely(
@@ -73,6 +58,24 @@ def corrupt_diffusely(
         return _fill_diffusely(original, generator), weight, weight >= 0.5
 
     return _visible(image, diffuse)
+
+
+def _replaced(
+    image: RgbImage,
+    donor: RgbImage,
+    generator: np.random.Generator,
+    shape: Callable[[], np.ndarray],
+) -> tuple[RgbImage, np.ndarray]:
+    """Fill a shape (H, W) bool of the image, drawn anew until the change is seen."""
+    other = _fractions(cv2.resize(donor.pixels, image.size[::-1], interpolation=cv2.INTER_AREA))
+
+    def local(original: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        mask = shape()
+        filled = _fill(original, other, generator)
+        weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.7)
+        return filled, weight * generator.uniform(0.5, 1.0), mask
+
+    return _visible(image, local)
 
 
 def _visible(

@@ -11,7 +11,7 @@ from anomaly.bands import folded, spread_grid, unfolded
 from anomaly.calibration import Calibration
 from anomaly.device import choose_device
 from anomaly.errors import ScoreNotFinite
-from anomaly.heatmap import canvas_map, find_regions, region_level, sharpened
+from anomaly.heatmap import canvas_map, coarse_map, find_regions, region_level, sharpened
 from anomaly.image import decode_image
 from anomaly.limits import DEFAULT_LIMITS, ImageLimits
 from anomaly.model import AnomalyModel
@@ -184,13 +184,12 @@ def judge(detection: Detection, threshold: float, map_threshold: float) -> Detec
     """
     check_finite(score=detection.pred_score, threshold=threshold, map_threshold=map_threshold)
     anomalous = detection.pred_score > threshold
-    coarse = None
-    if detection.detail is not None:
-        coarse = canvas_map(detection.patch_scores, detection.placement.canvas)
-    level = region_level(detection.anomaly_map, map_threshold)
     regions: tuple[Region, ...] = ()
     if anomalous:
-        regions = find_regions(detection.anomaly_map, detection.placement, level, coarse)
+        level = region_level(detection.anomaly_map, map_threshold)
+        regions = find_regions(
+            detection.anomaly_map, detection.placement, level, coarse_map(detection)
+        )
     return replace(
         detection,
         threshold=threshold,

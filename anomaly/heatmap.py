@@ -37,6 +37,13 @@ def canvas_map(patch_scores: FloatArray, canvas: tuple[int, int]) -> FloatArray:
     return np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_LINEAR), np.float32)
 
 
+def coarse_map(detection: Detection) -> FloatArray | None:
+    """Return a detection's map as it was before it was sharpened; None where it never was."""
+    if detection.detail is None:
+        return None
+    return canvas_map(detection.patch_scores, detection.placement.canvas)
+
+
 def source_map(anomaly_map: FloatArray, placement: Placement) -> FloatArray:
     """Cut the image out of its canvas and resize to the caller's (H, W)."""
     size = (placement.source[1], placement.source[0])

@@ -23,7 +23,7 @@ import torch
 from anomaly.config import from_dict
 from anomaly.detector import Detector
 from anomaly.device import usable_cores
-from anomaly.heatmap import canvas_map
+from anomaly.heatmap import coarse_map
 from anomaly.runtime import detector_of
 from bench.figures import RATES, Outcome, bootstrap, figures
 from bench.peers import PEERS, outcome
@@ -131,10 +131,7 @@ def ours(
             "ms_per_image": 1000 * seconds / len(detections),
             "model_mb": size / 1e6,
         },
-        coarse=[
-            None if d.detail is None else canvas_map(d.patch_scores, d.placement.canvas)
-            for d in detections
-        ],
+        coarse=[coarse_map(d) for d in detections],
     )
     return outcome_, from_dict(TrainConfig, bundle.card["training"]["recipe"])
 

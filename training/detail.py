@@ -18,8 +18,9 @@ from sklearn.metrics import roc_auc_score
 from anomaly.corruption import corrupt, corrupt_diffusely, corrupt_finely
 from anomaly.detail_head import DetailHead
 from anomaly.model import AnomalyModel
-from anomaly.preprocess import PreprocessConfig, content_seed, placement_of, preprocess
+from anomaly.preprocess import PreprocessConfig, placement_of, preprocess
 from anomaly.types import RgbImage
+from training.calibrate import canvas_errors
 from training.config import DetailConfig, TrainConfig
 from training.data import Sample
 from training.decoding import STRICT
@@ -151,8 +152,7 @@ def _crops(
     parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     with progress.bar("fine corruption", total=copies, unit="image") as bar:
         for pixels, shares in _corrupted(model, samples, copies, generator):
-            seeds = [content_seed(canvas) for canvas in pixels]
-            evidence = model(pixels.to(model.target.mean.device), seeds).mean.cpu()  # (B, E, L)
+            evidence = canvas_errors(model, pixels).mean  # (B, E, L)
             for i in range(len(pixels)):
                 parts += [cut(pixels[i], evidence[i], shares[i]) for _ in range(of_each)]
             bar.update(len(pixels))

@@ -1,0 +1,81 @@
+// The public API, and nothing else: whatever the page does, a program can do as well.
+import { signal } from "../vendor.js";
+
+/** An answer that is no success; `code` is stable and documented. */
+export class ApiError extends Error {
+  constructor(status, code, detail, body) {
+    super(detail);
+    Object.assign(this, { status, code, detail, body });
+  }
+}
+
+/** Who uses this page: {name, roles, auth}; null before that is known, false where nobody is. */
+export const session = signal(null);
+
+/** This tab, as those who share a queue see it: two tabs with one key are two reviewers. */
+export const REVIEWER = (() => {
+  const id = sessionStorage.getItem("maskline.reviewer") ?? crypto.getRandomValues(new Uint32Array(3)).join("-");
+  sessionStorage.setItem("maskline.reviewer", id);
+  return id;
+})();
+
+export const may = (role) => Boolean(session.value && session.value.roles.includes(role));
+
+/** Build a path with its query; what is empty is left out. */
+export function path(parts, query = {}) {
+  const text = new URLSearchParams();
+  for (const [name, value] of Object.entries(query)) {
+    for (const item of Array.isArray(value) ? value : [value]) {
+      if (item !== null && item !== undefined && item !== "") text.append(name, item);
+    }
+  }
+  const asked = text.toString();
+  return asked ? `${parts}?${asked}` : parts;
+}
+
+/** Ask the service; returns JSON (null for an empty answer), raises `ApiError`. */
+export async function ask(method, url, { json, body, headers = {}, signal: abort } = {}) {
+  const request = { method, headers: { "X-Maskline-Reviewer": REVIEWER, ...headers }, signal: abort };
+  if (json !== undefined) {
+    request.body = JSON.stringify(json);
+    request.headers["Content-Type"] = "application/json";
+  } else if (body !== undefined) {
+    request.body = body;
+  }
+  let answer;
+  try {
+    answer = await fetch(url, request);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(0, "unreachable", "", null);
+  }
+  if (answer.ok) return answer.status === 204 ? null : answer.json();
+  const problem = await answer.json().catch(() => ({}));
+  if (answer.status === 401 && url !== "/v1/session") session.value = false;
+  throw new ApiError(answer.status, problem.code ?? `http_${answer.status}`, problem.detail ?? "", problem);
+}
+
+export const get = (url, options) => ask("GET", url, options);
+export const post = (url, json, options = {}) => ask("POST", url, { json: json ?? {}, ...options });
+
+/** A path segment that is somebody's text. */
+export const segment = (text) => encodeURIComponent(text);
+
+/** Learn who uses the page. */
+export async function recognise() {
+  try {
+    session.value = await get("/v1/session");
+  } catch (error) {
+    if (error.status !== 401) throw error;
+    session.value = false;
+  }
+}
+
+export async function login(key) {
+  session.value = await post("/v1/session", { key });
+}
+
+export async function logout() {
+  await ask("DELETE", "/v1/session");
+  session.value = false;
+}

@@ -1,0 +1,29 @@
+// Where the reader is: the part of the address behind '#', as #/view/id?name=value.
+import { signal } from "../vendor.js";
+
+function read() {
+  const [place, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
+  const [view = "", ...rest] = place.split("/");
+  return {
+    view: view || "wall",
+    id: rest.length ? decodeURIComponent(rest.join("/")) : null,
+    query: Object.fromEntries(new URLSearchParams(query)),
+  };
+}
+
+export const route = signal(read());
+addEventListener("hashchange", () => {
+  route.value = read();
+});
+
+/** Address of a view, for a link. */
+export function href(view, id = null, query = {}) {
+  const asked = new URLSearchParams(
+    Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== ""),
+  ).toString();
+  return `#/${view}${id === null ? "" : `/${encodeURIComponent(id)}`}${asked ? `?${asked}` : ""}`;
+}
+
+export function go(view, id = null, query = {}) {
+  location.hash = href(view, id, query);
+}

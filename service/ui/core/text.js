@@ -1,0 +1,88 @@
+// Words, numbers and times in the reader's language. No wording stands in any other module.
+import { signal } from "../vendor.js";
+
+export const LANGUAGES = { en: "English", de: "Deutsch" };
+
+const stored = localStorage.getItem("maskline.language");
+const preferred = navigator.languages.map((tag) => tag.slice(0, 2)).find((tag) => tag in LANGUAGES);
+
+export const language = signal(stored in LANGUAGES ? stored : (preferred ?? "en"));
+const texts = signal({});
+
+/** Load a language's words; the page is drawn anew with them. */
+export async function speak(chosenLanguage) {
+  const answer = await fetch(`i18n/${chosenLanguage}.json`);
+  if (!answer.ok) throw new Error(`no texts in ${chosenLanguage}: ${answer.status}`);
+  texts.value = await answer.json();
+  language.value = chosenLanguage;
+  document.documentElement.lang = chosenLanguage;
+  localStorage.setItem("maskline.language", chosenLanguage);
+}
+
+/** Say a text; `{name}` in it is replaced by a value, and `n` chooses between `.one` and `.other`. */
+export function t(key, values = {}) {
+  const all = texts.value;
+  const form = "n" in values ? new Intl.PluralRules(language.value).select(values.n) : null;
+  const text = all[`${key}.${form}`] ?? all[`${key}.other`] ?? all[key] ?? key;
+  return text.replace(/\{(\w+)\}/g, (_, name) => {
+    const value = values[name];
+    return typeof value === "number" ? number(value) : String(value ?? "");
+  });
+}
+
+/** Whether a text exists under this key. */
+export const hasText = (key) => key in texts.value;
+
+export function number(value, digits = 2) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  return new Intl.NumberFormat(language.value, { maximumFractionDigits: digits }).format(value);
+}
+
+/** A share as a percentage; small ones keep two digits that say something. */
+export function percent(share) {
+  if (share === null || share === undefined) return "–";
+  const digits = share !== 0 && Math.abs(share) < 0.01 ? 2 : 1;
+  return new Intl.NumberFormat(language.value, {
+    style: "percent",
+    maximumFractionDigits: digits,
+  }).format(share);
+}
+
+export function bytes(count) {
+  const units = ["byte", "kilobyte", "megabyte", "gigabyte"];
+  const step = Math.min(units.length - 1, count > 0 ? Math.floor(Math.log10(count) / 3) : 0);
+  return new Intl.NumberFormat(language.value, {
+    style: "unit",
+    unit: units[step],
+    unitDisplay: "short",
+    maximumFractionDigits: 1,
+  }).format(count / 1000 ** step);
+}
+
+/** A moment: the time alone where it is today's. */
+export function moment(value) {
+  if (!value) return "–";
+  const at = new Date(value);
+  const isToday = at.toDateString() === new Date().toDateString();
+  const style = isToday ? { timeStyle: "medium" } : { dateStyle: "short", timeStyle: "medium" };
+  return new Intl.DateTimeFormat(language.value, style).format(at);
+}
+
+/** A span in its largest unit: 12 s, 3 min, 2 h, 5 d. */
+export function span(seconds) {
+  if (seconds === null || seconds === undefined) return "–";
+  const [unit, size] =
+    seconds < 100
+      ? ["second", 1]
+      : seconds < 6000
+        ? ["minute", 60]
+        : seconds < 172800
+          ? ["hour", 3600]
+          : ["day", 86400];
+  return new Intl.NumberFormat(language.value, {
+    style: "unit",
+    unit,
+    unitDisplay: "short",
+    maximumFractionDigits: seconds < 10 ? 1 : 0,
+  }).format(Math.max(0, seconds) / size);
+}

@@ -1,0 +1,47 @@
+// A picture from this computer, inspected as any other part.
+import { html, useState } from "../vendor.js";
+import { ask, may, path } from "../core/api.js";
+import { go } from "../core/route.js";
+import { t } from "../core/text.js";
+import { errorText } from "./notice.js";
+
+/** Takes pictures, dropped or chosen, and shows the last one's verdict. */
+export function ScoreDrop({ onScored = (answer) => go("parts", answer.result_id) }) {
+  const [state, setState] = useState({ isBusy: false, error: null, isOver: false });
+  if (!may("score")) return null;
+  const inspect = async (files) => {
+    setState({ isBusy: true, error: null, isOver: false });
+    try {
+      let answer = null;
+      for (const file of files) {
+        const url = path("/v1/score", { part_id: file.name.slice(0, 128), heatmap: "none" });
+        const headers = { "Content-Type": file.type || "application/octet-stream" };
+        answer = await ask("POST", url, { body: file, headers });
+      }
+      setState({ isBusy: false, error: null, isOver: false });
+      if (answer) onScored(answer);
+    } catch (error) {
+      setState({ isBusy: false, error, isOver: false });
+    }
+  };
+  const drop = (event) => {
+    event.preventDefault();
+    inspect([...event.dataTransfer.files]);
+  };
+  return html`<div
+    class="drop ${state.isOver ? "drop-over" : ""}"
+    onDragOver=${(event) => {
+      event.preventDefault();
+      setState({ ...state, isOver: true });
+    }}
+    onDragLeave=${() => setState({ ...state, isOver: false })}
+    onDrop=${drop}
+  >
+    <label class="button">
+      ${state.isBusy ? t("drop.busy") : t("drop.choose")}
+      <input class="hidden-text" type="file" accept="image/*,.tif,.tiff" multiple disabled=${state.isBusy} onChange=${(event) => inspect([...event.target.files])} />
+    </label>
+    <span class="muted">${t("drop.text")}</span>
+    ${state.error && html`<p class="failed" role="alert">${errorText(state.error)}</p>`}
+  </div>`;
+}

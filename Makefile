@@ -12,7 +12,7 @@ MINUTES ?= 60
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-monitoring monitoring-pictures dashboards check audit format format-check lint types contracts bench bench-quality bench-serving gpu-check fuzz soak openapi sbom clean
+.PHONY: help install demo test test-monitoring monitoring-pictures dashboards check audit format format-check lint types contracts bench bench-quality bench-serving gpu-check test-ui ui-vendor fuzz soak openapi sbom clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -22,7 +22,7 @@ install: $(VENV)/.dev ## Make .venv with everything, development tools included
 demo: $(VENV)/.runtime ## Draw parts, train, calibrate, evaluate, serve (ARGS=--no-serve stops before)
 	$(BIN)/maskline demo $(ARGS)
 
-test: $(VENV)/.dev postgresql prometheus ## Run the whole test suite, in as many processes as cores (WORKERS=0: in one)
+test: $(VENV)/.dev postgresql prometheus chromium ## Run the whole test suite, in as many processes as cores (WORKERS=0: in one)
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 check: format-check lint types contracts audit coverage ## Everything CI wants: format, lint, types, imports, known vulnerabilities, tests
@@ -55,7 +55,7 @@ postgresql:
 	  echo "no PostgreSQL here: its tests are skipped (apt install postgresql)"
 
 .PHONY: coverage
-coverage: $(VENV)/.dev postgresql prometheus ## Run the tests and require 90 % branch coverage of anomaly/, record/ and service/
+coverage: $(VENV)/.dev postgresql prometheus chromium ## Run the tests and require 90 % branch coverage of anomaly/, record/ and service/
 	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report= -p no:cacheprovider | tee $(VENV)/pytest.log; exit $${PIPESTATUS[0]}
 	$(BIN)/coverage report --include 'anomaly/*,record/*,service/*' --fail-under 90
 	$(BIN)/coverage report --include 'training/*' --fail-under 85
@@ -71,6 +71,23 @@ prometheus:
 	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus prometheus-alertmanager >/dev/null; } || \
 	  echo "no Prometheus here: its tests are skipped (apt install prometheus prometheus-alertmanager)"
+
+# The page's tests drive Debian's Chromium; without it they are skipped.
+.PHONY: chromium
+chromium:
+	@command -v chromium >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-liberation >/dev/null; } || \
+	  echo "no Chromium here: the page's tests are skipped (apt install chromium)"
+
+test-ui: $(VENV)/.dev chromium ## The page in a real browser
+	$(BIN)/python -m pytest tests/ui
+
+# Needs Node and the npm registry; the result is committed, so that nothing else needs either.
+ui-vendor: $(VENV)/.dev ## Bundle the page's libraries anew into service/ui/vendor.js
+	cd .ci/ui && npm ci --no-fund --no-audit && npx esbuild vendor.js --bundle --format=esm --minify \
+	  --target=es2022 --legal-comments=none --outfile=../../service/ui/vendor.js && rm -rf node_modules
+	$(BIN)/python .ci/vendor.py
 
 test-monitoring: $(VENV)/.dev prometheus ## A real Prometheus watches a real service: panels, rules, alerts
 	$(BIN)/python -m pytest -m 'monitoring or not monitoring' tests/deploy

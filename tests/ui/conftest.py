@@ -1,0 +1,134 @@
+"""A real browser on a real service: Debian's Chromium, driven by Playwright."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.conftest import normal_pixels, planted, png
+from tests.service.test_run import RealServer
+
+SIZES = {"phone": (360, 800), "tablet": (1024, 768), "wall": (1920, 1080)}
+CAMERAS = ("left", "right", '<b>"T\'op" & 🔩</b>' + "x" * 80)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folder = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(folder) and "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    executable = shutil.which("chromium") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.skip("needs Debian's package chromium")
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+        yield playwright.chromium.launch(executable_path=executable, args=arguments)
+
+
+@dataclass(slots=True)
+class Visitor:
+    """Opens the page as one reader after the other, and remembers what the browser complained of."""
+
+    browser: Browser
+    complaints: list[str] = field(default_factory=list)
+    contexts: list[BrowserContext] = field(default_factory=list)
+
+    def open(
+        self, url: str, *, size: str = "tablet", language: str = "en", scheme: str = "light"
+    ) -> Page:
+        width, height = SIZES[size]
+        context = self.browser.new_context(
+            viewport={"width": width, "height": height},
+            locale={"en": "en-GB", "de": "de-DE"}[language],
+            color_scheme=scheme,  # type: ignore[arg-type]
+            reduced_motion="reduce",
+        )
+        self.contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.goto(url)
+        return page
+
+
+@pytest.fixture
+def visitor(browser: Browser) -> Iterator[Visitor]:
+    """Open pages; at the end of the test the browser must not have had a word to say."""
+    visiting = Visitor(browser)
+    yield visiting
+    for context in visiting.contexts:
+        context.close()
+    assert visiting.complaints == []
+
+
+@dataclass(slots=True)
+class Line:
+    """A service that keeps everything, and what was sent to it."""
+
+    server: RealServer
+    answers: list[dict[str, object]] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    def send(self, count: int, *, camera: str = "left", defects: int = 0, first: int = 0) -> None:
+        """Send parts of which the last `defects` have a defect."""
+        for index in range(first, first + count):
+            pixels = normal_pixels(5000 + index)
+            if index >= first + count - defects:
+                pixels = planted(pixels, 40 + index % 40, 40, 12)
+            query = {"camera": camera, "part_id": f"P-{index:04d}", "lot": "lot <7>"}
+            answer = httpx2.post(f"{self.url}/score", params=query, content=png(pixels))
+            answer.raise_for_status()
+            self.answers.append(answer.json())
+
+    def get(self, path: str) -> dict[str, object]:
+        answer = httpx2.get(f"{self.url}{path}")
+        answer.raise_for_status()
+        document: dict[str, object] = answer.json()
+        return document
+
+
+LineStart = Callable[..., Line]
+
+
+@pytest.fixture(scope="module")
+def line_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LineStart]:
+    """Start services with a record of their own."""
+    servers: list[RealServer] = []
+
+    def start(models: Path, **variables: str) -> Line:
+        place = tmp_path_factory.mktemp("line")
+        usual = {
+            "MASKLINE_RECORD": "on",
+            "MASKLINE_RECORD_DIR": str(place),
+            "MASKLINE_KEEP": "all",
+            "OMP_NUM_THREADS": "1",
+        }
+        server = RealServer(models, **(usual | variables))
+        servers.append(server)
+        return Line(server)
+
+    yield start
+    for server in servers:
+        server.end()
+
+
+@pytest.fixture(scope="module")
+def line(line_start: LineStart, tiny_folder: Path) -> Line:
+    """A line of three cameras that has made some parts."""
+    running = line_start(tiny_folder)
+    for number, camera in enumerate(CAMERAS):
+        running.send(8, camera=camera, defects=3, first=100 * number)
+    return running

@@ -17,7 +17,9 @@ _NOT_BUNDLED = ("esbuild", "@esbuild/")
 def bundled() -> dict[str, str]:
     """Return the version of each library in the bundle, by name."""
     packages = json.loads(LOCK.read_text(encoding="utf-8"))["packages"]
-    names = {path.removeprefix("node_modules/"): row["version"] for path, row in packages.items() if path}
+    names = {
+        path.removeprefix("node_modules/"): row["version"] for path, row in packages.items() if path
+    }
     return {name: version for name, version in names.items() if not name.startswith(_NOT_BUNDLED)}
 
 

@@ -23,7 +23,9 @@ def keys_asked() -> dict[str, str]:
     return {
         key: path.name
         for path in OWN
-        for key in re.findall(rf"""\bt\(\s*(?:\w[^"'`)]*\?\s*)?["'`]({_KEY})["'`]""", path.read_text("utf-8"))
+        for key in re.findall(
+            rf"""\bt\(\s*(?:\w[^"'`)]*\?\s*)?["'`]({_KEY})["'`]""", path.read_text("utf-8")
+        )
     }
 
 
@@ -36,7 +38,9 @@ def test_every_language_has_the_same_keys_and_values() -> None:
         assert list(spoken) == sorted(spoken), language
         for key, text in spoken.items():
             assert text.strip() == text and text, key
-            assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", english[key])), key
+            assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", english[key])), (
+                key
+            )
 
 
 def test_every_text_that_a_module_asks_for_is_there() -> None:
@@ -60,7 +64,9 @@ def test_no_text_is_left_over() -> None:
 def test_no_module_holds_words_of_its_own() -> None:
     """Text between tags is a language's; symbols and the product's name are everybody's."""
     for path in OWN:
-        for text in re.findall(r">([^<>`${}]*[A-Za-zÄÖÜ]{3,}[^<>`${}]*)</", path.read_text("utf-8")):
+        for text in re.findall(
+            r">([^<>`${}]*[A-Za-zÄÖÜ]{3,}[^<>`${}]*)</", path.read_text("utf-8")
+        ):
             assert text.strip() in {"Maskline"}, (path.name, text)
 
 

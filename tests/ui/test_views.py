@@ -1,0 +1,67 @@
+"""Every view, at three sizes, in two languages, light and dark: no complaint, axe finds nothing."""
+
+import re
+from pathlib import Path
+
+import httpx2
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+from tests.ui.conftest import Line, Visitor
+
+VIEWS = re.findall(
+    r'name: "(\w+)"', (Path(__file__).parents[2] / "service/ui/views/views.js").read_text("utf-8")
+)
+# Sizes, languages and schemes in such pairs that each is seen with each at least once.
+SETTINGS = [
+    ("phone", "en", "light"),
+    ("phone", "de", "dark"),
+    ("tablet", "de", "light"),
+    ("tablet", "en", "dark"),
+    ("wall", "en", "light"),
+    ("wall", "de", "dark"),
+]
+
+
+@pytest.mark.parametrize(("size", "language", "scheme"), SETTINGS)
+def test_a_view_is_readable(
+    visitor: Visitor, line: Line, size: str, language: str, scheme: str
+) -> None:
+    page = visitor.open(f"{line.url}/ui/", size=size, language=language, scheme=scheme)
+    result = line.answers[-1]["result_id"]
+    for view in [*VIEWS, f"parts/{result}"]:
+        page.goto(f"{line.url}/ui/#/{view}")
+        expect(page.locator("main h1")).to_be_visible()
+        page.wait_for_load_state("networkidle")
+        violations = Axe().run(page).response["violations"]
+        assert [(v["id"], v["nodes"][0]["html"][:200]) for v in violations] == [], view
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width <= page.viewport_size["width"], (view, width)  # type: ignore[index]
+
+
+def test_the_page_is_held_to_its_own_scripts(visitor: Visitor, line: Line) -> None:
+    answer = httpx2.get(f"{line.url}/ui/")
+    policy = answer.headers["content-security-policy"]
+    assert "script-src 'self'" in policy
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    page = visitor.open(f"{line.url}/ui/")
+    expect(page.locator("main h1")).to_be_visible()
+    assert page.evaluate("'eval' in window") is True
+    refused = page.evaluate(
+        """() => { const script = document.createElement('script');
+        script.textContent = 'window.injected = true'; document.body.append(script);
+        return window.injected !== true; }"""
+    )
+    assert refused
+    visitor.complaints.clear()  # the refusal is told on the console, as it should be
+
+
+def test_names_are_text_whatever_they_hold(visitor: Visitor, line: Line) -> None:
+    page = visitor.open(f"{line.url}/ui/")
+    tile = page.get_by_role("article").filter(has_text="T'op")
+    expect(tile.get_by_role("heading")).to_contain_text('<b>"T\'op" & 🔩</b>')
+    assert page.locator("main b").count() == 0
+    page.goto(f"{line.url}/ui/#/parts/{line.answers[-1]['result_id']}")
+    expect(page.get_by_text("lot <7>")).to_be_visible()

@@ -10,7 +10,6 @@ than the first.
 
 import argparse
 import itertools
-import os
 import signal
 import statistics
 import subprocess
@@ -28,12 +27,11 @@ import numpy as np
 
 from anomaly.bundle import Bundle, load_bundle, save_bundle
 from bench.decode import jpeg, picture
-from bench.local import free_port
+from bench.local import start_service
 from training.progress import SHOWN, Progress
 
 _SENDERS = 3
 _EVERY_S = 5.0
-_START_S = 120.0
 # Freed memory is returned each minute: new versions once a minute would beat with that.
 _SWAP_S = 37.0
 # Memory of the second half may be so many times that of the first, or so many MB more.
@@ -79,7 +77,9 @@ def soak(model: Path, seconds: float, rate: float, *, progress: Progress = SHOWN
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder) / "models"
         save_bundle(bundle, models / "soak", "v1")
-        process, url = _start(models)
+        process, url = start_service(
+            models, MASKLINE_LOG_LEVEL="warning", MASKLINE_RECORD_DIR=f"{folder}/results"
+        )
         try:
             _keep_busy(
                 seen,
@@ -92,26 +92,6 @@ def soak(model: Path, seconds: float, rate: float, *, progress: Progress = SHOWN
         finally:
             _stop(process, seen)
     return seen
-
-
-def _start(models: Path) -> tuple[subprocess.Popen[bytes], str]:
-    port = free_port()
-    command = [sys.executable, "-m", "maskline", "serve", "--models", str(models), "--no-auth"]
-    variables = {
-        "MASKLINE_LOG_LEVEL": "warning",
-        "MASKLINE_RECORD_DIR": str(models.parent / "results"),
-    }
-    environment = os.environ | variables
-    process = subprocess.Popen([*command, "--port", str(port)], env=environment)
-    url, until = f"http://127.0.0.1:{port}", time.monotonic() + _START_S
-    while process.poll() is None and time.monotonic() < until:
-        try:
-            if httpx2.get(f"{url}/health/ready").status_code == 200:
-                return process, url
-        except httpx2.TransportError:
-            time.sleep(0.2)
-    process.kill()
-    raise SystemExit(f"the service did not start; try `{' '.join(command)}`")
 
 
 def _stop(process: subprocess.Popen[bytes], seen: Seen) -> None:

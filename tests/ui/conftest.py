@@ -36,7 +36,7 @@ def browser() -> Iterator[Browser]:
 
 @dataclass(slots=True)
 class Visitor:
-    """Opens the page as one reader after the other, and remembers what the browser complained of."""
+    """Opens the page for one reader after the other; remembers what the browser complained of."""
 
     browser: Browser
     complaints: list[str] = field(default_factory=list)

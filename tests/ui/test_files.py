@@ -37,7 +37,8 @@ def test_every_language_has_the_same_keys_and_values() -> None:
         assert set(spoken) == set(english), language
         assert list(spoken) == sorted(spoken), language
         for key, text in spoken.items():
-            assert text.strip() == text and text, key
+            assert text, key
+            assert text.strip() == text, key
             assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", english[key])), (
                 key
             )

@@ -6,7 +6,7 @@ import time
 
 from playwright.sync_api import Page, expect
 
-from tests.ui.conftest import Line, LineStart, Visitor
+from tests.ui.conftest import LineStart, Visitor
 
 
 def lamp(page: Page, camera: str) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import AsJson, KeyName, KeyRole, KeysFile, RecordDir
+from cli.options import AsJson, KeyName, KeyRoles, KeysFile, RecordDir
 
 keys = typer.Typer(help="API keys of the service: add, list, revoke.", no_args_is_help=True)
 
@@ -14,22 +14,23 @@ audit = typer.Typer(help="Who changed what: show the trail, verify it.", no_args
 
 
 @keys.command("add")
-def key_add(name: KeyName, role: KeyRole = "score", keys_file: KeysFile = None) -> None:
+def key_add(name: KeyName, roles: KeyRoles = None, keys_file: KeysFile = None) -> None:
     """Make an API key and print it: it is not stored and cannot be shown again."""
-    from service.http.api_keys import Role, add_key
+    from service.http.api_keys import Role, add_key, in_order
 
-    secret = add_key(_keys_file(keys_file), name, Role[role.upper()])
+    held = {*(roles or [Role.SCORE])}
+    secret = add_key(_keys_file(keys_file), name, *held)
     typer.echo(secret)  # before anything else may fail: it cannot be shown again
-    _note_change("key_add", name, role=role)
+    _note_change("key_add", name, role=",".join(in_order(held)))
 
 
 @keys.command("list")
 def key_list(keys_file: KeysFile = None) -> None:
     """List the keys' names, roles and dates."""
-    from service.http.api_keys import read_keys
+    from service.http.api_keys import in_order, read_keys
 
     for key in read_keys(_keys_file(keys_file)):
-        typer.echo(f"{key.name}  {key.role.name.lower()}  {key.created}")
+        typer.echo(f"{key.name}  {','.join(in_order(key.roles))}  {key.created}")
 
 
 @keys.command("revoke")

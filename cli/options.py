@@ -1,14 +1,21 @@
 """Options and arguments that several commands share."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from service.http.api_keys import Role
+
 KeyName = Annotated[str, typer.Argument(help="Whose key it is: a camera PC, a person.")]
-KeyRole = Annotated[
-    Literal["score", "operate", "admin"],
-    typer.Option(help="score: inspect. operate: switch models as well. admin: everything."),
+KeyRoles = Annotated[
+    list[Role] | None,
+    typer.Option(
+        "--role",
+        help="score: inspect. view: read results. review: judge them as well. operate: all of "
+        "that, and switch models. admin: everything. read: models and metrics. May be repeated; "
+        "score without one.",
+    ),
 ]
 KeysFile = Annotated[
     Path | None, typer.Option(help="Default: MASKLINE_KEYS_FILE, or keys.json here.")

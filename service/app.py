@@ -22,8 +22,10 @@ from service.http.admission import Door
 from service.http.api_keys import KeyRing
 from service.http.auth import SCHEMES
 from service.http.guard import Guard, rules_of
+from service.http.login_limit import LoginLimit
 from service.http.problems import install
 from service.http.request_context import Frame
+from service.http.sessions import Sessions
 from service.http.tracing import Tracing, open_tracing
 from service.inference.engine import Engine
 from service.inference.model_watch import ModelWatch
@@ -35,14 +37,24 @@ from service.recalibration.calibrator import Calibrator
 from service.recalibration.reviewer import Reviewer
 from service.results.drift import DriftMonitor
 from service.results.recording import Recording, audit_of
-from service.routes import calibration, health, lookout, models, oip, preview, results, score
+from service.routes import (
+    calibration,
+    health,
+    lookout,
+    models,
+    oip,
+    preview,
+    results,
+    score,
+    session,
+)
 from service.settings import Settings
 from service.state import AppState
 from service.workers import WorkerPool
 
 _log = logging.getLogger(__name__)
 _TIDY_S = 60.0
-_ROUTES = (score, models, calibration, preview, results, oip, lookout, health)
+_ROUTES = (score, models, calibration, preview, results, oip, lookout, health, session)
 _AGAIN_S = 5.0
 
 _DESCRIPTION = (
@@ -118,7 +130,7 @@ def _budget(settings: Settings, metrics: Metrics) -> Budget:
 def _assemble(
     settings: Settings,
     metrics: Metrics,
-    keys: KeyRing | None,
+    sessions: Sessions | None,
     *,
     engine: Engine,
     recording: Recording | None,
@@ -150,13 +162,13 @@ def _assemble(
         inspector=inspector,
         calibrator=Calibrator(inspector, recording, reviewer),
         metrics=metrics,
-        keys=keys,
+        sessions=sessions,
     )
 
 
 @asynccontextmanager
 async def _running(
-    app: FastAPI, settings: Settings, metrics: Metrics, keys: KeyRing | None
+    app: FastAPI, settings: Settings, metrics: Metrics, sessions: Sessions | None
 ) -> AsyncIterator[None]:
     """Load the models, run until the server stops, and close what was opened."""
     hide(settings.secrets)
@@ -173,7 +185,7 @@ async def _running(
         app.state.pools = (pool, parsers)
         metrics.lost_decoders.set_function(lambda: float(pool.lost))
         parts = _assemble(
-            settings, metrics, keys, engine=engine, recording=recording, pools=(pool, parsers)
+            settings, metrics, sessions, engine=engine, recording=recording, pools=(pool, parsers)
         )
         app.state.parts = parts
         tasks = [
@@ -194,7 +206,7 @@ def _middleware(
     state: State,
     settings: Settings,
     metrics: Metrics,
-    keys: KeyRing | None,
+    sessions: Sessions | None,
     *,
     tracing: Tracing | None,
 ) -> list[Middleware]:
@@ -218,7 +230,7 @@ def _middleware(
             bulk_bytes=max(settings.max_bulk_bytes, settings.max_body_bytes),
             open_paths=health.OPEN | ({"/metrics"} if settings.metrics_open else set()),
         ),
-        keys=keys,
+        sessions=sessions,
         hosts=settings.host_names,
         read_timeout_s=settings.read_timeout_s,
         metrics=metrics,
@@ -227,12 +239,12 @@ def _middleware(
         Door,
         limit=settings.max_in_flight,
         shared=settings.max_queue_size,
-        rivals=lambda: 1 if keys is None else len(keys),
+        rivals=lambda: 1 if sessions is None else len(sessions.keys),
         full=full,
         seconds_for=seconds_for,
         metrics=metrics,
     )
-    return [*spans, frame, guard, door]
+    return [*spans, frame, guard, Middleware(LoginLimit, metrics=metrics), door]
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -244,14 +256,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
     tracing = open_tracing() if settings.tracing else None
     metrics = Metrics(None if tracing is None else tracing.stage)
-    keys = None if settings.auth == "off" else KeyRing(settings.keys_file)
+    sessions = None if settings.auth == "off" else Sessions(KeyRing(settings.keys_file))
     state = State({"parts": None, "draining": False, "failure": None, "pools": ()})
     app = FastAPI(
         title="Maskline",
         version=version("maskline"),
         description=_DESCRIPTION,
-        lifespan=lambda app: _running(app, settings, metrics, keys),
-        middleware=_middleware(state, settings, metrics, keys, tracing=tracing),
+        lifespan=lambda app: _running(app, settings, metrics, sessions),
+        middleware=_middleware(state, settings, metrics, sessions, tracing=tracing),
         telemetry={"tracing": False, "metrics": False, "logs": False},  # ours: service.http.tracing
     )
     app.state = state

@@ -7,7 +7,8 @@
         │       what was sent
         ├── BudgetSpent · OverBudget
         │       no memory for it
-        ├── KeyMissing · KeyUnknown · RoleInsufficient · ForeignHost
+        ├── KeyMissing · KeyUnknown · SessionEnded · TooManyLogins
+        ├── RoleInsufficient · ForeignHost · CrossOrigin
         │       who asks
         ├── ModelUnknown · NotReady · InferenceFailed · ClientGone
         │       the inspection
@@ -172,6 +173,28 @@ class KeyUnknown(ServiceError):
     """The request's API key is not one of ours."""
 
     code = "key_unknown"
+
+
+class SessionEnded(ServiceError):
+    """The cookie of the request belongs to no session, or to one that has ended."""
+
+    code = "session_ended"
+
+
+class TooManyLogins(ServiceError):
+    """A client tried too many wrong keys, or too many log in at once; see `retry_after_s`."""
+
+    code = "too_many_logins"
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class CrossOrigin(ServiceError):
+    """Another page than the service's own would change something in its reader's name."""
+
+    code = "cross_origin"
 
 
 class RoleInsufficient(ServiceError):

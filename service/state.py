@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
-from service.http.api_keys import KeyRing
+from service.http.sessions import Sessions
 from service.inference.model_watch import ModelWatch
 from service.inference.registry import Gate, Registry
 from service.inspector import Inspector
@@ -17,7 +17,7 @@ class AppState:
     """The parts of a service that runs.
 
     `gate` looks at every version before it serves; None where nothing is recorded, so that there is
-    nothing to look at. `keys` is None where authentication is off.
+    nothing to look at. `sessions`, which have the keys, are None where authentication is off.
     """
 
     registry: Registry
@@ -26,7 +26,7 @@ class AppState:
     inspector: Inspector
     calibrator: Calibrator
     metrics: Metrics
-    keys: KeyRing | None
+    sessions: Sessions | None
 
 
 async def app_state(request: Request) -> AppState:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.http.login_limit import is_login
 from service.http.problems import RULES, problem, retry_after
 from service.inference.queue import QueueFull
 from service.metrics import Metrics
@@ -60,7 +61,7 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it without reading its body."""
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["method"] != "POST" or is_login(scope):
             await self._app(scope, receive, send)
             return
         refusal = self._refusal(scope)

@@ -14,10 +14,14 @@ import re
 import secrets
 import threading
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import IntEnum
+from enum import StrEnum
+from functools import cache
 from pathlib import Path
+
+from record.result import JsonObject
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[\w.@-]{1,64}")
@@ -25,12 +29,36 @@ _PREFIX = "mk_"
 _AGAIN_S = 1.0  # after it could not be read, a file is read again as often
 
 
-class Role(IntEnum):
-    """What a key may do; each role may do what those below it may."""
+class Role(StrEnum):
+    """What a key may do; some roles contain others, see `rights_of`."""
 
-    SCORE = 1
-    OPERATE = 2
-    ADMIN = 3
+    READ = "read"  # models, drift and metrics: in every other role
+    VIEW = "view"  # results, pictures, reports
+    REVIEW = "review"  # say what a part really was
+    SCORE = "score"  # send images
+    OPERATE = "operate"  # calibrate and switch models
+    ADMIN = "admin"
+
+
+_CONTAINS = {
+    Role.READ: {Role.READ},
+    Role.VIEW: {Role.READ, Role.VIEW},
+    Role.REVIEW: {Role.READ, Role.VIEW, Role.REVIEW},
+    Role.SCORE: {Role.READ, Role.SCORE},
+    Role.OPERATE: {*Role} - {Role.ADMIN},
+    Role.ADMIN: {*Role},
+}
+
+
+@cache
+def rights_of(roles: frozenset[Role]) -> frozenset[Role]:
+    """Return these roles and those that they contain."""
+    return frozenset().union(*(_CONTAINS[role] for role in roles))
+
+
+def in_order(roles: Iterable[Role]) -> list[Role]:
+    """Sort roles as they are listed everywhere, the smallest first."""
+    return sorted(roles, key=[*Role].index)
 
 
 class KeysError(Exception):
@@ -46,9 +74,13 @@ class Key:
     """One key: its digest, not itself."""
 
     name: str
-    role: Role
+    roles: frozenset[Role]
     sha256: str
     created: str
+
+    def may(self, role: Role) -> bool:
+        """Whether one of its roles is this one, or contains it."""
+        return role in rights_of(self.roles)
 
 
 class KeyRing:
@@ -72,13 +104,21 @@ class KeyRing:
 
     def find(self, secret: str) -> Key | None:
         """Return the key that this secret is; takes as long whether or which it is."""
+        return self.with_digest(key_digest(secret))
+
+    def with_digest(self, digest: str) -> Key | None:
+        """Return the key of which this is stored, as it is now; None of one that was revoked."""
         self._refresh()
-        digest = key_digest(secret)
         match = None
         for key in self._keys:
             if hmac.compare_digest(key.sha256, digest):
                 match = key
         return match
+
+    def may(self, digest: str, role: Role) -> bool:
+        """Whether the key of which this is stored is still valid, and may do this."""
+        key = self.with_digest(digest)
+        return key is not None and key.may(role)
 
     def _refresh(self) -> None:
         stamp = _stamp(self._path)
@@ -102,8 +142,7 @@ def read_keys(path: Path) -> tuple[Key, ...]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["keys"]
         return tuple(
-            Key(row["name"], Role[row["role"].upper()], row["sha256"], row["created"])
-            for row in rows
+            Key(row["name"], _roles_in(row), row["sha256"], row["created"]) for row in rows
         )
     except FileNotFoundError:
         return ()
@@ -111,16 +150,18 @@ def read_keys(path: Path) -> tuple[Key, ...]:
         raise KeysError("keys_unusable", f"the keys file {path} cannot be used: {error}") from error
 
 
-def add_key(path: Path, name: str, role: Role) -> str:
+def add_key(path: Path, name: str, *roles: Role) -> str:
     """Add a key and return it; it is not stored and cannot be shown again. Raises `KeysError`."""
     keys = read_keys(path)
+    if not roles:
+        raise KeysError("key_role_missing", f"give the key {name!r} a role at least")
     if not _NAME.fullmatch(name):
         raise KeysError("key_name_invalid", f"{name!r}: use letters, digits, '.', '_', '@', '-'")
     if any(key.name == name for key in keys):
         raise KeysError("key_exists", f"there is a key called {name!r}; revoke it first")
     secret = _PREFIX + secrets.token_urlsafe(32)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    _write(path, (*keys, Key(name, role, key_digest(secret), now)))
+    _write(path, (*keys, Key(name, frozenset(roles), key_digest(secret), now)))
     return secret
 
 
@@ -138,8 +179,23 @@ def key_digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def _roles_in(row: JsonObject) -> frozenset[Role]:
+    """Roles of a stored key: `role`, or `roles` where it has several."""
+    names = [row["role"]] if "role" in row else row["roles"]
+    if not isinstance(names, list) or not names:
+        raise ValueError(f"the key {row['name']!r} has no list of roles")
+    return frozenset(Role(name.lower()) for name in names)
+
+
+def _row_of(key: Key) -> JsonObject:
+    """What is stored of a key; a single role as releases before this one wrote and read it."""
+    names = [role.value for role in in_order(key.roles)]
+    held = {"role": names[0]} if len(names) == 1 else {"roles": names}
+    return {"name": key.name, **held, "sha256": key.sha256, "created": key.created}
+
+
 def _write(path: Path, keys: tuple[Key, ...]) -> None:
-    rows = [asdict(key) | {"role": key.role.name.lower()} for key in keys]
+    rows = [_row_of(key) for key in keys]
     staging = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

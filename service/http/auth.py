@@ -1,6 +1,7 @@
 """Who asks, and whether they may: checked before a body is read."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -8,8 +9,10 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from record.result import JsonObject
-from service.errors import KeyMissing, KeyUnknown, RoleInsufficient
-from service.http.api_keys import KeyRing, Role
+from service.errors import CrossOrigin, KeyMissing, KeyUnknown, RoleInsufficient, SessionEnded
+from service.http.api_keys import Key, KeyRing, Role, in_order, rights_of
+from service.http.origin import is_own_page, is_safe
+from service.http.sessions import COOKIE, Sessions, session_id_of
 from service.logs import ACTOR, ANYBODY
 
 # For the OpenAPI document; the headers are read by hand, which costs a tenth of FastAPI's own
@@ -17,9 +20,17 @@ from service.logs import ACTOR, ANYBODY
 SCHEMES: JsonObject = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": COOKIE,
+        "description": "Set by POST /v1/session; `_` and the port follow the name where the "
+        "address has one. Methods that change something need a page of the same origin.",
+    },
 }
+EVERYTHING = frozenset({Role.ADMIN})  # what everybody may do where authentication is off
 T = TypeVar("T", bound=Callable[..., Any])
-SECURED: JsonObject = {"security": [{"bearer": []}, {"key": []}]}
+SECURED: JsonObject = {"security": [{"bearer": []}, {"key": []}, {"session": []}]}
 
 
 def needs(role: Role) -> Callable[[Request], Awaitable[None]]:
@@ -42,37 +53,72 @@ def asks(role: Role) -> Callable[[T], T]:
     return declare
 
 
-def authenticate(scope: Scope, ring: KeyRing | None, role: Role) -> None:
-    """Raise `KeyMissing`, `KeyUnknown` or `RoleInsufficient` unless a request may do this.
+def anybody(endpoint: T) -> T:
+    """Say that a route is asked without a key."""
+    endpoint.is_open = True  # type: ignore[attr-defined]
+    return endpoint
 
-    Without a key ring (authentication is off) everyone may do everything.
+
+def authenticate(scope: Scope, sessions: Sessions | None, role: Role) -> None:
+    """Raise a `ServiceError` unless a request may do this; note in its state who asks.
+
+    A key in a header goes before a session's cookie. `still_allowed` of the state tells an answer
+    that goes on for long whether it still may. Without sessions (authentication is off) everyone
+    may do everything.
     """
-    if ring is None:
-        scope.setdefault("state", {}).update(role=Role.ADMIN)
+    state = scope.setdefault("state", {})
+    if sessions is None:
+        state.update(roles=EVERYTHING, still_allowed=_always)
         ACTOR.set(ANYBODY)
         return
     secret = _secret(Headers(scope=scope))
-    if not secret:
-        raise KeyMissing("send an API key: 'Authorization: Bearer <key>' or 'X-API-Key: <key>'")
-    key = ring.find(secret)
-    if key is None:
-        raise KeyUnknown("the API key is not known, or was revoked")
-    scope.setdefault("state", {}).update(key=key.name, role=key.role)
+    if secret:
+        key, still_allowed = _by_key(sessions.keys, secret, role)
+    else:
+        key, still_allowed = _by_session(scope, sessions, role)
+    state.update(key=key.name, roles=key.roles, still_allowed=still_allowed)
     ACTOR.set(key.name)
-    _require(key.name, key.role, role)
+    _require(key.name, key.roles, role)
 
 
 def check(request: Request, role: Role) -> None:
     """Raise `RoleInsufficient` unless a request that `authenticate` let in may do this as well."""
     state = request.scope["state"]
-    _require(state.get("key", ANYBODY), state["role"], role)
+    _require(state.get("key", ANYBODY), state["roles"], role)
 
 
-def _require(name: str, held: Role, role: Role) -> None:
-    if held < role:
-        raise RoleInsufficient(
-            f"key {name!r} has the role {held.name.lower()}; this needs {role.name.lower()}"
+def _by_key(keys: KeyRing, secret: str, role: Role) -> tuple[Key, Callable[[], bool]]:
+    key = keys.find(secret)
+    if key is None:
+        raise KeyUnknown("the API key is not known, or was revoked")
+    return key, partial(keys.may, key.sha256, role)
+
+
+def _by_session(scope: Scope, sessions: Sessions, role: Role) -> tuple[Key, Callable[[], bool]]:
+    session_id = session_id_of(scope)
+    if not session_id:
+        raise KeyMissing("send an API key: 'Authorization: Bearer <key>' or 'X-API-Key: <key>'")
+    key = sessions.find(session_id)
+    if key is None:
+        raise SessionEnded(
+            "the session has ended: twelve hours, a restart, or its key was revoked; log in again"
         )
+    if not is_safe(scope) and not is_own_page(scope):
+        raise CrossOrigin(
+            "a session's cookie changes something only from a page of this service; programs send "
+            "an API key"
+        )
+    return key, partial(sessions.may, session_id, role)
+
+
+def _always() -> bool:
+    return True
+
+
+def _require(name: str, roles: frozenset[Role], role: Role) -> None:
+    if role not in rights_of(roles):
+        held = f"role{'s' * (len(roles) > 1)} {', '.join(in_order(roles))}"
+        raise RoleInsufficient(f"key {name!r} has the {held}; this needs {role}")
 
 
 def _secret(headers: Headers) -> str:

@@ -20,9 +20,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BodyTooLarge, ForeignHost, ServiceError
-from service.http.api_keys import KeyRing, Role
+from service.http.api_keys import Role
 from service.http.auth import authenticate
+from service.http.origin import names_host
 from service.http.problems import refusal
+from service.http.sessions import Sessions
 from service.metrics import Metrics
 
 _JSON_BYTES = 1_000_000  # of a body that is JSON only, or that no route reads
@@ -40,7 +42,7 @@ class Rule:
     max_bytes: int
 
 
-_NO_ROUTE = Rule((), re.compile(""), Role.SCORE, _JSON_BYTES)  # not even that there is none
+_NO_ROUTE = Rule((), re.compile(""), Role.READ, _JSON_BYTES)  # not even that there is none
 _DOCUMENTS = Rule(
     ("GET", "HEAD"), re.compile("/(docs|redoc|openapi.json)(/.*)?$"), None, _JSON_BYTES
 )
@@ -51,8 +53,9 @@ def rules_of(routes: Iterable[Any], *, bulk_bytes: int, open_paths: Collection[s
     rules = [_DOCUMENTS]
     for route in routes:
         assert isinstance(route, APIRoute)
-        role = None if route.path in open_paths else _declared(route)
-        if role is None and route.path not in open_paths:
+        is_open = route.path in open_paths or getattr(route.endpoint, "is_open", False)
+        role = None if is_open else _declared(route)
+        if role is None and not is_open:
             raise LookupError(f"{route.path} declares no role; give it Depends(needs(Role…))")
         limit = _JSON_BYTES if _reads(route) <= _JSON else bulk_bytes
         rules.append(Rule(route.methods or (), route.path_regex, role, limit))
@@ -87,8 +90,8 @@ def _reads(route: APIRoute) -> set[str]:
 class Guard:
     """Lets a request in when its key has the role that its route asks for; see the module.
 
-    `keys` is the key ring, None where authentication is off: then only whoever names this machine
-    (`hosts` are its further names) and comes from no foreign web page is let in.
+    `sessions` has the keys, too; it is None where authentication is off: then only whoever names
+    this machine (`hosts` are its further names) and comes from no foreign web page is let in.
     """
 
     def __init__(
@@ -96,14 +99,14 @@ class Guard:
         app: ASGIApp,
         *,
         rules: list[Rule],
-        keys: KeyRing | None,
+        sessions: Sessions | None,
         hosts: Collection[str],
         read_timeout_s: float,
         metrics: Metrics,
     ) -> None:
         self._app = app
         self._rules = rules
-        self._keys = keys
+        self._sessions = sessions
         self._hosts = {*hosts, *_OWN_NAMES}
         self._read_timeout_s = read_timeout_s
         self._metrics = metrics
@@ -130,10 +133,10 @@ class Guard:
 
     def _check(self, scope: Scope, rule: Rule) -> None:
         """Raise a `ServiceError` unless this request may be answered."""
-        if self._keys is None:
+        if self._sessions is None:
             self._check_host(scope)
         if rule.role is not None:
-            authenticate(scope, self._keys, rule.role)
+            authenticate(scope, self._sessions, rule.role)
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if len(declared) > _DIGITS or not declared.isdigit() or int(declared) > rule.max_bytes:
             raise BodyTooLarge(
@@ -152,7 +155,7 @@ class Guard:
                 "the name to MASKLINE_ALLOWED_HOSTS, or serve with API keys"
             )
         origin = headers.get(b"origin")
-        if origin is not None and origin.decode("latin-1").partition("://")[2] != host:
+        if origin is not None and not names_host(origin.decode("latin-1"), host):
             raise ForeignHost(
                 "a page of another origin may not ask a service without API keys; serve with keys"
             )

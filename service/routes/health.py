@@ -43,7 +43,7 @@ async def ready(
 
 
 @router.get("/metrics", response_class=Response)
-@asks(Role.SCORE)
+@asks(Role.READ)
 async def metrics(metrics: Annotated[Metrics, Depends(instruments)]) -> Response:
     """Prometheus metrics in text format; without a key unless MASKLINE_METRICS_OPEN is false."""
     text = generate_latest(metrics.registry)

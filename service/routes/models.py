@@ -26,6 +26,7 @@ from service.state import AppState, app_state, inspector, registry
 router = APIRouter(tags=["models"])
 
 _RESPONSES = problems(401, 403, 404, 409, 422, 429, 500, 503)
+_MAY_READ = [Depends(needs(Role.READ))]
 _MAY_OPERATE = [Depends(needs(Role.OPERATE))]
 _Registry = Annotated[Registry, Depends(registry)]
 _Version = Annotated[
@@ -35,7 +36,7 @@ _Version = Annotated[
 
 @router.get(
     "/v1/models",
-    dependencies=[Depends(needs(Role.SCORE))],
+    dependencies=_MAY_READ,
     responses=_RESPONSES,
     openapi_extra=SECURED,
 )
@@ -105,7 +106,7 @@ async def rollback(
 
 @router.get(
     "/v1/models/{name}/drift",
-    dependencies=[Depends(needs(Role.SCORE))],
+    dependencies=_MAY_READ,
     responses=_RESPONSES,
     openapi_extra=SECURED,
 )

@@ -37,6 +37,7 @@ from service.timings import Timings, first_stage
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
+_MAY_READ = [Depends(needs(Role.READ))]
 _MAY_SCORE = [Depends(needs(Role.SCORE))]
 _RESPONSES = problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 _BODY: JsonObject = {
@@ -63,7 +64,7 @@ async def server_metadata() -> JsonObject:
     return {"name": "maskline", "version": version("maskline"), "extensions": extensions}
 
 
-@router.get("/models/{name}", dependencies=_MAY_SCORE, responses=_RESPONSES, openapi_extra=SECURED)
+@router.get("/models/{name}", dependencies=_MAY_READ, responses=_RESPONSES, openapi_extra=SECURED)
 async def model_metadata(name: str, registry: Annotated[Registry, Depends(registry)]) -> JsonObject:
     """Inputs and outputs of a model."""
     model = await registry.acquire(name)
@@ -83,7 +84,7 @@ async def model_metadata(name: str, registry: Annotated[Registry, Depends(regist
 
 
 @router.get(
-    "/models/{name}/ready", dependencies=_MAY_SCORE, responses=_RESPONSES, openapi_extra=SECURED
+    "/models/{name}/ready", dependencies=_MAY_READ, responses=_RESPONSES, openapi_extra=SECURED
 )
 async def model_ready(request: Request, name: str, inspector: _Inspector) -> JsonObject:
     """Say that a model would answer now."""

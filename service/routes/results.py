@@ -29,7 +29,8 @@ from service.wire import Label, Moment
 router = APIRouter(tags=["results"])
 
 _RESPONSES = problems(401, 403, 404, 422, 500, 503)
-_MAY_OPERATE = [Depends(needs(Role.OPERATE))]
+_MAY_VIEW = [Depends(needs(Role.VIEW))]
+_MAY_REVIEW = [Depends(needs(Role.REVIEW))]
 _PAGE = 1000  # rows read at a time by an export
 
 
@@ -83,7 +84,7 @@ _Recording = Annotated[Recording, Depends(recording)]
 
 @router.get(
     "/v1/results",
-    dependencies=_MAY_OPERATE,
+    dependencies=_MAY_VIEW,
     responses=_RESPONSES,
     openapi_extra=SECURED,
     response_model=ResultsOut,
@@ -101,7 +102,7 @@ async def list_results(query: Annotated[PageQuery, Query()], record: _Recording)
 
 @router.get(
     "/v1/results:export",
-    dependencies=_MAY_OPERATE,
+    dependencies=_MAY_VIEW,
     responses=_RESPONSES,
     openapi_extra=SECURED,
     response_class=StreamingResponse,
@@ -134,7 +135,7 @@ async def export_results(
 
 @router.get(
     "/v1/results/{result_id}",
-    dependencies=_MAY_OPERATE,
+    dependencies=_MAY_VIEW,
     responses=_RESPONSES,
     openapi_extra=SECURED,
 )
@@ -148,7 +149,7 @@ _PICTURE: JsonObject = {"content": {"image/png": {}, "image/jpeg": {}}}
 
 @router.get(
     "/v1/results/{result_id}/image",
-    dependencies=_MAY_OPERATE,
+    dependencies=_MAY_VIEW,
     responses={200: _PICTURE, **_RESPONSES},
     openapi_extra=SECURED,
     response_class=Response,
@@ -162,7 +163,7 @@ async def read_image(result_id: str, record: _Recording) -> Response:
 
 @router.get(
     "/v1/results/{result_id}/heatmap",
-    dependencies=_MAY_OPERATE,
+    dependencies=_MAY_VIEW,
     responses={200: _PICTURE, **_RESPONSES},
     openapi_extra=SECURED,
     response_class=Response,
@@ -183,7 +184,7 @@ async def read_heatmap(
 
 @router.post(
     "/v1/results/{result_id}/feedback",
-    dependencies=_MAY_OPERATE,
+    dependencies=_MAY_REVIEW,
     responses=_RESPONSES | problems(409, 429),
     openapi_extra=SECURED,
     status_code=201,

@@ -1,4 +1,5 @@
 import errno
+import json
 import logging
 import os
 import re
@@ -11,12 +12,24 @@ from prometheus_client import generate_latest
 
 from service.app import create_app
 from service.errors import StartError
-from service.http.api_keys import KeyRing, KeysError, Role, add_key, read_keys, revoke_key
+from service.http.api_keys import (
+    KeyRing,
+    KeysError,
+    Role,
+    add_key,
+    read_keys,
+    revoke_key,
+    rights_of,
+)
 from service.metrics import Metrics
 from service.run import serve
 from tests.conftest import normal_pixels, png
 from tests.service.conftest import settings
 
+ROLES_DAMAGED = [
+    json.dumps({"keys": [{"name": "a", **held, "sha256": "0" * 64, "created": "2026"}]})
+    for held in ({"role": "king"}, {"roles": []}, {"roles": "view"}, {"roles": [3]}, {"role": None})
+]
 GOOD = png(normal_pixels(6000))
 
 
@@ -27,7 +40,7 @@ def keys_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def secrets(keys_file: Path) -> dict[str, str]:
-    return {role.name.lower(): add_key(keys_file, f"my-{role.name}", role) for role in Role}
+    return {role.value: add_key(keys_file, f"my-{role.name}", role) for role in Role}
 
 
 @pytest.fixture
@@ -46,8 +59,20 @@ def bearer(secret: str) -> dict[str, str]:
     [
         ("POST", "/score", "score"),
         ("POST", "/v1/score", "score"),
-        ("GET", "/v1/models", "score"),
-        ("GET", "/metrics", "score"),
+        ("GET", "/v1/models", "read"),
+        ("GET", "/v1/models/tiny/drift", "read"),
+        ("GET", "/metrics", "read"),
+        ("GET", "/v2/models/tiny", "read"),
+        ("GET", "/v1/session", "read"),
+        ("DELETE", "/v1/session", "read"),
+        ("GET", "/v1/results", "view"),
+        ("GET", "/v1/results:export", "view"),
+        ("GET", "/v1/results/x", "view"),
+        ("GET", "/v1/results/x/image", "view"),
+        ("GET", "/v1/results/x/heatmap", "view"),
+        ("POST", "/v1/results/x/feedback", "review"),
+        ("POST", "/v1/models/tiny:calibrate", "operate"),
+        ("POST", "/v1/models/tiny:preview", "operate"),
         ("POST", "/v1/models/tiny:load", "operate"),
         ("POST", "/v1/models/tiny:activate", "operate"),
         ("POST", "/v1/models/tiny:rollback", "operate"),
@@ -66,7 +91,7 @@ def test_every_route_asks_for_a_key_and_its_role(
     assert ask(bearer("mk_wrong")) == (401, "key_unknown")
     assert ask({"Authorization": b"Bearer \xff\x00"})[0] == 401  # type: ignore[dict-item]
     for role, secret in secrets.items():
-        enough = Role[role.upper()] >= Role[least.upper()]
+        enough = Role(least) in rights_of(frozenset({Role(role)}))
         assert (ask(bearer(secret))[0] != 403) is enough
         assert (ask({"X-API-Key": secret})[0] != 403) is enough
 
@@ -74,11 +99,12 @@ def test_every_route_asks_for_a_key_and_its_role(
 def test_every_route_but_health_is_guarded(client: TestClient) -> None:
     """A route that is added without a key check fails here."""
     open_paths = {"/health/live", "/health/ready", "/v2", "/v2/health/live", "/v2/health/ready"}
+    open_routes = {("get", path) for path in open_paths} | {("post", "/v1/session")}
     for path, methods in client.get("/openapi.json").json()["paths"].items():
         for method in methods:
             filled = re.sub(r"{\w+}", "tiny", path)
             answer = client.request(method, filled, content=GOOD)
-            assert (answer.status_code == 401) is (path not in open_paths), path
+            assert (answer.status_code == 401) is ((method, path) not in open_routes), path
 
 
 def test_a_refused_body_is_not_read(client: TestClient) -> None:
@@ -131,7 +157,7 @@ def test_names_are_unique_and_plain(keys_file: Path) -> None:
         add_key(keys_file, "a\nb", Role.SCORE)
     with pytest.raises(KeysError, match="no key called"):
         revoke_key(keys_file, "b")
-    assert [key.role for key in read_keys(keys_file)] == [Role.SCORE]
+    assert [key.roles for key in read_keys(keys_file)] == [{Role.SCORE}]
 
 
 @pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root gives files away")
@@ -146,7 +172,9 @@ def test_a_file_stays_the_services_when_root_adds_a_key(tmp_path: Path) -> None:
     assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (1000, 1000, 0o600)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"keys": [{"name": "a"}]}', '{"keys": 3}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"keys": [{"name": "a"}]}', '{"keys": 3}', *ROLES_DAMAGED]
+)
 def test_a_damaged_file_is_a_clear_error(keys_file: Path, text: str) -> None:
     keys_file.write_text(text)
     with pytest.raises(KeysError, match="cannot be used") as caught:
@@ -184,7 +212,7 @@ def test_a_change_within_a_tick_of_the_clock_is_noticed(
     ring = KeyRing(keys_file)
     status = keys_file.stat()
     text = keys_file.read_text().replace("my-SCORE", "my-OTHER")
-    digest = read_keys(keys_file)[0].sha256
+    [digest] = [key.sha256 for key in read_keys(keys_file) if key.name == "my-SCORE"]
     keys_file.write_text(text.replace(digest, "0" * len(digest)))  # as long as before
     os.utime(keys_file, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert ring.find(secrets["score"]) is None

@@ -26,7 +26,8 @@ def serve(
 
     auth = "off" if no_auth else None
     overrides = {"models_dir": models, "host": host, "port": port, "device": device, "auth": auth}
-    run(**{name: value for name, value in overrides.items() if value is not None})
+    settings = {name: value for name, value in overrides.items() if value is not None}
+    run(announce=lambda address: typer.echo(f"open {address}"), **settings)
 
 
 def demo(
@@ -62,6 +63,7 @@ def demo(
 
         record_dir = demo_run.models.parent / "results"
         run(
+            announce=lambda address: typer.echo(f"open {address}", err=True),
             models_dir=demo_run.models,
             host="127.0.0.1",
             port=port,

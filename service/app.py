@@ -26,6 +26,7 @@ from service.http.login_limit import LoginLimit
 from service.http.problems import install
 from service.http.request_context import Frame
 from service.http.sessions import Sessions
+from service.http.static_files import read_folder
 from service.http.tracing import Tracing, open_tracing
 from service.inference.engine import Engine
 from service.inference.model_watch import ModelWatch
@@ -47,6 +48,7 @@ from service.routes import (
     results,
     score,
     session,
+    ui,
 )
 from service.settings import Settings
 from service.state import AppState
@@ -54,7 +56,7 @@ from service.workers import WorkerPool
 
 _log = logging.getLogger(__name__)
 _TIDY_S = 60.0
-_ROUTES = (score, models, calibration, preview, results, oip, lookout, health, session)
+_ROUTES = (score, models, calibration, preview, results, oip, lookout, health, session, ui)
 _AGAIN_S = 5.0
 
 _DESCRIPTION = (
@@ -163,6 +165,7 @@ def _assemble(
         calibrator=Calibrator(inspector, recording, reviewer),
         metrics=metrics,
         sessions=sessions,
+        page=read_folder(ui.FOLDER),
     )
 
 

@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
@@ -25,25 +26,29 @@ from service.http.api_keys import read_keys
 from service.http.connection import BoundedConnection, room_for_connections
 from service.http.listener import Listener
 from service.logs import log_to_stderr
+from service.routes.ui import PAGE
 from service.settings import Settings
 
 _log = logging.getLogger(__name__)
+_HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # every address: this machine's
 _CLOSING_S = 30.0  # for the record and the models, once requests are finished
 
 
-def serve(**overrides: Any) -> None:
+def serve(*, announce: Callable[[str], None] | None = None, **overrides: Any) -> None:
     """Serve until stopped; what is not given comes from the environment.
 
+    `announce` is told the page's address once the service listens, in a thread of its own: a
+    terminal on hold stops nothing.
     Raises `StartError` (`settings_invalid`, `port_in_use`, `keys_missing`), `KeysError` and what
     loading models raises.
     """
     settings = read_settings(**overrides)
     share_arenas()
     with log_to_stderr(settings.log_format, settings.log_level):
-        _serve(settings)
+        _serve(settings, announce)
 
 
-def _serve(settings: Settings) -> None:
+def _serve(settings: Settings, announce: Callable[[str], None] | None) -> None:
     _check_keys(settings)
     _check_tls(settings)
     listener = free_port(settings.host, settings.port)
@@ -67,9 +72,15 @@ def _serve(settings: Settings) -> None:
         timeout_graceful_shutdown=math.ceil(settings.drain_limit_s),
     )
     bounds = ConnectionBounds(settings.read_timeout_s, room_for_connections())
-    server = DrainingServer(config, app.state, settings.drain_delay_s, bounds)
-    stop_at_hangup(server)
     port = listener.getsockname()[1]
+    server = DrainingServer(
+        config,
+        app.state,
+        settings.drain_delay_s,
+        bounds,
+        on_listening=partial(_tell_page, page_address(settings, port), announce),
+    )
+    stop_at_hangup(server)
     _log.info(
         "loading models from %s, then listening on %s://%s:%s",
         settings.models_dir,
@@ -86,6 +97,12 @@ def _serve(settings: Settings) -> None:
         if failure is None:
             raise
         raise failure from None
+
+
+def _tell_page(address: str, announce: Callable[[str], None] | None) -> None:
+    _log.info("listening; the page is at %s", address)
+    if announce is not None:
+        threading.Thread(target=announce, args=[address], daemon=True).start()
 
 
 def _leave_lost_threads(state: State) -> None:
@@ -146,9 +163,16 @@ class DrainingServer(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, state: State, delay_s: float, bounds: ConnectionBounds
+        self,
+        config: uvicorn.Config,
+        state: State,
+        delay_s: float,
+        bounds: ConnectionBounds,
+        *,
+        on_listening: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(config)
+        self._on_listening = on_listening
         self._bounds = bounds
         self._state = state
         self._delay_s = delay_s
@@ -175,6 +199,8 @@ class DrainingServer(uvicorn.Server):
             )
             for listening in sockets or ()
         ]
+        if self.started:
+            self._on_listening()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Start to drain, or give up draining."""
@@ -216,6 +242,13 @@ def read_settings(**overrides: Any) -> Settings:
         first = error.errors()[0]
         name = "MASKLINE_" + "_".join(str(part) for part in first["loc"]).upper()
         raise StartError("settings_invalid", f"{name}: {first['msg']}") from error
+
+
+def page_address(settings: Settings, port: int) -> str:
+    """Return where a browser on this machine finds the page."""
+    host = _HERE.get(settings.host, settings.host)
+    scheme = "https" if settings.tls_cert_file else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{PAGE}"
 
 
 def free_port(host: str, port: int) -> socket.socket:

@@ -1,10 +1,12 @@
 """What routes work with: made once when the service starts, never changed afterwards."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastapi import Request
 
 from service.http.sessions import Sessions
+from service.http.static_files import StaticFile
 from service.inference.model_watch import ModelWatch
 from service.inference.registry import Gate, Registry
 from service.inspector import Inspector
@@ -18,6 +20,7 @@ class AppState:
 
     `gate` looks at every version before it serves; None where nothing is recorded, so that there is
     nothing to look at. `sessions`, which have the keys, are None where authentication is off.
+    `page` has the files of the web page by their paths.
     """
 
     registry: Registry
@@ -27,6 +30,7 @@ class AppState:
     calibrator: Calibrator
     metrics: Metrics
     sessions: Sessions | None
+    page: Mapping[str, StaticFile]
 
 
 async def app_state(request: Request) -> AppState:

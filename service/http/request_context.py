@@ -29,6 +29,8 @@ _HEADERS = [
 class Frame:
     """Echoes or makes `X-Request-ID`, adds security headers, logs the request.
 
+    A header that a route set by itself stays.
+
     `observe(route, status, seconds)` is told of each answer; a route is the pattern that the path
     fits. While `is_draining()`, answers close their connection, so that no client sends its next
     request into a connection that is about to end.
@@ -57,7 +59,11 @@ class Frame:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *self._headers(request_id)]
+                headers = list(message.get("headers", ()))
+                present = {name for name, _ in headers}
+                message["headers"] = headers + [
+                    header for header in self._headers(request_id) if header[0] not in present
+                ]
             await send(message)
 
         token = REQUEST_ID.set(request_id)

@@ -20,7 +20,7 @@ from anomaly.bundle import Bundle, save_bundle
 from anomaly.errors import ModelNotFound
 from bench.local import free_port as unused_port
 from service.errors import StartError
-from service.run import free_port, read_settings, serve
+from service.run import free_port, page_address, read_settings, serve
 from tests.conftest import normal_pixels, png
 
 
@@ -46,6 +46,21 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         read_settings()
 
 
+@pytest.mark.parametrize(
+    ("changes", "address"),
+    [
+        ({}, "http://127.0.0.1:8123/ui/"),
+        ({"host": "0.0.0.0"}, "http://127.0.0.1:8123/ui/"),
+        ({"host": "::"}, "http://[::1]:8123/ui/"),
+        ({"host": "inspect.plant", "tls_cert_file": "x.pem"}, "https://inspect.plant:8123/ui/"),
+    ],
+)
+def test_the_page_has_an_address_that_a_browser_here_finds(
+    changes: dict[str, str], address: str
+) -> None:
+    assert page_address(read_settings(**changes), 8123) == address
+
+
 class RealServer:
     """`maskline serve` as a process of its own."""
 
@@ -56,6 +71,7 @@ class RealServer:
         port = self.url.rpartition(":")[2]
         self.process = subprocess.Popen(
             [*command, "--port", port],
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=os.environ | {"MASKLINE_RECORD": "off"} | variables,
         )
@@ -96,6 +112,19 @@ def start() -> Iterator[Start]:
             return server
 
         yield make
+
+
+@pytest.mark.slow
+def test_a_server_says_where_its_page_is_once_it_is_there(start: Start, tiny_folder: Path) -> None:
+    server = start(tiny_folder)
+    assert server.process.stdout is not None
+    assert server.process.stdout.readline().decode() == f"open {server.url}/ui/\n"
+    page = httpx2.get(server.url, follow_redirects=True)
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    server.process.send_signal(signal.SIGTERM)
+    exit_code, log = server.stop()
+    assert exit_code == 0
+    assert f"the page is at {server.url}/ui/" in log
 
 
 @pytest.mark.slow

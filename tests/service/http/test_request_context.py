@@ -34,6 +34,13 @@ def test_every_answer_has_the_security_headers_errors_too(client: TestClient) ->
         assert "access-control-allow-origin" not in answer.headers
 
 
+def test_a_header_that_a_route_set_stays(client: TestClient) -> None:
+    headers = client.get("/ui/").headers
+    assert headers.get_list("cache-control") == ["no-cache"]
+    assert headers.get_list("referrer-policy") == ["same-origin"]
+    assert headers.get_list("x-frame-options") == ["DENY"]
+
+
 def test_no_other_origin_is_let_in(client: TestClient) -> None:
     asked = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
     answer = client.options("/score", headers=asked)

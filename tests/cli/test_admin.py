@@ -29,9 +29,14 @@ def test_the_command_makes_lists_and_revokes(
     assert run("list", *file).startswith("line-3  operate  20")
     run("revoke", "line-3", *file)
     assert json.loads(keys_file.read_text()) == {"keys": []}
+    run("add", "bench", "--role", "view", "--role", "score", "--role", "view", *file)
+    assert run("list", *file).startswith("bench  view,score  20")
+    run("add", "camera", *file)
+    assert "camera  score  20" in run("list", *file)
     shown = run("show", group="audit")
     assert "key_add  line-3  role=operate" in shown
     assert "key_revoke  line-3" in shown
+    assert "key_add  bench  role=view,score" in shown
     assert secret not in shown
-    assert run("verify", group="audit").startswith("2 rows, unbroken")
+    assert run("verify", group="audit").startswith("4 rows, unbroken")
     assert CliRunner().invoke(maskline.app, ["key", "add", "x", "--role", "king"]).exit_code == 2

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 JsonObject = dict[str, Any]  # a JSON object whose fields another place describes
+WITHDRAWN = "withdrawn"  # a kind of feedback after which nothing is said of a result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,7 @@ FIELDS = tuple(field.name for field in fields(Result) if field.name != "id")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feedback:
-    """What somebody said of a result; the last one said of it counts."""
+    """What somebody said of a result; the last one said of it counts, and may withdraw all."""
 
     id: int | None = None  # the store's, in the order of arrival
     result_id: str

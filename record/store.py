@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import fields, replace
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -14,13 +14,11 @@ from sqlalchemy import (
     Engine,
     RowMapping,
     Select,
-    Subquery,
     and_,
     create_engine,
     delete,
     event,
     exists,
-    false,
     func,
     insert,
     literal,
@@ -32,17 +30,20 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError, StatementError
 
+from record.camera_summary import CameraSummary, summaries
+from record.filters import Filter, Order, Page, behind, cursor_of, last_said, ordering, passed
 from record.migrate import migrate
 from record.result import Defect, Feedback, Result
+from record.searching import narrowed
 from record.tables import feedback, results
 
+__all__ = ["Filter", "Page", "RowRefused", "Store", "StoreError", "unusable"]
+
 _BUSY_S = 10.0
-
-
-_NEWEST = (results.c.inspected_at.desc(), results.c.id.desc())
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NEWEST = ordering("newest")
 _FEEDBACK_FIELDS = [field.name for field in fields(Feedback) if field.name != "id"]
 NO_THRESHOLDS: Mapping[str, float] = MappingProxyType({})
+_SAID_AT_ONCE = 500  # results by id in one question
 _INSERTS: Mapping[str, Callable[..., Any]] = {
     "postgresql": postgresql.insert,
     "sqlite": sqlite.insert,
@@ -59,43 +60,6 @@ class RowRefused(StoreError):
     """The database is there, and does not take these rows: trying again is no use."""
 
     code = "row_refused"
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which results are wanted; None is any. `since` is included, `until` is not."""
-
-    model: str | None = None
-    camera: str | None = None
-    lot: str | None = None
-    part_id: str | None = None
-    verdict: str | None = None
-    feedback: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-
-    def on(self, statement: "Select[Any]") -> "Select[Any]":
-        """Restrict a query."""
-        for name in ("model", "camera", "lot", "part_id", "verdict"):
-            if (value := getattr(self, name)) is not None:
-                statement = statement.where(results.c[name] == value)
-        if self.feedback is not None:
-            last = _last_said()
-            latest = select(last.c.result_id).where(last.c.kind == self.feedback)
-            statement = statement.where(results.c.result_id.in_(latest))
-        if self.since is not None:
-            statement = statement.where(results.c.inspected_at >= self.since)
-        if self.until is not None:
-            statement = statement.where(results.c.inspected_at < self.until)
-        return statement
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Results, newest first, and what asks for the next ones; None at the end."""
-
-    results: list[Result]
-    cursor: str | None
 
 
 class Store:
@@ -148,14 +112,50 @@ class Store:
                 raise RowRefused(f"results are refused: {_first_line(error)}") from error
             raise StoreError(f"results cannot be stored: {_first_line(error)}") from error
 
-    def page(self, filter_: Filter, *, cursor: str | None = None, limit: int = 100) -> Page:
-        """Return results that fit, newest inspection first; a page's `cursor` asks for the next."""
-        statement = filter_.on(select(results)).order_by(*_NEWEST).limit(limit + 1)
-        if cursor is not None:
-            statement = statement.where(_behind(cursor))
-        page = self._results(statement)
+    def page(
+        self,
+        filter_: Filter,
+        *,
+        cursor: str | None = None,
+        limit: int = 100,
+        order: Order = "newest",
+    ) -> Page:
+        """Return results that fit, by moment of inspection; a page's `cursor` asks for the next.
+
+        Raises `ValueError` where the cursor is of a page in the other order.
+        """
+        page = self._ordered(filter_, limit + 1, order, cursor)
         more = len(page) > limit
-        return Page(page[:limit], _cursor(page[limit - 1]) if more else None)
+        return Page(page[:limit], cursor_of(page[limit - 1], order) if more else None)
+
+    def ids(self, filter_: Filter, limit: int, order: Order = "newest") -> list[str]:
+        """Return the ids of results that fit, by moment of inspection."""
+        columns = select(results.c.result_id, results.c.inspected_at, results.c.id)
+        rows: list[RowMapping] = []
+        for statement in self._statements(columns, filter_, order):
+            rows += self._rows(statement.limit(limit))
+        rows.sort(key=lambda row: (row["inspected_at"], row["id"]), reverse=order == "newest")
+        return [row["result_id"] for row in rows[:limit]]
+
+    def by_ids(self, result_ids: Sequence[str]) -> list[Result]:
+        """Return results by their ids, in their order; those that are gone are left out."""
+        rows = self._results(select(results).where(results.c.result_id.in_(result_ids)))
+        by_id = {result.result_id: result for result in rows}
+        return [by_id[result_id] for result_id in result_ids if result_id in by_id]
+
+    def last_kinds(self, result_ids: Sequence[str]) -> dict[str, str]:
+        """Return what was said last of results, by id; those that nobody spoke of are left out."""
+        kinds: dict[str, str] = {}
+        for start in range(0, len(result_ids), _SAID_AT_ONCE):
+            last = last_said(result_ids[start : start + _SAID_AT_ONCE])
+            rows = self._rows(select(last.c.result_id, last.c.kind))
+            kinds |= {row["result_id"]: row["kind"] for row in rows}
+        return kinds
+
+    def cameras(self, counted_since: datetime, seen_since: datetime) -> list[CameraSummary]:
+        """Say of each camera that sent parts since a moment what it sent, the latest first."""
+        with _database_errors("cameras cannot be read"), self._engine.connect() as connection:
+            return summaries(connection, counted_since, seen_since)
 
     def kept_normals(
         self, filter_: Filter, limit: int, thresholds: Mapping[str, float] = NO_THRESHOLDS
@@ -167,10 +167,10 @@ class Store:
         has passed where its calibration's own threshold let it, whatever the request asked for. Of
         rows that do not say, only those of the calibrations in `thresholds` (by digest) count.
         """
-        kind = _last_said()
+        kind = last_said()
         normal = or_(
             kind.c.kind.in_(("false_alarm", "confirmed_good")),
-            and_(_passed(thresholds), kind.c.kind.is_(None)),
+            and_(passed(thresholds), kind.c.kind.is_(None)),
         )
         joined = results.outerjoin(kind, kind.c.result_id == results.c.result_id)
         statement = select(results).select_from(joined)
@@ -183,7 +183,7 @@ class Store:
         Also those of which nothing is kept: whoever judges them again must know that they are
         there.
         """
-        kind = _last_said()
+        kind = last_said()
         defect = kind.c.kind.in_(("confirmed_defect", "missed_defect"))
         joined = results.join(kind, kind.c.result_id == results.c.result_id)
         statement = select(results, kind.c.kind).select_from(joined)
@@ -262,6 +262,33 @@ class Store:
         """Close all connections."""
         self._engine.dispose()
 
+    def _ordered(
+        self, filter_: Filter, limit: int, order: Order, cursor: str | None
+    ) -> list[Result]:
+        page: list[Result] = []
+        for statement in self._statements(select(results), filter_, order):
+            if cursor is not None:
+                statement = statement.where(behind(cursor, order))
+            page += self._results(statement.limit(limit))
+        page.sort(key=lambda row: (row.inspected_at, row.id), reverse=order == "newest")
+        return page[:limit]
+
+    def _statements(
+        self, columns: "Select[Any]", filter_: Filter, order: Order
+    ) -> list["Select[Any]"]:
+        """One question for each verdict that is wanted, so that an index has all in their order."""
+        extra = self._narrowed(filter_.search)
+        return [
+            single.on(columns).where(*extra).order_by(*ordering(order))
+            for single in filter_.by_verdict()
+        ]
+
+    def _narrowed(self, search: str | None) -> list[ColumnElement[bool]]:
+        if search is None:
+            return []
+        with _database_errors("results cannot be read"), self._engine.connect() as connection:
+            return [narrowed(connection, search)]
+
     def _results(self, statement: "Select[Any]") -> list[Result]:
         return [Result(**row) for row in self._rows(statement)]
 
@@ -286,40 +313,6 @@ def unusable(url: str) -> str | None:
     except ArgumentError:
         return "no address of a database; want for instance postgresql+psycopg://user@host/maskline"
     return None if kind in _INSERTS else f"{kind!r} is not supported; use sqlite or postgresql"
-
-
-def _cursor(result: Result) -> str:
-    """Name a result's position in the order of pages: microseconds and id."""
-    return f"{(result.inspected_at - _EPOCH) // timedelta(microseconds=1)}.{result.id}"
-
-
-def _behind(cursor: str) -> ColumnElement[bool]:
-    """Restrict to the rows behind a place; raises `ValueError` where it is none."""
-    moment, _, number = cursor.partition(".")
-    at = _EPOCH + timedelta(microseconds=int(moment))
-    # The first condition bounds the index, the second is exact.
-    return and_(
-        results.c.inspected_at <= at,
-        or_(results.c.inspected_at < at, results.c.id < int(number)),
-    )
-
-
-def _last_said() -> Subquery:
-    """What was said last of each result that something was said of: result_id, kind."""
-    last = select(func.max(feedback.c.id)).group_by(feedback.c.result_id)
-    latest = select(feedback.c.result_id, feedback.c.kind).where(feedback.c.id.in_(last))
-    return latest.subquery()
-
-
-def _passed(thresholds: Mapping[str, float]) -> ColumnElement[bool]:
-    """Whether neither the answer nor the calibration's own threshold rejected a part."""
-    conditions = [
-        and_(results.c.calibration == digest, results.c.score <= threshold)
-        for digest, threshold in thresholds.items()
-    ]
-    calibrated = results.c.calibrated_verdict
-    by_score = and_(calibrated.is_(None), or_(false(), *conditions))
-    return and_(results.c.verdict != "NG", or_(calibrated != "NG", by_score))
 
 
 def _unkeyed(result: Result) -> Result:

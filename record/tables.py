@@ -55,6 +55,11 @@ def _wide(length: int, before: int) -> String:
     return String(before).with_variant(String(length), "postgresql")
 
 
+def _searched(length: int) -> String:
+    """A text that is searched by its beginning: ordered by its signs alone, as SQLite does it."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
 _TEXTS = {  # lengths; a name of a model is a folder's
     "result_id": String(32),
     "idempotency_key": _wide(512, 128),
@@ -63,9 +68,9 @@ _TEXTS = {  # lengths; a name of a model is a folder's
     "version": String(64),
     "digest": String(64),
     "calibration": String(64),
-    "part_id": String(128),
+    "part_id": _searched(128),
     "camera": String(128),
-    "lot": String(128),
+    "lot": _searched(128),
     "program": String(128),
     "verdict": String(8),
     "calibrated_verdict": String(8),
@@ -100,6 +105,14 @@ results = Table(
     Index("results_by_part", "part_id", "inspected_at", "id"),
     Index("results_by_verdict", "verdict", "inspected_at", "id"),
 )
+# Few results are kept, and pictures of them are all that a person can look at.
+Index(
+    "results_kept",
+    results.c.inspected_at,
+    results.c.id,
+    sqlite_where=results.c.kept.is_(True),
+    postgresql_where=results.c.kept.is_(True),
+)
 
 feedback = Table(
     "feedback",
@@ -111,6 +124,6 @@ feedback = Table(
     Column("kind", String(16), nullable=False),
     Column("defect", String(128)),
     Column("comment", String(1000)),
-    Index("feedback_by_result", "result_id", "id"),
+    Index("feedback_by_result", "result_id", "id", "kind"),
     Index("feedback_by_kind", "kind", "id"),
 )

@@ -1,16 +1,18 @@
 """What people say of results, and when that changes the cases that test new versions."""
 
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Annotated, Literal
+from datetime import datetime, timedelta
+from itertools import takewhile
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from record.result import Discussed, Feedback, JsonObject, Result
+from record.result import WITHDRAWN, Discussed, Feedback, JsonObject, Result
 from service.errors import FeedbackContradicts, RoleInsufficient
 from service.wire import Label, Text
 
 FeedbackKind = Literal["false_alarm", "confirmed_defect", "missed_defect", "confirmed_good"]
+_MISTAKEN_FOR = timedelta(minutes=10)  # in which who confirmed a defect may withdraw it
 
 
 class FeedbackIn(BaseModel):
@@ -19,14 +21,21 @@ class FeedbackIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     kind: Annotated[
-        FeedbackKind,
+        FeedbackKind | Literal["withdrawn"],
         Field(
             description="false_alarm and confirmed_defect of NG results; "
-            "missed_defect and confirmed_good of those that passed."
+            "missed_defect and confirmed_good of those that passed; withdrawn where nothing is to "
+            "be said after all."
         ),
     ]
     defect: Annotated[Label | None, Field(description="Its name: scratch, pore, …")] = None
     comment: Text | None = None
+
+    @model_validator(mode="after")
+    def _names_what_is_there(self) -> Self:
+        if self.kind == WITHDRAWN and self.defect is not None:
+            raise ValueError("what is withdrawn names no defect")
+        return self
 
 
 class FeedbackOut(FeedbackIn):
@@ -85,25 +94,60 @@ class Change:
         return {"before": self.before, "kind": self.kind, "given_up": self.is_given_up}
 
 
-def change_of(discussed: Discussed, kind: str, *, is_admin: bool, is_there: bool) -> Change:
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """Who speaks of a result, and when; `author` is the API key's name."""
+
+    author: str | None
+    is_admin: bool
+    at: datetime
+
+
+def change_of(discussed: Discussed, kind: str, speaker: Speaker, *, is_there: bool) -> Change:
     """Say what feedback on a result changes; `is_there` is whether its image and evidence are.
 
-    Raises `FeedbackContradicts` where the verdict forbids it, and `RoleInsufficient` where somebody
-    who is no admin would take a confirmed defect back.
+    Raises `FeedbackContradicts` where the verdict forbids it or there is nothing to withdraw, and
+    `RoleInsufficient` where somebody who is no admin would take a confirmed defect back, unless it
+    is a fresh mistake of their own.
     """
     result, last = discussed.result, next(iter(discussed.feedback), None)
-    if kind not in _SAYABLE[result.verdict]:
+    before = None if last is None or last.kind == WITHDRAWN else last.kind
+    _check_fits(result, before, kind)
+    is_taken_back = is_held_against(result, before) and not is_held_against(result, kind)
+    is_allowed = speaker.is_admin or (kind == WITHDRAWN and _is_mistake(discussed, speaker))
+    if is_taken_back and not is_allowed:
+        raise RoleInsufficient(
+            "new versions are held against this defect, which was confirmed; only an admin "
+            f"takes it back, or who confirmed it within {_MISTAKEN_FOR.seconds // 60} minutes "
+            f"('{WITHDRAWN}')"
+        )
+    # Gone before anybody spoke of it, it was never a case; later, an admin takes note by saying it
+    # again.
+    is_noted = kind != WITHDRAWN and (before is None or speaker.is_admin)
+    after = 0 if last is None or last.id is None else last.id
+    return Change(before, kind, after, is_given_up=not is_there and is_noted)
+
+
+def _check_fits(result: Result, before: str | None, kind: str) -> None:
+    if kind == WITHDRAWN:
+        if before is None:
+            raise FeedbackContradicts("nothing is said of this result that could be withdrawn")
+    elif kind not in _SAYABLE[result.verdict]:
         raise FeedbackContradicts(
             f"of a result that was {result.verdict} may be said: "
             f"{', '.join(_SAYABLE[result.verdict])}"
         )
-    before = None if last is None else last.kind
-    if is_held_against(result, before) and not is_held_against(result, kind) and not is_admin:
-        raise RoleInsufficient(
-            "new versions are held against this defect, which was confirmed; only an admin "
-            "takes it back"
-        )
-    # Gone before anybody spoke of it, it was never a case; later, an admin takes note by saying it
-    # again.
-    given_up = not is_there and (last is None or is_admin)
-    return Change(before, kind, 0 if last is None or last.id is None else last.id, given_up)
+
+
+def _is_mistake(discussed: Discussed, speaker: Speaker) -> bool:
+    """Whether all that made a result a case was said by this speaker just now.
+
+    Who merely says again what somebody else confirmed long ago does not own it by that.
+    """
+    held = takewhile(
+        lambda entry: is_held_against(discussed.result, entry.kind), discussed.feedback
+    )
+    return all(
+        entry.author == speaker.author and speaker.at - entry.created_at <= _MISTAKEN_FOR
+        for entry in held
+    )

@@ -7,7 +7,7 @@ from record.audit import Audit
 from record.keep import Keeper
 from record.result import Feedback, Result
 from service.errors import AuditUnwritable, FeedbackContradicts
-from service.feedback import Change, FeedbackIn, change_of
+from service.feedback import Change, FeedbackIn, Speaker, change_of
 from service.logs import ACTOR
 from service.results.reader import ResultReader
 
@@ -27,20 +27,22 @@ class FeedbackLog:
         """Store what somebody found who looked at the part.
 
         What changes the cases that a new version is held against is sealed into the audit trail
-        first; only an admin takes a confirmed defect back. Raises `FeedbackContradicts`,
-        `RoleInsufficient`, `ResultUnknown`, `AuditUnwritable` or `StoreError`.
+        first; only an admin takes a confirmed defect back, or soon after who said it. Raises
+        `FeedbackContradicts`, `RoleInsufficient`, `ResultUnknown`, `AuditUnwritable` or
+        `StoreError`.
         """
         is_there = await self._pin((await self._reader.find(result_id)).result)
         async with self._turn:  # so that what was said before is what is sealed as such
             discussed = await self._reader.find(result_id)
-            change = change_of(discussed, feedback.kind, is_admin=is_admin, is_there=is_there)
+            speaker = Speaker(author, is_admin, datetime.now(UTC))
+            change = change_of(discussed, feedback.kind, speaker, is_there=is_there)
             if change.is_sealed:
                 await self._seal(discussed.result, change)
             if change.is_given_up:
                 await self._reader.ask(lambda store: store.nothing_kept(result_id))
             entry = Feedback(
                 result_id=result_id,
-                created_at=datetime.now(UTC),
+                created_at=speaker.at,
                 author=author,
                 kind=feedback.kind,
                 defect=feedback.defect,

@@ -1,10 +1,11 @@
 """Reads stored results, in a thread of its own: the event loop never waits for a database."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from record.filters import Order
 from record.result import Defect, Discussed, Result
 from record.store import Filter, Page, Store
 from service.errors import ResultUnknown
@@ -30,9 +31,13 @@ class ResultReader:
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
-    async def page(self, filter_: Filter, *, cursor: str | None, limit: int) -> Page:
+    async def page(
+        self, filter_: Filter, *, cursor: str | None, limit: int, order: Order = "newest"
+    ) -> Page:
         """Read a page of results."""
-        return await self.ask(lambda store: store.page(filter_, cursor=cursor, limit=limit))
+        return await self.ask(
+            lambda store: store.page(filter_, cursor=cursor, limit=limit, order=order)
+        )
 
     async def find(self, result_id: str) -> Discussed:
         """Read one result with its feedback; raises `ResultUnknown`."""
@@ -65,6 +70,10 @@ class ResultReader:
     async def last_feedback(self) -> int:
         """Read the number of what was said last of any result."""
         return await self.ask(lambda store: store.last_feedback())
+
+    async def last_kinds(self, result_ids: Sequence[str]) -> dict[str, str]:
+        """Read what was said last of results, by id."""
+        return await self.ask(lambda store: store.last_kinds(result_ids))
 
     async def kept_latest(self, model: str, limit: int, camera: str | None = None) -> list[Result]:
         """Read the newest kept results, of one camera or of all."""

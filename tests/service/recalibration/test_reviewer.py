@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from anomaly.bundle import Bundle
 from record.audit import Audit
 from record.result import Discussed
 from service.errors import FeedbackContradicts, NothingStaged, RoleInsufficient, VersionChanged
-from service.feedback import change_of
+from service.feedback import Change, Speaker, change_of
 from service.http.api_keys import Role, add_key
-from tests.record.test_store import result, spoken
+from tests.record.test_store import NOON, result, spoken
 from tests.service.recalibration.test_calibrator import (
     BAD,
     part,
@@ -300,19 +301,27 @@ def discussed(verdict: str, *said: str, calibrated_verdict: str | None = None) -
     return Discussed(judged, tuple(feedback))
 
 
+def changed(
+    case: Discussed, kind: str, *, is_admin: bool, author: str = "q", after_s: float = 0
+) -> Change:
+    """What it changes to say this some seconds after noon, when all else was said."""
+    speaker = Speaker(author, is_admin, NOON + timedelta(seconds=after_s))
+    return change_of(case, kind, speaker, is_there=True)
+
+
 @pytest.mark.parametrize(("verdict", "before", "kind", "may_operate", "is_sealed"), CHANGES)
 def test_who_may_change_a_case_and_whether_it_is_sealed(
     verdict: str, before: str | None, kind: str, may_operate: bool, is_sealed: bool
 ) -> None:
     said = [] if before is None else [before, kind]
     case = discussed(verdict, *said)
-    change = change_of(case, kind, is_admin=True, is_there=True)
+    change = changed(case, kind, is_admin=True)
     assert (change.is_sealed, change.before, change.after) == (is_sealed, before, 7 if said else 0)
     if may_operate:
-        assert change_of(case, kind, is_admin=False, is_there=True) == change
+        assert changed(case, kind, is_admin=False) == change
     else:
         with pytest.raises(RoleInsufficient):
-            change_of(case, kind, is_admin=False, is_there=True)
+            changed(case, kind, is_admin=False)
 
 
 @pytest.mark.parametrize("verdict", ["OK", "WARN", "NG"])
@@ -321,7 +330,7 @@ def test_feedback_fits_its_verdict(verdict: str) -> None:
     for kind in ("false_alarm", "confirmed_defect", "missed_defect", "confirmed_good"):
         if kind not in fits:
             with pytest.raises(FeedbackContradicts):
-                change_of(discussed(verdict), kind, is_admin=True, is_there=True)
+                changed(discussed(verdict), kind, is_admin=True)
 
 
 def test_only_an_admin_takes_a_confirmed_defect_back_and_the_trail_has_it(
@@ -406,4 +415,4 @@ def test_a_defect_that_only_a_requests_threshold_let_pass_keeps_a_version_out(
     assert code(client.post(ACTIVATE)) == (409, "defects_would_pass")
     said = discussed("OK", "missed_defect", calibrated_verdict="NG")
     with pytest.raises(RoleInsufficient):
-        change_of(said, "confirmed_good", is_admin=False, is_there=True)
+        changed(said, "confirmed_good", is_admin=False)

@@ -224,12 +224,23 @@ def decode_grey(png: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(grey, np.uint8)
 
 
-def overlay(image: RgbImage, detection: Detection, white_level: int = 65535) -> np.ndarray:
+def thumbnail_size(source: tuple[int, int], side: int) -> tuple[int, int]:
+    """Size of an image's small picture, both (H, W): its longer side is `side` at the most."""
+    scale = min(1.0, side / max(source))
+    return max(1, round(source[0] * scale)), max(1, round(source[1] * scale))
+
+
+def overlay(
+    image: RgbImage,
+    detection: Detection,
+    white_level: int = 65535,
+    size: tuple[int, int] | None = None,
+) -> np.ndarray:
     """Blend the coloured map over the image, with the regions' boxes: (H, W, 3) RGB uint8.
 
-    (H, W) is the caller's size, or what `picture_size` makes of it.
+    (H, W) is `size`, or the caller's, or what `picture_size` makes of that.
     """
-    size = picture_size(image.source_size)
+    size = size or picture_size(image.source_size)
     pixels = _resized(image.pixels, size)
     picture = np.empty((*size, 3), np.uint8)
     for strip, values in _strips(detection.anomaly_map, detection.placement, size):
@@ -268,9 +279,10 @@ def encode_jpeg(rgb: np.ndarray, quality: int = 85) -> bytes:
     return _encode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
-def as_uint8(image: RgbImage, white_level: int) -> np.ndarray:
-    """Show an image of any depth in 8 bits, by its declared white level, in its `picture_size`."""
-    return _as_uint8(_resized(image.pixels, picture_size(image.source_size)), white_level)
+def as_uint8(image: RgbImage, white_level: int, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Show an image of any depth in 8 bits, by its white level, in a size or `picture_size`."""
+    size = size or picture_size(image.source_size)
+    return _as_uint8(_resized(image.pixels, size), white_level)
 
 
 def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

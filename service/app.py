@@ -40,12 +40,15 @@ from service.results.drift import DriftMonitor
 from service.results.recording import Recording, audit_of
 from service.routes import (
     calibration,
+    cameras,
     health,
     lookout,
     models,
     oip,
+    pictures,
     preview,
     results,
+    review,
     score,
     session,
     ui,
@@ -56,7 +59,10 @@ from service.workers import WorkerPool
 
 _log = logging.getLogger(__name__)
 _TIDY_S = 60.0
-_ROUTES = (score, models, calibration, preview, results, oip, lookout, health, session, ui)
+_INSPECTION = (score, oip, lookout)
+_MODELS = (models, calibration, preview)
+_RECORD = (results, pictures, review, cameras)
+_ROUTES = (*_INSPECTION, *_MODELS, *_RECORD, session, ui, health)
 _AGAIN_S = 5.0
 
 _DESCRIPTION = (

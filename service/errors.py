@@ -14,6 +14,8 @@
         │       the inspection
         ├── ResultUnknown · NothingKept · NothingRecorded
         ├── IdempotencyMismatch · FeedbackContradicts
+        ├── Claimed · ReviewerMissing · TooManyClaims
+        │       the review
         ├── NothingStaged · NothingPrevious · VersionWaits
         ├── VersionChanged · AuditUnwritable
         ├── DefectsWouldPass
@@ -225,6 +227,28 @@ class FeedbackContradicts(ServiceError):
     """What was said of a result does not go with its verdict."""
 
     code = "feedback_contradicts"
+
+
+class Claimed(ServiceError):
+    """Somebody else looks at a result."""
+
+    code = "claimed"
+
+
+class ReviewerMissing(ServiceError):
+    """Whoever claims a result does not say who it is."""
+
+    code = "reviewer_missing"
+
+
+class TooManyClaims(ServiceError):
+    """So many results are claimed that no further one can be; come back in `retry_after_s`."""
+
+    code = "too_many_claims"
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ForeignHost(ServiceError):

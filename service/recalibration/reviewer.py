@@ -6,8 +6,8 @@ the weights are the same; otherwise the kept image is inspected by the new versi
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -115,6 +115,7 @@ class Outlook:
     defects: Cases
     missed: Cases
     latest: Sequence[Judged]
+    last_kinds: Mapping[str, str] = field(default_factory=dict)  # said of the latest, by id
 
     @property
     def review(self) -> ReviewOut:
@@ -190,11 +191,13 @@ class Reviewer:
             if is_judged_by_it(defect.result)
         ]
         latest = await reader.kept_latest(candidate.name, limit, camera)
-        return await self._outlook(
+        outlook = await self._outlook(
             candidate,
             await self._judge_cases(candidate, defects),
             [result for result in latest if is_judged_by_it(result)],
         )
+        ids = [judged.result.result_id for judged in outlook.latest]
+        return replace(outlook, last_kinds=await reader.last_kinds(ids))
 
     async def _outlook(
         self, candidate: ServedModel, cases: Cases, latest: Sequence[Result]

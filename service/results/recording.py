@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from record.audit import Audit
 from record.journal import Journal
 from record.keep import KeepConfig, Keeper, KeptImage, KeptStore
 from record.lock import FileLock, LockHeld
-from record.result import Result
+from record.result import JsonObject, Result
 from record.store import Store, StoreError, unusable
 from record.urls import without_password
 from record.writer import Writer
@@ -23,6 +23,7 @@ from service.metrics import Metrics
 from service.results.feedback_log import FeedbackLog
 from service.results.idempotency import Answered, RepeatKey
 from service.results.reader import ResultReader
+from service.results.review_queue import ReviewQueue
 from service.schemas.scoring import ScoreOut, ScoreQuery
 from service.settings import Settings
 
@@ -31,7 +32,10 @@ _LOOKUP_S = 1.0  # a database that hangs holds up a repeated request no longer
 
 
 class Recording:
-    """Writes results in microseconds; `reader` reads them, `feedback` takes what people say."""
+    """Writes results in microseconds; `reader` reads them, `feedback` takes what people say.
+
+    `review` hands out what they should look at; `publish` is told who looks at what.
+    """
 
     def __init__(
         self,
@@ -42,6 +46,7 @@ class Recording:
         keep: KeepConfig = NOTHING_KEPT,
         keep_url: str | None = None,
         record_days: float = math.inf,
+        publish: Callable[[str, JsonObject], None] = lambda _name, _data: None,
     ) -> None:
         url = database_url or f"sqlite:///{folder.absolute() / 'results.db'}"
 
@@ -70,6 +75,7 @@ class Recording:
         )
         self.reader = ResultReader(open_store)
         self.feedback = FeedbackLog(self.reader, self._keeper, Audit(folder))
+        self.review = ReviewQueue(self.reader, publish)
         self._metrics = metrics
         metrics.record_away.set_function(lambda: float(self._writer.is_away))
         metrics.record_behind.set_function(lambda: self._writer.bytes_behind)

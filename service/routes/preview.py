@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
+from anomaly.calibration import Calibration
 from anomaly.cost import Stakes, cheapest
 from service.concurrency import in_thread
 from service.http.api_keys import Role
@@ -13,7 +14,14 @@ from service.inference.served_model import ServedModel
 from service.recalibration.calibrator import CalibrationRequest, Preview
 from service.recalibration.reviewer import Judged, Outlook
 from service.routes.calibration import roi_of
-from service.schemas.calibration import PreviewIn, PreviewOut, PreviewReviewOut, StakesIn
+from service.schemas.calibration import (
+    PreviewDefectsOut,
+    PreviewIn,
+    PreviewOut,
+    PreviewPartsOut,
+    PreviewReviewOut,
+    StakesIn,
+)
 from service.state import AppState, app_state
 
 router = APIRouter(tags=["models"])
@@ -75,6 +83,7 @@ def _out(model: ServedModel, camera: str | None, previewed: Preview) -> PreviewO
         camera=camera,
         threshold=calibration.threshold,
         warn_threshold=calibration.warn_threshold,
+        doubtful_above=_doubtful_above(calibration),
         mode=calibration.mode,
         trade_off=previewed.trade_off,
         costs=list(previewed.costs),
@@ -82,7 +91,38 @@ def _out(model: ServedModel, camera: str | None, previewed: Preview) -> PreviewO
         roi_share=None if calibration.roi is None else calibration.roi.share,
         normals=previewed.normals,
         review=None if outlook is None else _review_out(outlook),
+        parts=None if outlook is None else _parts_out(outlook),
+        defects=None if outlook is None else _defects_out(outlook),
         messages=messages,
+    )
+
+
+def _doubtful_above(calibration: Calibration) -> float | None:
+    if calibration.warn_rate is None:
+        return None
+    return calibration.threshold_of(calibration.images, calibration.warn_rate)
+
+
+def _parts_out(outlook: Outlook) -> PreviewPartsOut:
+    latest = sorted(outlook.latest, key=lambda item: item.result.inspected_at, reverse=True)
+    results = [judged.result for judged in latest]
+    return PreviewPartsOut(
+        result_id=[result.result_id for result in results],
+        score=[judged.score for judged in latest],
+        verdict=[result.verdict for result in results],
+        calibrated_verdict=[result.calibrated_verdict for result in results],
+        feedback=[outlook.last_kinds.get(result.result_id) for result in results],
+        inspected_at=[result.inspected_at for result in results],
+    )
+
+
+def _defects_out(outlook: Outlook) -> PreviewDefectsOut:
+    judged = [*outlook.defects.judged, *outlook.missed.judged]
+    return PreviewDefectsOut(
+        result_id=[case.result_id for case in judged],
+        score=[case.score for case in judged if case.score is not None],
+        feedback=[case.defect.kind for case in judged],
+        must_be_rejected=[case.must_be_rejected for case in judged],
     )
 
 

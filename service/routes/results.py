@@ -5,26 +5,26 @@ import csv
 import io
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from anomaly.types import Verdict
+from record.filters import Filter, Order, Page, is_of_order
 from record.result import JsonObject, Result
-from record.store import Filter
 from service.errors import NothingRecorded, RoleInsufficient
 from service.feedback import FeedbackIn, FeedbackKind, FeedbackOut
 from service.http.api_keys import Role
 from service.http.auth import SECURED, check, needs
 from service.http.problems import problems
+from service.http.reviewing import reviewer_of
 from service.inspector import Inspector
-from service.results.evidence import heatmap_of, media_type, needed
 from service.results.recording import Recording
 from service.schemas.results import ResultDetailOut, ResultOut, ResultsOut
 from service.state import inspector
-from service.wire import Label, Moment
+from service.wire import Label, Moment, Text
 
 router = APIRouter(tags=["results"])
 
@@ -43,27 +43,47 @@ class ResultsQuery(BaseModel):
     camera: Label | None = None
     lot: Label | None = None
     part_id: Label | None = None
-    verdict: Verdict | None = None
-    feedback: Annotated[FeedbackKind | None, Field(description="What was said of them last.")] = (
-        None
-    )
+    verdict: Annotated[list[Verdict], Field(description="One or several; left out, any.")] = []
+    feedback: Annotated[
+        FeedbackKind | Literal["none"] | None,
+        Field(description="What was said of them last; none: nothing, or it was withdrawn."),
+    ] = None
+    defect: Annotated[Label | None, Field(description="The name given with it.")] = None
+    kept: Annotated[bool | None, Field(description="Whether its image was to be kept.")] = None
+    search: Annotated[
+        Text | None,
+        Field(
+            max_length=128, description="How part_id or lot begin; capitals are not small letters."
+        ),
+    ] = None
     since: Annotated[Moment | None, Field(description="Inspected at or after.")] = None
     until: Annotated[Moment | None, Field(description="Inspected before.")] = None
+    order: Annotated[Order, Field(description="By moment of inspection.")] = "newest"
 
     @property
     def filter(self) -> Filter:
         """What the store is asked."""
-        named = self.model_dump(include={*ResultsQuery.model_fields})
-        return Filter(**named)
+        named = self.model_dump(include={*ResultsQuery.model_fields} - {"order"})
+        return Filter(**named | {"verdict": self.verdict or None})
 
 
 class PageQuery(ResultsQuery):
     """Which page of them."""
 
     cursor: Annotated[
-        str | None, Field(pattern=r"^\d{1,17}\.\d{1,18}$", description="Of the page before.")
+        str | None,
+        Field(
+            pattern=r"^o?\d{1,17}\.\d{1,18}$",
+            description="Of the page before, which has the same order.",
+        ),
     ] = None
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
+
+    @model_validator(mode="after")
+    def _goes_on_in_its_order(self) -> Self:
+        if self.cursor is not None and not is_of_order(self.cursor, self.order):
+            raise ValueError("the cursor is of a page in the other order")
+        return self
 
 
 class ExportQuery(ResultsQuery):
@@ -79,7 +99,7 @@ async def recording(inspector: Annotated[Inspector, Depends(inspector)]) -> Reco
     return inspector.recording
 
 
-_Recording = Annotated[Recording, Depends(recording)]
+Record = Annotated[Recording, Depends(recording)]
 
 
 @router.get(
@@ -89,9 +109,11 @@ _Recording = Annotated[Recording, Depends(recording)]
     openapi_extra=SECURED,
     response_model=ResultsOut,
 )
-async def list_results(query: Annotated[PageQuery, Query()], record: _Recording) -> Response:
-    """List results, newest first; `cursor` of the answer asks for the next page."""
-    page = await record.reader.page(query.filter, cursor=query.cursor, limit=query.limit)
+async def list_results(query: Annotated[PageQuery, Query()], record: Record) -> Response:
+    """List results, newest or oldest first; `cursor` of the answer asks for the next page."""
+    page = await record.reader.page(
+        query.filter, cursor=query.cursor, limit=query.limit, order=query.order
+    )
 
     def written() -> str:
         outs = [ResultOut.of(result) for result in page.results]
@@ -108,12 +130,14 @@ async def list_results(query: Annotated[PageQuery, Query()], record: _Recording)
     response_class=StreamingResponse,
 )
 async def export_results(
-    query: Annotated[ExportQuery, Query()], record: _Recording
+    query: Annotated[ExportQuery, Query()], record: Record
 ) -> StreamingResponse:
-    """Send all matching results, newest first, as JSON-Lines or CSV; memory holds one page."""
-    first = await record.reader.page(
-        query.filter, cursor=None, limit=_PAGE
-    )  # errors before the answer
+    """Send all matching results as JSON-Lines or CSV; memory holds one page."""
+
+    async def page_at(cursor: str | None) -> Page:
+        return await record.reader.page(query.filter, cursor=cursor, limit=_PAGE, order=query.order)
+
+    first = await page_at(None)  # errors before the answer
 
     async def lines() -> AsyncIterator[str]:
         page, header = first, True
@@ -123,10 +147,7 @@ async def export_results(
             yield await asyncio.to_thread(_written, page.results, query.form, header=header)
             if page.cursor is None:
                 return
-            page, header = (
-                await record.reader.page(query.filter, cursor=page.cursor, limit=_PAGE),
-                False,
-            )
+            page, header = await page_at(page.cursor), False
 
     media = "text/csv" if query.form == "csv" else "application/x-ndjson"
     name = {"Content-Disposition": f'attachment; filename="results.{query.form}"'}
@@ -139,47 +160,9 @@ async def export_results(
     responses=_RESPONSES,
     openapi_extra=SECURED,
 )
-async def read_result(result_id: str, record: _Recording) -> ResultDetailOut:
+async def read_result(result_id: str, record: Record) -> ResultDetailOut:
     """Return one result by the id that its answer had, with what was said of it."""
     return ResultDetailOut.of_discussed(await record.reader.find(result_id))
-
-
-_PICTURE: JsonObject = {"content": {"image/png": {}, "image/jpeg": {}}}
-
-
-@router.get(
-    "/v1/results/{result_id}/image",
-    dependencies=_MAY_VIEW,
-    responses={200: _PICTURE, **_RESPONSES},
-    openapi_extra=SECURED,
-    response_class=Response,
-)
-async def read_image(result_id: str, record: _Recording) -> Response:
-    """Return the image as it was sent, if it is kept."""
-    result = (await record.reader.find(result_id)).result
-    image = needed(await record.image(result), result_id)
-    return Response(image, media_type=media_type(image))
-
-
-@router.get(
-    "/v1/results/{result_id}/heatmap",
-    dependencies=_MAY_VIEW,
-    responses={200: _PICTURE, **_RESPONSES},
-    openapi_extra=SECURED,
-    response_class=Response,
-)
-async def read_heatmap(
-    result_id: str, record: _Recording, inspector_: Annotated[Inspector, Depends(inspector)]
-) -> Response:
-    """Return the heatmap over the image, if both are kept."""
-    result = (await record.reader.find(result_id)).result
-    image = needed(await record.image(result), result_id)
-    [evidence] = await record.evidence([result])
-    content = needed(evidence, result_id)
-    picture = await inspector_.heatmaps.draw(
-        lambda: heatmap_of(image, content, result), content.placement.source
-    )
-    return Response(picture, media_type="image/jpeg")
 
 
 @router.post(
@@ -190,15 +173,19 @@ async def read_heatmap(
     status_code=201,
 )
 async def say(
-    request: Request, result_id: str, feedback: FeedbackIn, record: _Recording
+    request: Request, result_id: str, feedback: FeedbackIn, record: Record
 ) -> FeedbackOut:
     """Say what the part really was: a false alarm, a confirmed defect, or one that was missed.
 
-    It may be said again; the last counts. A confirmed defect, which new versions are held against,
-    is taken back by an admin only (403 `role_insufficient`).
+    It may be said again; the last counts, and `withdrawn` is as if nobody had spoken. A confirmed
+    defect, which new versions are held against, is taken back by an admin only (403
+    `role_insufficient`), or withdrawn within ten minutes by who confirmed it. What somebody else
+    has claimed (`:claim`) is refused (409 `claimed`).
     """
+    record.review.check(result_id, reviewer_of(request))
     author = getattr(request.state, "key", None)
     entry = await record.feedback.add(result_id, feedback, author, is_admin=_is_admin(request))
+    record.review.judged(result_id)
     return FeedbackOut.of(entry)
 
 

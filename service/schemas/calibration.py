@@ -1,5 +1,6 @@
 """A new calibration on the wire: what it is made of, and what it would change."""
 
+from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -142,6 +143,36 @@ class PreviewReviewOut(ReviewOut):
     to_pass_ids: _Ids
 
 
+class PreviewPartsOut(BaseModel):
+    """The latest results that were judged again, in arrays of one length, the newest first.
+
+    At a threshold t those with a score above t would be NG. `to_reject` of them passed before,
+    `to_pass` of the others were NG: by `calibrated_verdict`, or by `verdict` where that is null.
+    """
+
+    result_id: list[str]
+    score: Annotated[list[float], Field(description="By the previewed weights and region.")]
+    verdict: Annotated[list[str], Field(description="As it was answered.")]
+    calibrated_verdict: list[str | None]
+    feedback: Annotated[list[str | None], Field(description="What was said last; null: nothing.")]
+    inspected_at: list[datetime]
+
+
+class PreviewDefectsOut(BaseModel):
+    """The confirmed and missed defects that were judged again, in arrays of one length.
+
+    At a threshold t those pass whose score is neither above t nor above `doubtful_above`.
+    """
+
+    result_id: list[str]
+    score: Annotated[list[float], Field(description="By the previewed weights and region.")]
+    feedback: Annotated[list[str], Field(description="confirmed_defect or missed_defect.")]
+    must_be_rejected: Annotated[
+        list[bool],
+        Field(description="Counted among `defects` (true) or among `missed` (false)."),
+    ]
+
+
 class PreviewOut(BaseModel):
     """What another threshold or region would do; nothing was saved or staged."""
 
@@ -150,6 +181,13 @@ class PreviewOut(BaseModel):
     camera: str | None
     threshold: float
     warn_threshold: float | None
+    doubtful_above: Annotated[
+        float | None,
+        Field(
+            description="Where WARN would begin whatever the threshold is: `warn_threshold` is the "
+            "lower one of both; null without a warning rate."
+        ),
+    ]
     mode: Mode
     trade_off: Annotated[
         TradeOff,
@@ -175,6 +213,12 @@ class PreviewOut(BaseModel):
     ]
     review: Annotated[
         PreviewReviewOut | None, Field(description="null where no results are recorded.")
+    ]
+    parts: Annotated[
+        PreviewPartsOut | None, Field(description="null where no results are recorded.")
+    ]
+    defects: Annotated[
+        PreviewDefectsOut | None, Field(description="null where no results are recorded.")
     ]
     messages: list[str]
 

@@ -246,3 +246,51 @@ def test_an_odd_part_among_the_good_ones_is_named(client: TestClient) -> None:
     said = client.post("/v1/models/tiny:calibrate", files=files).json()["statement"]
     assert said["odd"][0] == "lot99"
     assert any("Look at lot99" in line for line in said["messages"])
+
+
+def slid(shown: dict[str, Any], threshold: float) -> tuple[int, int, list[str]]:
+    """What a page counts at a threshold without asking: to reject, to pass, defects passing."""
+    parts, defects, doubtful = shown["parts"], shown["defects"], shown["doubtful_above"]
+    pairs = zip(parts["calibrated_verdict"], parts["verdict"], strict=True)
+    were = [calibrated or verdict for calibrated, verdict in pairs]
+    are = list(zip(were, parts["score"], strict=True))
+    limit = threshold if doubtful is None else min(threshold, doubtful)
+    columns = (defects["result_id"], defects["score"], defects["must_be_rejected"])
+    passing = [
+        result_id
+        for result_id, score, must_be in zip(*columns, strict=True)
+        if must_be and score <= limit
+    ]
+    return (
+        sum(was != "NG" and score > threshold for was, score in are),
+        sum(was == "NG" and score <= threshold for was, score in are),
+        sorted(passing),
+    )
+
+
+@pytest.mark.parametrize("body", [{}, {"roi": RIGHT_HALF}], ids=["as it serves", "a region"])
+def test_a_slider_counts_what_the_preview_counts(client: TestClient, body: dict[str, Any]) -> None:
+    query = "?activate=true&false_alarm_rate=0.1&warn_rate=0.4"
+    assert client.post(f"/v1/models/tiny:calibrate{query}", files=uploads(30)).is_success
+    post_parts(client, 26)
+    bad = [client.post("/score", content=BAD).json()["result_id"] for _ in range(2)]
+    low = client.post("/score?threshold=0", content=part(6500)).json()["result_id"]
+    results(client, 29)
+    flush(client)
+    for result_id in (*bad, low):
+        say(client, result_id, "confirmed_defect")
+    say(client, bad[0], "withdrawn")  # is no defect any more
+    shown = preview(client, **body)
+    assert shown["parts"]["feedback"].count("confirmed_defect") == 2
+    assert len(shown["defects"]["score"]) == 2
+    assert shown["parts"]["inspected_at"] == sorted(shown["parts"]["inspected_at"], reverse=True)
+    assert shown["doubtful_above"] is not None
+    counted = set()
+    scores = sorted(shown["parts"]["score"])
+    for threshold in (scores[0], scores[1], scores[10], scores[-4] - 1e-6, scores[-1], 99.0):
+        review = preview(client, **body, threshold=threshold)["review"]
+        asked = review["to_reject"], review["to_pass"], sorted(review["defects_passing"])
+        assert slid(shown, threshold) == asked
+        counted.add((*asked[:2], len(asked[2])))
+    assert len(counted) > 3
+    assert len(preview(client, limit=5, **body)["parts"]["score"]) == 5

@@ -12,6 +12,7 @@ from record.tables import feedback, results
 
 Order = Literal["newest", "oldest"]
 NOTHING_SAID = "none"
+VERDICTS = ("OK", "WARN", "NG")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OLDEST_MARK = "o"  # of a cursor, so that it is not taken for one of the other order
 
@@ -38,9 +39,12 @@ class Filter:
 
     def by_verdict(self) -> list["Filter"]:
         """Return filters of at most one verdict that together are this one, without overlap."""
-        if self.verdict is None or isinstance(self.verdict, str):
+        verdicts = self.verdict
+        if verdicts is None and self.kept:
+            verdicts = VERDICTS  # the index of what is kept begins with them
+        if verdicts is None or isinstance(verdicts, str):
             return [self]
-        return [replace(self, verdict=verdict) for verdict in dict.fromkeys(self.verdict)]
+        return [replace(self, verdict=verdict) for verdict in dict.fromkeys(verdicts)]
 
     def on(self, statement: "Select[Any]") -> "Select[Any]":
         """Restrict a query."""
@@ -141,11 +145,17 @@ def passed(thresholds: Mapping[str, float]) -> ColumnElement[bool]:
 
 
 def _nothing_said() -> ColumnElement[bool]:
-    """Whether nothing is said of a result: looked up row by row, as pages are short."""
+    """Whether nothing is said of a result: looked up row by row, in an index alone."""
     later = feedback.alias()
-    is_last = ~exists().where(later.c.result_id == feedback.c.result_id, later.c.id > feedback.c.id)
-    spoken = exists().where(feedback.c.result_id == results.c.result_id)
-    return ~spoken.where(feedback.c.kind != WITHDRAWN, is_last)
+    said_later = select(later.c.id).where(
+        later.c.result_id == feedback.c.result_id, later.c.id > feedback.c.id
+    )
+    spoken = select(feedback.c.id).where(
+        feedback.c.result_id == results.c.result_id,
+        feedback.c.kind != WITHDRAWN,
+        ~exists(said_later.correlate(feedback)),
+    )
+    return ~exists(spoken.correlate(results))
 
 
 def _begins_with(prefix: str) -> ColumnElement[bool]:

@@ -108,6 +108,7 @@ results = Table(
 # Few results are kept, and pictures of them are all that a person can look at.
 Index(
     "results_kept",
+    results.c.verdict,
     results.c.inspected_at,
     results.c.id,
     sqlite_where=results.c.kept.is_(True),

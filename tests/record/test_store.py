@@ -351,3 +351,114 @@ def half(real: Any, column: Any) -> None:
 
 def broken(*_: Any, **__: Any) -> None:
     raise RuntimeError("killed")
+
+
+def test_pages_go_both_ways_and_a_cursor_fits_one_of_them(store: Store) -> None:
+    store.add([result(n) for n in range(6)])
+    store.add([result(6, inspected_at=NOON + timedelta(seconds=5))])  # the same moment as another
+    seen, cursor = [], None
+    for _ in range(4):
+        page = store.page(Filter(), cursor=cursor, limit=2, order="oldest")
+        seen += numbers(page.results)
+        cursor = page.cursor
+    assert (seen, cursor) == ([0, 1, 2, 3, 4, 5, 6], None)
+    oldest = store.page(Filter(), limit=2, order="oldest").cursor
+    newest = store.page(Filter(), limit=2).cursor
+    for wrong, order in ((oldest, "newest"), (newest, "oldest")):
+        with pytest.raises(ValueError, match="not of pages"):
+            store.page(Filter(), cursor=wrong, order=order)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest"])
+def test_several_verdicts_make_one_page_in_order(store: Store, order: Any) -> None:
+    kinds = ("OK", "WARN", "NG", "NG", "WARN")
+    store.add([result(n, verdict=kinds[n % 5]) for n in range(20)])
+    wanted = Filter(verdict=("WARN", "NG", "NG"))
+    expected = [n for n in range(20) if n % 5]
+    seen, cursor = [], None
+    while True:
+        page = store.page(wanted, cursor=cursor, limit=3, order=order)
+        seen += numbers(page.results)
+        if (cursor := page.cursor) is None:
+            break
+    assert seen == (expected if order == "oldest" else expected[::-1])
+    assert [int(i, 16) for i in store.ids(wanted, 3, "oldest")] == [1, 2, 3]
+
+
+def test_what_nobody_spoke_of_and_what_was_withdrawn_is_one(store: Store) -> None:
+    store.add([result(n, kept=True, calibrated_verdict="OK", verdict="OK") for n in range(1, 6)])
+    for number, kind in (
+        (1, "missed_defect"),
+        (2, "missed_defect"),
+        (2, "withdrawn"),
+        (3, "withdrawn"),
+        (3, "missed_defect"),
+        (4, "confirmed_good"),
+    ):
+        store.add_feedback(spoken(number, kind, defect="pore" if kind == "missed_defect" else None))
+    assert numbers(store.page(Filter(feedback="none")).results) == [5, 2]
+    assert numbers(store.page(Filter(feedback="missed_defect")).results) == [3, 1]
+    assert numbers(store.page(Filter(defect="pore")).results) == [3, 1]
+    assert numbers([one.result for one in store.defects("flange")]) == [3, 1]
+    assert numbers(store.kept_normals(Filter(), 9)) == [5, 4, 2]
+    ids = [f"{n:032x}" for n in range(1, 7)]
+    kinds = {int(i, 16): kind for i, kind in store.last_kinds(ids).items()}
+    assert kinds == {1: "missed_defect", 3: "missed_defect", 4: "confirmed_good"}
+    assert numbers(store.by_ids([ids[4], ids[5], ids[0]])) == [5, 1]
+
+
+def test_what_is_not_kept_includes_what_does_not_say(store: Store) -> None:
+    store.add([result(n, kept=(True, False, None)[n % 3]) for n in range(6)])
+    assert numbers(store.page(Filter(kept=True)).results) == [3, 0]
+    assert numbers(store.page(Filter(kept=False)).results) == [5, 4, 2, 1]
+
+
+@pytest.mark.parametrize("few", [2000, 2, 0])  # by numbers, by a span of time, by neither
+def test_a_part_or_a_lot_is_found_by_its_beginning(
+    store: Store, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr("record.searching._FEW", few)
+    monkeypatch.setattr("record.searching._COMMON", 2 * few)
+    names = ["A_1", "AB1", "a_2", "A_", "B", "B-9", "B-9é", "B%", None, "Ä1"]
+    lots = [None] * 8 + ["B-90", "A"]
+    store.add([result(n, part_id=names[n], lot=lots[n]) for n in range(10)])
+    for beginning, expected in {
+        "A_": [3, 0],
+        "A": [9, 3, 1, 0],
+        "B-9": [8, 6, 5],
+        "B%": [7],
+        "%": [],
+        "'": [],
+        "Ä": [9],
+        "\U0001f600": [],
+        "B-9é": [6],
+    }.items():
+        assert numbers(store.page(Filter(search=beginning)).results) == expected, beginning
+    left = Filter(search="B", camera="left")
+    assert numbers(store.page(left, order="oldest").results) == [5, 7]
+    first = store.page(Filter(search="B"), limit=2)
+    assert numbers(store.page(Filter(search="B"), cursor=first.cursor).results) == [6, 5, 4]
+
+
+def test_each_camera_says_what_it_sent(store: Store) -> None:
+    rows = [
+        *(result(n, camera="left", verdict="NG" if n % 4 == 0 else "OK") for n in range(0, 60, 2)),
+        *(result(n, camera=None, verdict="WARN") for n in (1, 11, 41)),
+        result(63, camera="right", verdict="OK"),
+        result(65, camera="old", verdict="NG", inspected_at=NOON - timedelta(days=40)),
+        result(67, camera="silent", verdict="NG", inspected_at=NOON - timedelta(days=20)),
+    ]
+    store.add(rows)
+    month = NOON - timedelta(days=30)
+    left, right, nameless, silent = sorted(
+        store.cameras(NOON + timedelta(seconds=10), month),
+        key=lambda one: ["left", "right", None, "silent"].index(one.camera),
+    )
+    assert left.verdicts == {"OK": 13, "WARN": 0, "NG": 12}
+    assert (left.takt_s, numbers([left.last])) == (2.0, [58])
+    assert (right.verdicts["OK"], right.takt_s) == (1, None)
+    assert (nameless.verdicts["WARN"], nameless.takt_s) == (2, 20.0)
+    assert (sum(silent.verdicts.values()), numbers([silent.last])) == (0, [67])
+    order = [one.camera for one in store.cameras(NOON, month)]
+    assert order == ["right", "left", None, "silent"]
+    assert store.cameras(NOON, NOON + timedelta(days=1)) == []

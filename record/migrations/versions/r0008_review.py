@@ -15,7 +15,7 @@ def upgrade() -> None:
     op.create_index(
         "results_kept",
         "results",
-        ["inspected_at", "id"],
+        ["verdict", "inspected_at", "id"],
         sqlite_where=is_kept,
         postgresql_where=is_kept,
     )

@@ -203,3 +203,33 @@ def test_feedback_is_kept_with_its_result_and_the_last_counts(client: TestClient
     )
     assert say("none", kind="false_alarm").json()["code"] == "result_not_found"
     assert say(bad, kind="nonsense").json()["code"] == "parameter_invalid"
+
+
+def test_what_a_page_looks_for(client: TestClient) -> None:
+    for number in range(3):
+        client.post(f"/score?part_id=A_{number}&lot=L{number}&threshold=1e6", content=GOOD)
+    bad = client.post("/score?part_id=B&lot=A_&threshold=0.001", content=BAD).json()["result_id"]
+    results(client, 4)
+
+    def parts(query: str) -> list[str]:
+        return [one["part_id"] for one in results(client, 0, query)]
+
+    assert parts("?search=A_") == ["B", "A_2", "A_1", "A_0"]
+    assert parts("?search=A_1") == ["A_1"]
+    assert parts("?search=A%25") == []
+    assert parts("?order=oldest&verdict=OK&verdict=NG&limit=2") == ["A_0", "A_1"]
+    kept, not_kept = results(client, 0, "?kept=true"), results(client, 0, "?kept=false")
+    assert [one["kept"] for one in kept] == [True] * len(kept)
+    assert len(kept) + len(not_kept) == 4
+    said = client.post(
+        f"/v1/results/{bad}/feedback", json={"kind": "confirmed_defect", "defect": "pore"}
+    )
+    assert said.status_code == 201
+    assert (parts("?defect=pore"), parts("?feedback=none")) == (["B"], ["A_2", "A_1", "A_0"])
+    lines = client.get("/v1/results:export?order=oldest&search=A_&verdict=OK").text.splitlines()
+    assert [json.loads(line)["part_id"] for line in lines] == ["A_0", "A_1", "A_2"]
+    first = client.get("/v1/results?order=oldest&limit=3").json()["cursor"]
+    assert parts(f"?order=oldest&cursor={first}") == ["B"]
+    refused = client.get(f"/v1/results?cursor={first}")
+    assert (refused.status_code, refused.json()["code"]) == (422, "parameter_invalid")
+    assert "other order" in refused.json()["detail"]

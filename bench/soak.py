@@ -122,7 +122,7 @@ def _keep_busy(
                 traffic.swap(seen, f"v{version}")
             seen.held.append(held(pid))
             time.sleep(min(_EVERY_S, max(0.0, until - now)))
-            bar.update(round(min(until, time.monotonic()) - until + seconds) - bar.n)
+            bar.update(round(min(until, time.monotonic()) - until + seconds) - bar.done)
     for sender in senders:
         sender.join()
 

@@ -65,6 +65,13 @@ GroupBy = Annotated[
     ),
 ]
 Skip = Annotated[bool, typer.Option("--skip-unreadable", help="Skip files that cannot be read.")]
+ProgressFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="JSON file that says how far it is (stage, done, total, images_per_s, left_s, loss), "
+        "replaced at most twice a second; instead of bars on the terminal."
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Overrides = Annotated[

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import Data, GroupBy, Model, Overrides, Rate, Skip, WarnRate
+from cli.options import Data, GroupBy, Model, Overrides, ProgressFile, Rate, Skip, WarnRate
 from cli.output import say_calibration
 from training.decoding import Decoding
 
@@ -36,6 +36,7 @@ def train(
         typer.Option(help="Model to start from, as maskline pretrain makes it: fewer images do."),
     ] = None,
     skip_unreadable: Skip = False,
+    progress_file: ProgressFile = None,
 ) -> None:
     """Train a model on defect-free images and calibrate it on held-out ones."""
     from anomaly.calibration import CalibrationSettings
@@ -43,7 +44,7 @@ def train(
     from training.data import open_dataset
     from training.outputs import check_model, check_run
     from training.pipeline import Training, run_folder, train_model
-    from training.progress import SHOWN
+    from training.progress import progress_to
     from training.world import joined
 
     takt = [] if max_ms is None else [f"plan.max_ms={max_ms!r}"]
@@ -51,13 +52,13 @@ def train(
     settings = CalibrationSettings(false_alarm_rate, warn_rate) if calibrate else None
     how = Training(resume, settings, group_by, init, Decoding(skip_unreadable=skip_unreadable))
     with joined(config.run.device) as world:
-        progress = SHOWN.within(is_first=world.is_first)
+        progress = progress_to(progress_file).within(is_first=world.is_first)
         dataset = open_dataset(data, group_by, progress=progress)
         if world.is_first:
             folders = {sample.path.parent: sample.path for sample in dataset.samples}
             check_model(out, [data, *folders.values(), *([init] if init else [])])
             check_run(run_folder(out))
-        bundle = train_model(dataset, out, config, how, world=world)
+        bundle = train_model(dataset, out, config, how, world=world, progress=progress)
     if not world.is_first:
         return
     typer.echo(f"saved {out}, version {bundle.version}")

@@ -16,6 +16,7 @@ from anomaly.errors import AnomalyError
 from record.audit import AuditBroken
 from record.result import JsonObject
 from service.budget import Budget
+from service.datasets import Datasets
 from service.errors import AuditUnwritable, StartError
 from service.heatmaps import Heatmaps
 from service.http.admission import Door
@@ -23,7 +24,7 @@ from service.http.api_keys import KeyRing
 from service.http.auth import SCHEMES
 from service.http.guard import Guard, rules_of
 from service.http.login_limit import LoginLimit
-from service.http.problems import install
+from service.http.problems import explained, install
 from service.http.request_context import Frame
 from service.http.sessions import Sessions
 from service.http.static_files import read_folder
@@ -32,6 +33,11 @@ from service.inference.engine import Engine
 from service.inference.model_watch import ModelWatch
 from service.inference.queue import QueueFull
 from service.inspector import Inspector
+from service.jobs.adoption import Adoption
+from service.jobs.board import Jobs
+from service.jobs.calibrations import Calibrations
+from service.jobs.folders import JobFolders
+from service.jobs.trainings import Trainings
 from service.logs import hide
 from service.metrics import Metrics
 from service.recalibration.calibrator import Calibrator
@@ -41,7 +47,9 @@ from service.results.recording import Recording, audit_of
 from service.routes import (
     calibration,
     cameras,
+    datasets,
     health,
+    jobs,
     lookout,
     models,
     oip,
@@ -60,7 +68,7 @@ from service.workers import WorkerPool
 _log = logging.getLogger(__name__)
 _TIDY_S = 60.0
 _INSPECTION = (score, oip, lookout)
-_MODELS = (models, calibration, preview)
+_MODELS = (models, calibration, preview, datasets, jobs)
 _RECORD = (results, pictures, review, cameras)
 _ROUTES = (*_INSPECTION, *_MODELS, *_RECORD, session, ui, health)
 _AGAIN_S = 5.0
@@ -169,9 +177,18 @@ def _assemble(
         watch=ModelWatch(engine.registry, gate),
         inspector=inspector,
         calibrator=Calibrator(inspector, recording, reviewer),
+        jobs=_jobs(settings, Adoption(engine.registry, gate)),
+        datasets=Datasets(settings.dataset_root, settings.datasets_mb * 1e6, settings.train_roots),
         metrics=metrics,
         sessions=sessions,
         page=read_folder(ui.FOLDER),
+    )
+
+
+def _jobs(settings: Settings, adopt: Adoption) -> Jobs:
+    return Jobs(
+        Trainings(JobFolders(settings.job_root), adopt, audit_of(settings)),
+        Calibrations(explained),
     )
 
 
@@ -196,9 +213,11 @@ async def _running(
         parts = _assemble(
             settings, metrics, sessions, engine=engine, recording=recording, pools=(pool, parsers)
         )
+        await parts.jobs.trainings.open()
         app.state.parts = parts
         tasks = [
             lambda: parts.watch.run(settings.watch_models_s),
+            parts.jobs.trainings.run,
             lambda: _check_audit(settings, metrics),
             _tidy_memory,
         ]
@@ -206,6 +225,7 @@ async def _running(
         yield
         for task in running:
             task.cancel()
+        await parts.jobs.close()
         engine.close()
         if recording is not None:
             recording.close()

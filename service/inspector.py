@@ -38,6 +38,7 @@ from service.workers import WorkerPool
 
 T = TypeVar("T")
 _OWN_DEADLINE_S = 600.0
+_CHECKED_ON = 1024  # canvas for which an image is decoded that is only looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,17 @@ class Inspector:
         return Inspection(
             model, source, detection, "", prepared.inputs, prepared.encoding, detection.verdict
         )
+
+    async def check(self, data: bytes) -> None:
+        """Decode an image only to see that it can be; raises what decoding raises."""
+
+        def decode() -> None:
+            header = read_header(data)
+            with self.budget.open() as charge:
+                charge.add(self._decoded_bytes(header, _CHECKED_ON))
+                decoded(data, self.settings.max_image_pixels, _CHECKED_ON)
+
+        await self.in_pool(decode)
 
     def deadline_of(self, query: ScoreQuery) -> float:
         """When a request that begins now must be answered, on the clock of `time.monotonic`."""

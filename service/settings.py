@@ -42,6 +42,16 @@ class Settings(BaseSettings):
     record_days: float = Field(
         float("inf"), gt=0, description="Results older than this go, but those with feedback."
     )
+    datasets_dir: Path | None = Field(
+        None, description="Good parts to train on; 'datasets' in the record's folder without one."
+    )
+    datasets_mb: float = Field(20_000, gt=0, description="Most megabytes of all of them.")
+    train_folders: str = Field(
+        "", description="Folders of images that a training may read as well; by commas."
+    )
+    jobs_dir: Path | None = Field(
+        None, description="Trainings and their logs; 'jobs' in the record's folder without one."
+    )
     keep: Policy = Field("sampled", description="Images kept: sampled is those not OK and a share.")
     keep_share: float = Field(0.1, ge=0, le=1, description="Share of OK parts that sampled keeps.")
     keep_days: float = Field(30, gt=0, description="Kept images older than this go.")
@@ -121,6 +131,22 @@ class Settings(BaseSettings):
         """Names by which the service may be asked where authentication is off."""
         names = {self.host.lower(), *self.allowed_hosts.lower().split(",")}
         return {name.strip() for name in names if name.strip()}
+
+    @property
+    def dataset_root(self) -> Path:
+        """Where good parts to train on lie."""
+        return (self.datasets_dir or self.record_dir / "datasets").absolute()
+
+    @property
+    def job_root(self) -> Path:
+        """Where trainings work and leave their logs."""
+        return (self.jobs_dir or self.record_dir / "jobs").absolute()
+
+    @property
+    def train_roots(self) -> tuple[Path, ...]:
+        """Folders that a training may read, beside the sets of good parts."""
+        names = (name.strip() for name in self.train_folders.split(","))
+        return tuple(Path(name).absolute() for name in names if name)
 
     @property
     def keeping(self) -> KeepConfig:

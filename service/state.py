@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from service.datasets import Datasets
 from service.http.sessions import Sessions
 from service.http.static_files import StaticFile
 from service.inference.model_watch import ModelWatch
 from service.inference.registry import Gate, Registry
 from service.inspector import Inspector
+from service.jobs.board import Jobs
 from service.metrics import Metrics
 from service.recalibration.calibrator import Calibrator
 
@@ -28,6 +30,8 @@ class AppState:
     watch: ModelWatch
     inspector: Inspector
     calibrator: Calibrator
+    jobs: Jobs
+    datasets: Datasets
     metrics: Metrics
     sessions: Sessions | None
     page: Mapping[str, StaticFile]

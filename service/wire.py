@@ -6,6 +6,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 Label = Annotated[str, Field(max_length=128, pattern=r"^[\w.:/@+ -]*$")]
+# Names a folder anywhere: no separator, no leading dot.
+PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 _DAY = timedelta(days=1)  # any database may show a moment in any zone
 _FIRST = datetime.min.replace(tzinfo=UTC) + _DAY
 _LAST = datetime.max.replace(tzinfo=UTC) - _DAY

@@ -203,7 +203,8 @@ def _run(
                 loss = _checked(_over_all(value, trainer.world), trainer, step)
                 rate, rates = learning_rate(step, config.optimiser), meter.rates()
                 log.write(step + 1, loss=loss, learning_rate=rate, **rates)
-                bar.set_postfix_str(_progress_text(loss, rates))
+                text = _progress_text(loss, rates)
+                bar.tell(text, loss=loss, images_per_s=rates["images_per_s"])
             if (step + 1) % config.run.checkpoint_every == 0 or step + 1 == last:
                 _checked(value, trainer, step)
                 if trainer.world.is_first:

@@ -235,6 +235,14 @@ def rule_of(error: BaseException) -> Rule | None:
     return next((RULES[kind] for kind in type(error).__mro__ if kind in RULES), None)
 
 
+def explained(error: BaseException) -> tuple[str, str]:
+    """Return an error's stable code and its sentence; of one that nobody expected, no detail."""
+    rule = rule_of(error)
+    if rule is None:
+        return "internal", "an unexpected error; the server's log has the details"
+    return code_of(error, rule), str(error)
+
+
 def _headers(status: int, error: Exception) -> dict[str, str] | None:
     if status == 401:
         return {"WWW-Authenticate": "Bearer"}

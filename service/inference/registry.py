@@ -9,18 +9,21 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from anomaly.bundle import Bundle, model_folders, save_bundle, stored_version
+from anomaly.bundle import Bundle, load_bundle, model_folders, save_bundle, stored_version
 from anomaly.detector import Detector
 from anomaly.device import give_back_memory
 from anomaly.errors import ModelError, ModelNotFound
+from anomaly.manifest import MANIFEST
 from service.errors import (
     ModelUnknown,
     NothingPrevious,
     NothingStaged,
+    PlaceRefused,
     VersionChanged,
     VersionWaits,
 )
@@ -163,14 +166,10 @@ class Registry:
         """
         slot = self.find(name)
         async with slot.loading:
-            lying, version = stored_version(slot.folder), bundle.version
-            choice = self.archive.chosen(name)
-            deliberate = self.archive.is_chosen_against(name, lying)
-            if slot.active is not base or (lying != base.bundle.version and not deliberate):
-                raise VersionWaits(
-                    f"version {lying} of {name!r} lies in the models' folder and does not serve; "
-                    "load and activate it first, or take it away"
-                )
+            version, choice = bundle.version, self.archive.chosen(name)
+            if slot.active is not base:
+                raise VersionWaits(f"another version of {name!r} serves by now; calibrate that one")
+            self._check_nothing_waits(slot, base)
             await asyncio.to_thread(self._note, "calibrate", name, bundle, **details)
             self.archive.choose(name, ChosenVersion(base.bundle.version, version))
             try:
@@ -180,6 +179,58 @@ class Registry:
                 raise
             slot.staged = await asyncio.to_thread(self._reader.read, slot, slot.folder)
         return slot
+
+    def check_place(self, name: str) -> None:
+        """Raise `PlaceRefused` where a model of that name could not be put among the others."""
+        models = self._config.models_dir.absolute()
+        if (models / MANIFEST).is_file() and name != models.name:
+            raise PlaceRefused(
+                f"{models} is the folder of one model, {models.name!r}; point MASKLINE_MODELS_DIR "
+                "at a folder of models to have others"
+            )
+        parent = models.parent if name == models.name and name in self.slots else models
+        while not parent.exists():
+            parent = parent.parent
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise PlaceRefused(f"{parent} cannot be written to: a trained model has no place there")
+
+    async def adopt(self, name: str, trained: Path, **details: Any) -> Slot:
+        """Put a trained model among the others, and stage it; what serves goes on serving.
+
+        That holds after a restart, too. Doing it again changes nothing. Raises `PlaceRefused`,
+        `VersionWaits`, `ModelNotSaved` or what loading raises.
+        """
+        self.check_place(name)
+        slot = self.slots.get(name) or Slot(name, self._config.models_dir / name)
+        bundle = await asyncio.to_thread(load_bundle, trained)
+        if slot.name in self.slots:
+            with suppress(ModelError):  # nothing serves that could go on
+                await self.acquire(name)
+        async with slot.loading:
+            active = slot.active
+            if active is not None and active.bundle.version == bundle.version:
+                return slot
+            if active is not None:
+                self._check_nothing_waits(slot, active)
+            await asyncio.to_thread(self._note, "train", name, bundle, **details)
+            if active is not None:
+                choice = ChosenVersion(active.bundle.version, bundle.version)
+                self.archive.choose(name, choice)
+            await asyncio.to_thread(save_bundle, bundle, slot.folder, bundle.version)
+            slot.staged = await asyncio.to_thread(self._reader.read, slot, slot.folder)
+        registered = self.slots.setdefault(name, slot)  # a watch may have found the folder
+        if registered is not slot and registered.active is None:
+            registered.staged = slot.staged
+        return registered
+
+    def _check_nothing_waits(self, slot: Slot, active: ServedModel) -> None:
+        """Raise `VersionWaits` where a version that nobody chose against would be replaced."""
+        lying = stored_version(slot.folder)
+        if lying != active.bundle.version and not self.archive.is_chosen_against(slot.name, lying):
+            raise VersionWaits(
+                f"version {lying} of {slot.name!r} lies in the models' folder and does not serve; "
+                "load and activate it first, or take it away"
+            )
 
     async def activate(
         self, name: str, *, gate: Gate | None, version: str | None = None, **details: Any

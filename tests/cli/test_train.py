@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,15 @@ def test_a_canvas_that_takes_too_long_is_refused_before_training(
     assert getattr(hurried.exception, "code", None) == "recipe_invalid"
     assert "more than --max-ms 0.001" in str(hurried.exception)
     assert not (tmp_path / "m").exists()
+
+
+def test_a_file_says_how_far_a_training_is(tiny_data: Path, tmp_path: Path) -> None:
+    progress = tmp_path / "progress.json"
+    steps = overrides("optimiser.steps=3")
+    result = invoke(
+        "train", tiny_data, "--out", tmp_path / "m", "--progress-file", progress, *steps
+    )
+    assert result.exit_code == 0, result.output
+    state = json.loads(progress.read_text())
+    assert state["stage"] == "calibration"
+    assert state["total"] == 40

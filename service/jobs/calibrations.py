@@ -45,14 +45,9 @@ class Judging:
         self.began = time.monotonic()
         self._changed = changed
 
-    def begin(self, total: int) -> None:
-        """Say how many images there are."""
-        self.total, self.began = total, time.monotonic()
-        self._changed(self)
-
-    def judged(self, count: int = 1) -> None:
-        """Say that so many more were looked at."""
-        self.done += count
+    def count(self, done: int, total: int) -> None:
+        """Say how many images were looked at, and how many there are."""
+        self.done, self.total = done, total
         self._changed(self)
 
     def settle(self) -> None:
@@ -108,7 +103,11 @@ class Calibrations:
 
         Raises `JobsFull`.
         """
-        self.check_room()
+        try:
+            self.check_room()
+        except JobsFull:
+            close()
+            raise
         job = Job(new_id(), "calibration", model, ACTOR.get(), "running", now(), now())
         calibration = _Calibration(job)
         calibration.judging = Judging(lambda judging: self._advance(calibration))

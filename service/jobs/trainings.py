@@ -249,6 +249,8 @@ class Trainings:
         """Put a trained model in its place, or say why there is none."""
         training.is_ending = True
         job_id = training.job.id
+        # Workers of a command that was killed may hang on.
+        await asyncio.to_thread(self._signal, training, signal.SIGKILL)
         progress = await asyncio.to_thread(self._folders.progress, job_id)
         training.job = replace(training.job, progress=progress or JobProgress())
         has_model = await asyncio.to_thread(self._folders.has_model, job_id)

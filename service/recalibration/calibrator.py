@@ -20,7 +20,7 @@ from anomaly.roi import Roi
 from anomaly.tradeoff import TradeOff, at_threshold, trade_off
 from record.result import JsonObject
 from record.store import Filter
-from service.concurrency import all_in_turns
+from service.concurrency import Count, all_in_turns, uncounted
 from service.errors import NormalsMissing, NothingRecorded
 from service.evidence import StoredEvidence
 from service.inference.served_model import ServedModel, Slot
@@ -118,23 +118,31 @@ class Calibrator:
         *,
         limit: int,
         group_by: GroupBy,
+        counted: Count = uncounted,
     ) -> Normals:
         """Gather the newest stored results that count as normal (`Store.kept_normals`)."""
         of_model = replace(which, model=model.name)
         results = await recording.reader.kept_normals(of_model, limit, _thresholds(model))
-        stored = await gather(self.inspector, recording, model, results, most_inspected=limit)
+        stored = await gather(
+            self.inspector, recording, model, results, most_inspected=limit, counted=counted
+        )
         groups = [str(getattr(item.result, group_by) or item.result.result_id) for item in stored]
         return Normals(tuple(item.evidence for item in stored), tuple(groups))
 
     async def from_images(
-        self, model: ServedModel, images: Sequence[tuple[str, bytes]], camera: str | None
+        self,
+        model: ServedModel,
+        images: Sequence[tuple[str, bytes]],
+        camera: str | None,
+        *,
+        counted: Count = uncounted,
     ) -> Normals:
         """Inspect uploaded images at low priority; those in one folder are one group.
 
         Raises `ImageError` naming the first that cannot be read.
         """
         evidence = await all_in_turns(
-            [partial(self._look, name, data, model, camera) for name, data in images]
+            [partial(self._look, name, data, model, camera) for name, data in images], counted
         )
         groups = [
             name.rpartition("/")[0] or f"#{number}" for number, (name, _) in enumerate(images)

@@ -17,7 +17,7 @@ from anomaly.errors import ImageError
 from anomaly.scoring import Evidence
 from anomaly.types import Verdict, verdict_of
 from record.result import Defect, Result
-from service.concurrency import all_in_turns
+from service.concurrency import Count, all_in_turns, uncounted
 from service.errors import CasesMissing, DefectsWouldPass
 from service.evidence import StoredEvidence
 from service.feedback import is_held_against
@@ -295,8 +295,9 @@ async def gather(
     results: Sequence[Result],
     *,
     most_inspected: int,
+    counted: Count = uncounted,
 ) -> list[Stored]:
-    """Return the evidence on results.
+    """Return the evidence on results; `counted` is told of those inspected anew.
 
     Where it is another model's, or gone, the first images are inspected anew. Left out are results
     of which neither evidence nor a readable image is there.
@@ -312,7 +313,8 @@ async def gather(
         [
             partial(_inspected, inspector, recording, model, result)
             for result in without_evidence[:most_inspected]
-        ]
+        ],
+        counted,
     )
     return with_evidence + [item for item in inspected if item is not None]
 

@@ -22,7 +22,12 @@
         │   │   a version lets a confirmed defect pass
         │   └── CasesMissing
         │           or cannot be held against one
-        └── NormalsMissing · ReasonMissing
+        ├── NormalsMissing · ReasonMissing
+        ├── DatasetUnknown · DatasetInUse · DatasetsFull · StorageFailed · FolderRefused
+        │       good parts to train on
+        └── JobUnknown · JobEnded · JobNotResumable · JobsFull · JobExists · JobsElsewhere
+            RecipeUnknown · PlaceRefused
+                trainings and calibrations
 
 How each is answered stands in `service.http.problems`. The queue's and the threads' own errors are
 defined beside what raises them.
@@ -267,3 +272,88 @@ class NotReady(ServiceError):
     """No model is ready to answer."""
 
     code = "not_ready"
+
+
+class NoModel(NotReady):
+    """The service started without a model, and none has come since."""
+
+    code = "no_model"
+
+
+class DatasetUnknown(ServiceError):
+    """There is no such set of good parts."""
+
+    code = "dataset_not_found"
+
+
+class DatasetInUse(ServiceError):
+    """A training reads the set now."""
+
+    code = "dataset_in_use"
+
+
+class DatasetsFull(ServiceError):
+    """All sets together would take more than they may."""
+
+    code = "datasets_full"
+
+
+class StorageFailed(ServiceError):
+    """The disk is full, or cannot be written to; nothing is half written."""
+
+    code = "storage_failed"
+
+
+class FolderRefused(ServiceError):
+    """A folder does not lie where trainings may read."""
+
+    code = "folder_refused"
+
+
+class JobUnknown(ServiceError):
+    """There is no such job."""
+
+    code = "job_not_found"
+
+
+class JobEnded(ServiceError):
+    """The job has ended, or is past the point where it can be stopped."""
+
+    code = "job_ended"
+
+
+class JobNotResumable(ServiceError):
+    """The job is of a kind, or in a state, that nothing goes on from."""
+
+    code = "job_not_resumable"
+
+
+class JobsFull(ServiceError):
+    """As many jobs wait as may."""
+
+    code = "jobs_full"
+    retry_after_s = 60.0
+
+
+class JobExists(ServiceError):
+    """A training of that model runs or waits."""
+
+    code = "job_exists"
+
+
+class JobsElsewhere(ServiceError):
+    """Another service runs the jobs of this folder."""
+
+    code = "jobs_elsewhere"
+
+
+class RecipeUnknown(ServiceError):
+    """There is no such recipe."""
+
+    code = "recipe_unknown"
+
+
+class PlaceRefused(ServiceError):
+    """A model cannot be put where models lie."""
+
+    code = "models_unwritable"

@@ -10,7 +10,7 @@
         ├── KeyMissing · KeyUnknown · SessionEnded · TooManyLogins
         ├── RoleInsufficient · ForeignHost · CrossOrigin
         │       who asks
-        ├── ModelUnknown · NotReady · InferenceFailed · ClientGone
+        ├── ModelUnknown · NotReady · NoModel · InferenceFailed · ClientGone
         │       the inspection
         ├── ResultUnknown · NothingKept · NothingRecorded
         ├── IdempotencyMismatch · FeedbackContradicts

@@ -11,6 +11,7 @@ from service.inference.registry import Gate, Registry
 from service.inference.served_model import Slot
 
 _log = logging.getLogger(__name__)
+_FIRST_S = 2.0  # between two looks while there is no model at all
 
 
 class ModelWatch:
@@ -22,10 +23,11 @@ class ModelWatch:
         self._given_up: set[tuple[str, str]] = set()  # versions that need not be tried again
 
     async def run(self, every_s: float) -> None:
-        """Scan every so many seconds; 0 never does."""
-        while every_s:
-            await asyncio.sleep(every_s)
-            await self.scan()
+        """Scan every so many seconds; 0 does so only until there is a first model."""
+        while every_s or self._registry.awaits_first:
+            await asyncio.sleep(_FIRST_S if self._registry.awaits_first else every_s)
+            if every_s or self._registry.awaits_first:
+                await self.scan()
 
     async def scan(self) -> None:
         """Load and activate what is new in the models' folder; one model's error stops no other's.
@@ -56,14 +58,16 @@ class ModelWatch:
         if self._registry.archive.is_chosen_against(slot.name, version):
             return False
         if slot.active is None:
-            return slot.failure is not None
+            return slot.failure is not None or self._registry.awaits_first
         return slot.active.bundle.version != version
 
 
 def _stamp(folder: Path) -> str:
-    """Tell one state of a folder from another without reading it."""
+    """Tell one state of a folder from another without reading it, also while it is copied."""
     try:
+        files = [path.stat() for path in folder.iterdir()]
         status = (folder / "manifest.json").stat()
     except OSError:
         return ""
-    return f"{status.st_mtime_ns}.{status.st_ino}"
+    total_bytes = sum(file.st_size for file in files)
+    return f"{status.st_mtime_ns}.{status.st_ino}.{len(files)}.{total_bytes}"

@@ -7,6 +7,7 @@ but the first load run on the event loop, so that nothing here needs a lock but 
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ from anomaly.errors import ModelError, ModelNotFound
 from anomaly.manifest import MANIFEST
 from service.errors import (
     ModelUnknown,
+    NoModel,
     NothingPrevious,
     NothingStaged,
     PlaceRefused,
@@ -75,6 +77,12 @@ class Registry:
         self.find_folders()
         # Until a restart: a folder that appears meanwhile takes no request away from it.
         self.default_name = _default_of(config, sorted(self.slots))
+        self.awaits_first = not self.slots
+
+    @property
+    def models_dir(self) -> Path:
+        """The folder that models are looked for in."""
+        return self._config.models_dir
 
     @property
     def active(self) -> list[ServedModel]:
@@ -106,12 +114,18 @@ class Registry:
             raise failed
         self._changed()
 
+    def check_any(self) -> None:
+        """Raise `NoModel` until there is a first model."""
+        if self.awaits_first:
+            raise NoModel(_no_model(self._config.models_dir))
+
     def find(self, name: str | None) -> Slot:
-        """Find the model that a request means; raises `ModelUnknown`."""
+        """Find the model that a request means; raises `ModelUnknown`, or `NoModel` before any."""
         model_name = name or self.default_name
         names = ", ".join(sorted(self.slots))
         if model_name in self.slots:
             return self.slots[model_name]
+        self.check_any()
         if model_name is None:
             raise ModelUnknown(f"there are several models, name one of them with 'model': {names}")
         raise ModelUnknown(f"no model is called {model_name!r}; there are: {names}")
@@ -131,6 +145,7 @@ class Registry:
                 if slot.failure is not None and time.monotonic() - slot.tried < _AGAIN_S:
                     raise slot.failure.with_traceback(None)
                 slot.active = await self._read_again(slot)
+                self._welcome(slot)
                 self._make_room(slot, 0)
                 self._changed()
             return slot.active
@@ -288,8 +303,15 @@ class Registry:
         assert slot.active is not None
         bundle = slot.active.bundle
         _log.info("model %s serves version %s (%s)", slot.name, bundle.version, bundle.digest[:12])
+        self._welcome(slot)
         self._make_room(slot, 0)
         self._changed()
+
+    def _welcome(self, slot: Slot) -> None:
+        """Let the first model of a service that started without any be the default one."""
+        if self.awaits_first:
+            self.awaits_first = False
+            self.default_name = self.default_name or slot.name
 
     def _make_room(self, spared_slot: Slot, megabytes: float) -> None:
         spared = {spared_slot.name, self.default_name}
@@ -304,12 +326,14 @@ class Registry:
 
 
 def _default_of(config: RegistryConfig, names: Sequence[str]) -> str | None:
-    """Choose the model for requests that name none; raises `ModelNotFound` where there is none."""
+    """Choose the model for requests that name none; None where there are several, or none yet.
+
+    Raises `ModelNotFound` where models cannot be looked for, or the one that is set is missing.
+    """
     if not names:
-        raise ModelNotFound(
-            f"no model in {config.models_dir.absolute()}; point MASKLINE_MODELS_DIR (or "
-            "--models) at a folder that 'maskline train' and 'maskline calibrate' wrote"
-        )
+        _check_place(config.models_dir)
+        _log.warning("%s", _no_model(config.models_dir))
+        return config.default_model
     if config.default_model is not None and config.default_model not in names:
         raise ModelNotFound(
             f"MASKLINE_DEFAULT_MODEL is {config.default_model!r}, but {config.models_dir} has "
@@ -323,6 +347,24 @@ def _default_of(config: RegistryConfig, names: Sequence[str]) -> str | None:
         ", ".join(names),
     )
     return None
+
+
+def _check_place(models_dir: Path) -> None:
+    """Raise `ModelNotFound` where a model could never appear."""
+    if not models_dir.exists():
+        return
+    if not models_dir.is_dir() or not os.access(models_dir, os.R_OK | os.X_OK):
+        raise ModelNotFound(
+            f"no model in {models_dir.absolute()}: not a folder that can be read; point "
+            "MASKLINE_MODELS_DIR (or --models) at a folder of models, which may be empty"
+        )
+
+
+def _no_model(models_dir: Path) -> str:
+    return (
+        f"there is no model in {models_dir.absolute()} yet: train one on this service's page "
+        "(/ui/#/train) or by POST /v1/trainings, or put a model's folder there"
+    )
 
 
 def _check_meant(present: ServedModel | None, version: str | None) -> None:

@@ -35,6 +35,7 @@ async def ready(
     """Say that an image sent now would be inspected; 503 otherwise."""
     if request.app.state.draining:
         raise NotReady("the service is shutting down; send images elsewhere")
+    inspector.engine.registry.check_any()
     if not inspector.engine.is_ready:
         raise NotReady("inference has stopped or hangs; restart the service")
     if inspector.pool.is_stuck:

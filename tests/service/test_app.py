@@ -89,10 +89,11 @@ def test_several_models_need_a_name_or_a_default(tiny_bundle: Bundle, tmp_path: 
         pass
 
 
-def test_a_folder_without_models_stops_the_start(tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_models_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("no folder")
     with (
-        pytest.raises(ModelNotFound, match="maskline train"),
-        TestClient(create_app(settings(tmp_path))),
+        pytest.raises(ModelNotFound, match="MASKLINE_MODELS_DIR"),
+        TestClient(create_app(settings(tmp_path / "models"))),
     ):
         pass
 

@@ -294,7 +294,7 @@ def test_tls_without_a_proxy(start: Start, tiny_folder: Path, tmp_path: Path) ->
 
 def test_what_was_imported_is_never_collected_again(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound):
-        serve(models_dir=tmp_path, auth="off", record="off", port=0)
+        serve(models_dir=_no_folder(tmp_path), auth="off", record="off", port=0)
     frozen = gc.get_freeze_count()
     gc.unfreeze()
     assert frozen > 100_000
@@ -308,8 +308,14 @@ def test_a_certificate_without_its_key_is_a_clear_error(tiny_folder: Path, tmp_p
     assert caught.value.code == "tls_invalid"
 
 
-def test_a_server_without_models_says_so_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "maskline", "serve", "--models", str(tmp_path), "--no-auth"]
+def test_a_server_that_can_have_no_models_says_so_in_one_line(tmp_path: Path) -> None:
+    models = str(_no_folder(tmp_path))
+    command = [sys.executable, "-m", "maskline", "serve", "--models", models, "--no-auth"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error [model_not_found]: no model in")
+
+
+def _no_folder(tmp_path: Path) -> Path:
+    (tmp_path / "models").write_text("a file")
+    return tmp_path / "models"

@@ -60,16 +60,18 @@ from service.routes import (
     score,
     session,
     ui,
+    why,
 )
 from service.settings import Settings
 from service.state import AppState
+from service.why.explainer import Explainer
 from service.workers import WorkerPool
 
 _log = logging.getLogger(__name__)
 _TIDY_S = 60.0
 _INSPECTION = (score, oip, lookout)
 _MODELS = (models, calibration, preview, datasets, jobs)
-_RECORD = (results, pictures, review, cameras)
+_RECORD = (results, pictures, review, why, cameras)
 _ROUTES = (*_INSPECTION, *_MODELS, *_RECORD, session, ui, health)
 _AGAIN_S = 5.0
 
@@ -179,6 +181,7 @@ def _assemble(
         calibrator=Calibrator(inspector, recording, reviewer),
         jobs=_jobs(settings, Adoption(engine.registry, gate)),
         datasets=Datasets(settings.dataset_root, settings.datasets_mb * 1e6, settings.train_roots),
+        explainer=Explainer(inspector),
         metrics=metrics,
         sessions=sessions,
         page=read_folder(ui.FOLDER),

@@ -13,6 +13,8 @@
         ├── ModelUnknown · NotReady · NoModel · InferenceFailed · ClientGone
         │       the inspection
         ├── ResultUnknown · NothingKept · NothingRecorded
+        ├── ModelGone · NoNormalsKept
+        │       why a part was rejected
         ├── IdempotencyMismatch · FeedbackContradicts
         ├── Claimed · ReviewerMissing · TooManyClaims
         │       the review
@@ -220,6 +222,18 @@ class NothingKept(ServiceError):
     """The image and evidence of a result are not there."""
 
     code = "nothing_kept"
+
+
+class ModelGone(ServiceError):
+    """No version with the weights that judged a part is loaded."""
+
+    code = "model_gone"
+
+
+class NoNormalsKept(ServiceError):
+    """No image of a normal part is kept that a part could be compared with."""
+
+    code = "no_normals_kept"
 
 
 class IdempotencyMismatch(ServiceError):

@@ -1,12 +1,15 @@
 """What an inspection leaves for those who judge a part without its image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from anomaly.encoding import Encoding
 from anomaly.heatmap import decode_grey, encode_grey
+from anomaly.scoring import Evidence
 from anomaly.types import Detection, FloatArray, Placement
 from record.keep import Arrays
 
@@ -90,3 +93,9 @@ class StoredEvidence:
             weights=kept["weights"].tobytes().hex(),
             detail=None if detail is None else decode_grey(detail),
         )
+
+
+def errors_of(evidence: Sequence[StoredEvidence], names: tuple[str, ...]) -> Evidence:
+    """Stack stored evidence, (N, 1, E, L)."""
+    stacked = np.stack([item.errors for item in evidence]).astype(np.float32)
+    return Evidence(torch.from_numpy(stacked).unsqueeze(1), names)

@@ -18,7 +18,7 @@ from anomaly.encoding import Encoding, Header, encoding_of, read_header
 from anomaly.familiarity import InputWarning, uncertified, unfamiliar
 from anomaly.input_statistics import input_statistics
 from anomaly.preprocess import place
-from anomaly.types import Detection, FloatArray, RgbImage
+from anomaly.types import Detection, FloatArray, Placement, RgbImage
 from service.budget import Budget
 from service.concurrency import in_thread
 from service.errors import InferenceFailed
@@ -191,11 +191,29 @@ class Inspector:
 
         await self.in_pool(decode)
 
+    async def place(self, data: bytes, model: ServedModel) -> tuple[FloatArray, Placement]:
+        """Decode and place a stored image as its inspection did; raises `ImageError`."""
+        canvas, placement, _ = await self.in_pool(lambda: self._placed(data, model))
+        return canvas, placement
+
+    async def compute(self, model: ServedModel, work: Callable[[], T]) -> T:
+        """Run other work with a model on its device for our own purposes: at low priority."""
+        deadline = time.monotonic() + _OWN_DEADLINE_S
+        with self.engine.reserve(model, Priority.LOW, deadline) as reservation:
+            return await self.engine.compute(model, work, reservation)
+
     def deadline_of(self, query: ScoreQuery) -> float:
         """When a request that begins now must be answered, on the clock of `time.monotonic`."""
         return time.monotonic() + (query.deadline_ms or self.settings.max_wait_ms) / 1000
 
     def _prepare(self, source: Source, model: ServedModel, camera: str | None) -> "_Prepared":
+        canvas, placement, encoding = self._placed(source, model)
+        sha256 = "" if self.recording is None else image_digest(source)
+        inputs = input_statistics(canvas)
+        warnings = unfamiliar(model.detector.calibration_of(camera), encoding, inputs)
+        return _Prepared(Work(canvas, placement, camera), inputs, encoding, warnings, sha256)
+
+    def _placed(self, source: Source, model: ServedModel) -> tuple[FloatArray, Placement, Encoding]:
         config = model.config.preprocess
         header = read_header(source) if isinstance(source, bytes) else None
         with self.budget.open() as charge:
@@ -204,10 +222,7 @@ class Inspector:
             canvas, placement = place(image, config)
             encoding = encoding_of(header, image, is_raw=isinstance(source, RgbImage))
             del image  # before what it was charged is given back
-        sha256 = "" if self.recording is None else image_digest(source)
-        inputs = input_statistics(canvas)
-        warnings = unfamiliar(model.detector.calibration_of(camera), encoding, inputs)
-        return _Prepared(Work(canvas, placement, camera), inputs, encoding, warnings, sha256)
+        return canvas, placement, encoding
 
     def _decoded_bytes(self, header: Header | None, canvas: int) -> int:
         """What decoding will hold; nothing if the image is refused or came decoded in the body."""

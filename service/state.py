@@ -14,6 +14,7 @@ from service.inspector import Inspector
 from service.jobs.board import Jobs
 from service.metrics import Metrics
 from service.recalibration.calibrator import Calibrator
+from service.why.explainer import Explainer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class AppState:
     calibrator: Calibrator
     jobs: Jobs
     datasets: Datasets
+    explainer: Explainer
     metrics: Metrics
     sessions: Sessions | None
     page: Mapping[str, StaticFile]

@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from service.logs import ACTOR
 from service.metrics import Metrics
 from service.settings import Settings
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 # A CPU computes small batches as fast as large ones, and whoever comes next waits less
@@ -52,6 +53,18 @@ class Work:
     canvas: FloatArray
     placement: Placement
     camera: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Computation:
+    """Work with a model on its device that is no inspection; no other is in a batch with it."""
+
+    model: ServedModel
+    work: Callable[[], Any]
+
+    def __str__(self) -> str:
+        """Return the model's name, which labels metrics."""
+        return str(self.model)
 
 
 class Engine:
@@ -83,7 +96,7 @@ class Engine:
         )
         self.registry = Registry(config, self._prepare, self._publish, self._note)
         self.registry.load_all()
-        self.batcher: Batcher[Work, Detection] = Batcher(
+        self.batcher: Batcher[Work | Computation, Any] = Batcher(
             self._run,
             BatchingConfig(
                 self._cores.lanes,
@@ -131,19 +144,26 @@ class Engine:
         """Queue one image and wait for its detection; leaving the wait cancels queued work."""
         return await asyncio.wrap_future(self.batcher.queue.put(model, work, reservation))
 
+    async def compute(
+        self, model: ServedModel, work: Callable[[], T], reservation: Reservation
+    ) -> T:
+        """Queue other work with a model; it must not take longer than an image or so."""
+        computation = Computation(model, work)
+        future = self.batcher.queue.put(computation, computation, reservation)
+        result: T = (await asyncio.wrap_future(future)).result
+        return result
+
     def close(self) -> None:
         """Finish what waits and stop the threads."""
         self.batcher.close()
 
-    def _run(self, key: Hashable, works: Sequence[Work]) -> list[Detection]:
-        assert isinstance(key, ServedModel)
-        canvases = torch.from_numpy(np.stack([work.canvas for work in works]))
-        pixels = canvases.permute(0, 3, 1, 2).contiguous()  # (B, 3, S, S)
+    def _run(self, key: Hashable, requests: Sequence[Work | Computation]) -> Sequence[Any]:
         try:
             with self._cores.batch():
-                return key.detector.detect_canvases(
-                    pixels, [work.placement for work in works], [work.camera for work in works]
-                )
+                if isinstance(key, Computation):
+                    return [key.work()]
+                assert isinstance(key, ServedModel)
+                return _detections(key, [item for item in requests if isinstance(item, Work)])
         except ScoreNotFinite:
             raise
         except Exception as error:
@@ -206,6 +226,14 @@ class Engine:
             self._metrics.model_info.labels(model.name, bundle.version, bundle.digest).set(1)
             self._metrics.threshold_mode.labels(model.name, model.detector.calibration.mode).set(1)
             self._metrics.model_ready.labels(model.name).set_function(lambda: float(self.is_ready))
+
+
+def _detections(model: ServedModel, works: Sequence[Work]) -> list[Detection]:
+    canvases = torch.from_numpy(np.stack([work.canvas for work in works]))
+    pixels = canvases.permute(0, 3, 1, 2).contiguous()  # (B, 3, S, S)
+    return model.detector.detect_canvases(
+        pixels, [work.placement for work in works], [work.camera for work in works]
+    )
 
 
 def is_out_of_memory(error: Exception) -> bool:

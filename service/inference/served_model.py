@@ -31,6 +31,15 @@ class ServedModel:
         return self.name
 
     @property
+    def thresholds(self) -> Mapping[str, float]:
+        """What each of its calibrations lets pass, by digest."""
+        detector = self.detector
+        return {
+            self.judged_by(camera): detector.calibration_of(camera).threshold
+            for camera in (None, *detector.cameras)
+        }
+
+    @property
     def config(self) -> ModelConfig:
         """The model's configuration."""
         return self.bundle.model.config

@@ -22,10 +22,10 @@ from record.result import JsonObject
 from record.store import Filter
 from service.concurrency import Count, all_in_turns, uncounted
 from service.errors import NormalsMissing, NothingRecorded
-from service.evidence import StoredEvidence
+from service.evidence import StoredEvidence, errors_of
 from service.inference.served_model import ServedModel, Slot
 from service.inspector import Inspector
-from service.recalibration.reviewer import Outlook, Reviewer, errors_of, gather
+from service.recalibration.reviewer import Outlook, Reviewer, gather
 from service.results.recording import Recording
 from service.schemas.calibration import GroupBy, ReviewOut
 
@@ -122,7 +122,7 @@ class Calibrator:
     ) -> Normals:
         """Gather the newest stored results that count as normal (`Store.kept_normals`)."""
         of_model = replace(which, model=model.name)
-        results = await recording.reader.kept_normals(of_model, limit, _thresholds(model))
+        results = await recording.reader.kept_normals(of_model, limit, model.thresholds)
         stored = await gather(
             self.inspector, recording, model, results, most_inspected=limit, counted=counted
         )
@@ -238,15 +238,6 @@ def _check_enough(normals: Normals) -> None:
             "least that make "
             "sense. Keep more images (MASKLINE_KEEP), name other results, or send images"
         )
-
-
-def _thresholds(model: ServedModel) -> dict[str, float]:
-    """What each calibration of a model lets pass, by digest."""
-    cameras = (None, *model.detector.cameras)
-    return {
-        model.judged_by(camera): model.detector.calibration_of(camera).threshold
-        for camera in cameras
-    }
 
 
 def _fit(

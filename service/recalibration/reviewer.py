@@ -10,16 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import numpy as np
 import torch
 
 from anomaly.errors import ImageError
-from anomaly.scoring import Evidence
 from anomaly.types import Verdict, verdict_of
 from record.result import Defect, Result
 from service.concurrency import Count, all_in_turns, uncounted
 from service.errors import CasesMissing, DefectsWouldPass
-from service.evidence import StoredEvidence
+from service.evidence import StoredEvidence, errors_of
 from service.feedback import is_held_against
 from service.inference.served_model import ServedModel
 from service.inspector import Inspector
@@ -352,9 +350,3 @@ def judge_again(model: ServedModel, stored: Sequence[Stored]) -> list[Judged]:
             for item, score in zip(camera_items, scores.tolist(), strict=True)
         ]
     return judged
-
-
-def errors_of(evidence: Sequence[StoredEvidence], names: tuple[str, ...]) -> Evidence:
-    """Stack stored evidence, (N, 1, E, L)."""
-    stacked = np.stack([item.errors for item in evidence]).astype(np.float32)
-    return Evidence(torch.from_numpy(stacked).unsqueeze(1), names)

@@ -1,0 +1,1 @@
+"""Why a stored part was rejected, and what was expected instead. Knows no HTTP."""

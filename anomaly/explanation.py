@@ -57,27 +57,22 @@ def explain(
 ) -> Explanation:
     """Say what one image's evidence (1, R, E, L) rests on; z-scores of 0 are the usual."""
     mask = calibration.roi_mask(placement, grid)
-    reduction = calibration.reduction
-    averaged = evidence.averaged()
-    all_weight = float(calibration.weights.sum())
-    maps, scores, weights = [], [], []
     names = families_of(evidence.names)
-    for name in names:
-        weighed = calibration.weights * _members(evidence.names, name)
-        weight = float(weighed.sum())
-        alone = fuse(calibration.normalisers, weighed, averaged)[0, 0]  # (L,)
-        maps.append(reduction.smooth(alone, grid, mask))
-        full = alone * (all_weight / weight) if weight else alone
-        scores.append(float(reduction(full, grid, mask)))
-        weights.append(weight / all_weight if all_weight else 1 / len(names))
-    by_family = torch.stack(maps)  # (F, L)
+    maps, weights = _maps(evidence, calibration)  # (F, 1, L)
+    scores = family_scores(evidence, calibration, grid, mask)
+    by_family = calibration.reduction.smooth(maps[:, 0], grid, mask)  # (F, L)
     total = by_family.sum(dim=0)
-    cells = _deciding(total, reduction.top_share, mask)
+    cells = _deciding(total, calibration.reduction.top_share, mask)
     contributions = by_family[:, cells].mean(dim=1).tolist()
     families = [
         FamilyEvidence(*of_family)
         for of_family in zip(
-            names, scores, weights, contributions, _shares(contributions, weights), strict=True
+            names,
+            (float(scores[name]) for name in names),
+            weights,
+            contributions,
+            _shares(contributions, weights),
+            strict=True,
         )
     ]
     return Explanation(
@@ -92,6 +87,29 @@ def explain(
             for cell in cells[:_MOST_CELLS]
         ),
     )
+
+
+def family_scores(
+    evidence: Evidence, calibration: Calibration, grid: Grid, roi_mask: torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
+    """Scores (B,) of images by each family, as if it alone had all the weight.
+
+    `roi_mask` (L,) or (B, L) are the cells that count.
+    """
+    maps, weights = _maps(evidence, calibration)
+    return {
+        name: calibration.reduction(of_family / (weight or 1.0), grid, roi_mask)
+        for name, of_family, weight in zip(families_of(evidence.names), maps, weights, strict=True)
+    }
+
+
+def _maps(evidence: Evidence, calibration: Calibration) -> tuple[torch.Tensor, list[float]]:
+    """What each family adds to the patch scores, (F, B, L), and its share of the weight."""
+    averaged, weights = evidence.averaged(), calibration.weights
+    weighed = [weights * _members(evidence.names, name) for name in families_of(evidence.names)]
+    maps = [fuse(calibration.normalisers, item, averaged)[:, 0] for item in weighed]
+    total = float(weights.sum())
+    return torch.stack(maps), [float(item.sum()) / total for item in weighed]
 
 
 def families_of(names: tuple[str, ...]) -> tuple[str, ...]:

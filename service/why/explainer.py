@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import torch
 
 from anomaly.conformal import Conformal
-from anomaly.explanation import Explanation, explain
+from anomaly.explanation import Explanation, explain, family_scores
 from record.result import Result
 from record.store import Filter
 from service.errors import ModelGone, NoNormalsKept, NothingKept
@@ -158,21 +159,25 @@ def _explained(
 ) -> tuple[Explanation, dict[str, Typical]]:
     """Explain a part, and say how normal ones score by each family; runs in a thread."""
     calibration = model.detector.calibration_of(part.result.camera)
-    network = model.bundle.model
+    grid, names = model.bundle.model.target.map_grid, model.bundle.model.names
+    explanation = explain(
+        errors_of([part.evidence], names), calibration, grid, part.evidence.placement
+    )
+    if len(normals) < _FEWEST:
+        return explanation, {}
+    masks = [calibration.roi_mask(normal.evidence.placement, grid) for normal in normals]
+    scores = family_scores(
+        errors_of([normal.evidence for normal in normals], names),
+        calibration,
+        grid,
+        None
+        if calibration.roi is None
+        else torch.stack([mask for mask in masks if mask is not None]),
+    )
+    return explanation, {family: _typical(values.numpy()) for family, values in scores.items()}
 
-    def explanation_of(item: Part) -> Explanation:
-        errors, placement = errors_of([item.evidence], network.names), item.evidence.placement
-        return explain(errors, calibration, network.target.map_grid, placement)
 
-    scores: dict[str, list[float]] = {}
-    if len(normals) >= _FEWEST:
-        for normal in normals:
-            for family in explanation_of(normal).families:
-                scores.setdefault(family.family, []).append(family.score)
-    return explanation_of(part), {family: _typical(each) for family, each in scores.items()}
-
-
-def _typical(scores: Sequence[float]) -> Typical:
+def _typical(scores: np.ndarray) -> Typical:
     median, p95 = np.quantile(scores, (0.5, 0.95))
     return Typical(len(scores), float(median), float(p95))
 

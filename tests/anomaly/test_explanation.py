@@ -47,7 +47,7 @@ def test_shares_add_up_and_contributions_make_the_detector_s_score(
         assert sum(f.share for f in made.families) == pytest.approx(1)
         assert sum(f.weight for f in made.families) == pytest.approx(1)
         assert {f.family for f in made.families} == {"masked", "memory", "repair"}
-        assert [f.share for f in made.families] == sorted((f.share for f in made.families))[::-1]
+        assert [f.share for f in made.families] == sorted(f.share for f in made.families)[::-1]
 
 
 def test_the_family_that_is_perturbed_has_the_largest_share(

@@ -16,7 +16,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from cli import admin, score, serve, train
+from cli import admin, report, score, serve, train
 
 BAD_INPUT, FAULT, READER_GONE = 2, 70, 141
 
@@ -61,6 +61,7 @@ for command in (  # in the order of the help
     score.evaluate,
     score.score,
     serve.serve,
+    report.report,
     admin.backup,
     serve.demo,
     train.export,

@@ -74,15 +74,18 @@ class KeptImage:
 class KeptStore:
     """Reads from any thread; writes and tidies in one.
 
-    `place` is a folder or an address of fsspec's (`s3://bucket/maskline` with s3fs installed).
+    `place` is a folder or an address of fsspec's (`s3://bucket/maskline` with s3fs installed). With
+    the policy `none` it is only read: nothing is made there, and nothing counted.
     """
 
     def __init__(self, place: str, config: KeepConfig) -> None:
         self._fs, self._root = fsspec.url_to_fs(place, skip_instance_cache=True)
-        self._fs.makedirs(self._root, exist_ok=True)
         self.config = config
         self.bytes = 0
         self._sizes: dict[str, int] = defaultdict(int)  # of each ten minutes
+        if config.policy == "none":
+            return
+        self._fs.makedirs(self._root, exist_ok=True)
         for path, details in self._fs.find(self._root, detail=True).items():
             self._count(path, details["size"])
 

@@ -24,12 +24,27 @@ def migrate(engine: Engine) -> None:
         raise
 
 
-def _upgrade(connection: Connection) -> None:
+def is_current(engine: Engine) -> bool:
+    """Whether the tables have this version's form; nothing is changed."""
+    with engine.connect() as connection:
+        return _is_at_head(connection, _config())
+
+
+def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(resources.files("record") / "migrations"))
-    config.attributes["connection"] = connection
+    return config
+
+
+def _is_at_head(connection: Connection, config: Config) -> bool:
     revision = MigrationContext.configure(connection).get_current_revision()
-    if revision == ScriptDirectory.from_config(config).get_revision(_HEAD).revision:
+    return revision == ScriptDirectory.from_config(config).get_revision(_HEAD).revision
+
+
+def _upgrade(connection: Connection) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    if _is_at_head(connection, config):
         return
     if connection.dialect.name == "sqlite":
         # Its driver begins no transaction for a table's change.

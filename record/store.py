@@ -258,6 +258,16 @@ class Store:
         with _database_errors("results cannot be deleted"), self._engine.begin() as connection:
             return connection.execute(statement).rowcount
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Callable[["Select[Any]"], Sequence[RowMapping]]]:
+        """Open what answers several queries as of one moment, while others write."""
+        with _database_errors("results cannot be read"), self._engine.connect() as connection:
+            if self._engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN")  # its driver begins none for what only reads
+            else:
+                connection.execution_options(isolation_level="REPEATABLE READ")
+            yield lambda statement: connection.execute(statement).mappings().all()
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()

@@ -42,6 +42,7 @@ from service.logs import hide
 from service.metrics import Metrics
 from service.recalibration.calibrator import Calibrator
 from service.recalibration.reviewer import Reviewer
+from service.report.maker import Reports
 from service.results.drift import DriftMonitor
 from service.results.recording import Recording, audit_of
 from service.routes import (
@@ -55,6 +56,7 @@ from service.routes import (
     oip,
     pictures,
     preview,
+    report,
     results,
     review,
     score,
@@ -71,7 +73,7 @@ _log = logging.getLogger(__name__)
 _TIDY_S = 60.0
 _INSPECTION = (score, oip, lookout)
 _MODELS = (models, calibration, preview, datasets, jobs)
-_RECORD = (results, pictures, review, why, cameras)
+_RECORD = (results, pictures, review, why, cameras, report)
 _ROUTES = (*_INSPECTION, *_MODELS, *_RECORD, session, ui, health)
 _AGAIN_S = 5.0
 
@@ -145,6 +147,10 @@ def _budget(settings: Settings, metrics: Metrics) -> Budget:
     return budget
 
 
+def _reports(settings: Settings, recording: Recording | None, heatmaps: Heatmaps) -> Reports | None:
+    return None if recording is None else Reports(recording, heatmaps, audit_of(settings))
+
+
 def _assemble(
     settings: Settings,
     metrics: Metrics,
@@ -182,6 +188,7 @@ def _assemble(
         jobs=_jobs(settings, Adoption(engine.registry, gate)),
         datasets=Datasets(settings.dataset_root, settings.datasets_mb * 1e6, settings.train_roots),
         explainer=Explainer(inspector),
+        reports=_reports(settings, recording, inspector.heatmaps),
         metrics=metrics,
         sessions=sessions,
         page=read_folder(ui.FOLDER),

@@ -27,9 +27,11 @@
         ├── NormalsMissing · ReasonMissing
         ├── DatasetUnknown · DatasetInUse · DatasetsFull · StorageFailed · FolderRefused
         │       good parts to train on
-        └── JobUnknown · JobEnded · JobNotResumable · JobsFull · JobExists · JobsElsewhere
-            RecipeUnknown · PlaceRefused
-                trainings and calibrations
+        ├── JobUnknown · JobEnded · JobNotResumable · JobsFull · JobExists · JobsElsewhere
+        ├── RecipeUnknown · PlaceRefused
+        │       trainings and calibrations
+        └── PeriodInvalid · ZoneUnknown · ReportBusy
+                the shift report
 
 How each is answered stands in `service.http.problems`. The queue's and the threads' own errors are
 defined beside what raises them.
@@ -280,6 +282,25 @@ class NothingRecorded(ServiceError):
     """The service keeps no results."""
 
     code = "nothing_recorded"
+
+
+class PeriodInvalid(ServiceError):
+    """What a report is asked of is no period."""
+
+    code = "period_invalid"
+
+
+class ZoneUnknown(ServiceError):
+    """There is no time zone of that name."""
+
+    code = "zone_unknown"
+
+
+class ReportBusy(ServiceError):
+    """So many reports are waiting already that this one has to come later."""
+
+    code = "report_busy"
+    retry_after_s = 10.0
 
 
 class NotReady(ServiceError):

@@ -14,6 +14,7 @@ from service.inspector import Inspector
 from service.jobs.board import Jobs
 from service.metrics import Metrics
 from service.recalibration.calibrator import Calibrator
+from service.report.maker import Reports
 from service.why.explainer import Explainer
 
 
@@ -22,8 +23,8 @@ class AppState:
     """The parts of a service that runs.
 
     `gate` looks at every version before it serves; None where nothing is recorded, so that there is
-    nothing to look at. `sessions`, which have the keys, are None where authentication is off.
-    `page` has the files of the web page by their paths.
+    nothing to look at, nor to report. `sessions`, which have the keys, are None where
+    authentication is off. `page` has the files of the web page by their paths.
     """
 
     registry: Registry
@@ -34,6 +35,7 @@ class AppState:
     jobs: Jobs
     datasets: Datasets
     explainer: Explainer
+    reports: Reports | None
     metrics: Metrics
     sessions: Sessions | None
     page: Mapping[str, StaticFile]

@@ -61,9 +61,11 @@ from service.errors import (
     NothingStaged,
     NotReady,
     OverBudget,
+    PeriodInvalid,
     PlaceRefused,
     ReasonMissing,
     RecipeUnknown,
+    ReportBusy,
     ResultUnknown,
     ReviewerMissing,
     RoleInsufficient,
@@ -75,6 +77,7 @@ from service.errors import (
     TooManyLogins,
     VersionChanged,
     VersionWaits,
+    ZoneUnknown,
 )
 from service.inference.batching import InferenceCrashed, TooMuchAtOnce
 from service.inference.queue import BatcherClosed, DeadlineMissed, QueueFull
@@ -155,6 +158,9 @@ RULES: dict[type[Exception], Rule] = {
     JobsFull: Rule(429, "queue_full"),
     RecipeUnknown: Rule(422, "bad_parameter"),
     PlaceRefused: Rule(503, "store"),
+    PeriodInvalid: Rule(422, "bad_parameter"),
+    ZoneUnknown: Rule(422, "bad_parameter"),
+    ReportBusy: Rule(429, "store"),
     ModelError: Rule(503, "no_model"),
     ScoreNotFinite: Rule(500, "not_finite"),
     AnomalyError: Rule(500, "internal"),

@@ -35,6 +35,7 @@ class Recording:
     """Writes results in microseconds; `reader` reads them, `feedback` takes what people say.
 
     `review` hands out what they should look at; `publish` is told who looks at what.
+    `statistics` reads them for reports.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Recording:
             on_refused=metrics.record_refused.inc,
         )
         self.reader = ResultReader(open_store)
+        self.statistics = ResultReader(open_store)  # takes seconds: nothing else waits for it
         self.feedback = FeedbackLog(self.reader, self._keeper, Audit(folder))
         self.review = ReviewQueue(self.reader, publish)
         self._metrics = metrics
@@ -180,6 +182,7 @@ class Recording:
         """Bring over what waits, as far as it goes quickly."""
         self._writer.close()
         self.reader.close()
+        self.statistics.close()
         if self._keeper is not None:
             self._keeper.close()
         self._lock.release()

@@ -28,7 +28,7 @@ from service.why.explainer import Typical, Why
 router = APIRouter(tags=["results"])
 
 _RESPONSES = problems(401, 403, 404, 409, 422, 429, 500, 503, 504)
-_MAY_OPERATE = [Depends(needs(Role.OPERATE))]
+_MAY_VIEW = [Depends(needs(Role.VIEW))]
 _KINDS: dict[str, Kind] = {"masked": "prediction", "memory": "memory", "repair": "repair"}
 
 _Recording = Annotated[Recording, Depends(recording)]
@@ -37,7 +37,7 @@ _Parts = Annotated[AppState, Depends(app_state)]
 
 @router.get(
     "/v1/results/{result_id}/why",
-    dependencies=_MAY_OPERATE,
+    dependencies=_MAY_VIEW,
     responses=_RESPONSES,
     openapi_extra=SECURED,
 )
@@ -51,7 +51,7 @@ async def read_why(result_id: str, record: _Recording, parts: _Parts) -> WhyOut:
 
 @router.get(
     "/v1/results/{result_id}/expected",
-    dependencies=_MAY_OPERATE,
+    dependencies=_MAY_VIEW,
     responses={200: {"content": {"image/jpeg": {}}}, **_RESPONSES},
     openapi_extra=SECURED,
     response_class=Response,

@@ -30,6 +30,8 @@ from record.result import JsonObject
 
 _START = "0" * 64
 _LOCK_S = 5.0  # longest that a row waits for whoever else adds one
+_BLOCK_BYTES = 65_536
+_MOST_TAIL_BYTES = 8_000_000  # of a long trail no more is read to show its end
 
 
 class AuditBroken(Exception):
@@ -114,6 +116,39 @@ class Audit:
             with self._rows.open(encoding="utf-8") as file:
                 for line in file:
                     yield json.loads(line)
+
+    def newest(self, limit: int, subject: str | None = None) -> list[JsonObject]:
+        """Return the last rows, the newest first, those of one subject or all.
+
+        Only the end of a long trail is searched. Half a row, which somebody is just adding, and
+        one whose seal is wrong are left out: what is wrong with a trail, `verify` says.
+        """
+        rows: list[JsonObject] = []
+        for line in self._lines_from_the_end():
+            with contextlib.suppress(ValueError):
+                row = json.loads(line)
+                is_sealed = isinstance(row, dict) and row.get("hash") == _seal(row)
+                if is_sealed and subject in (None, row["subject"]):
+                    rows.append(row)
+            if len(rows) == limit:
+                break
+        return rows
+
+    def _lines_from_the_end(self) -> Iterator[bytes]:
+        if not self._rows.exists():
+            return
+        with self._rows.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            first = max(0, end - _MOST_TAIL_BYTES)
+            beginning = b""  # of a line that goes on in the block after
+            while end > first:
+                start = max(first, end - _BLOCK_BYTES)
+                file.seek(start)
+                beginning, *lines = (file.read(end - start) + beginning).split(b"\n")
+                yield from reversed(lines)
+                end = start
+            if end == 0:
+                yield beginning
 
     def verify(self) -> Head:
         """Raise `AuditBroken`, naming the first bad row, if a seal is wrong or a row is missing.

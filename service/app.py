@@ -46,6 +46,7 @@ from service.report.maker import Reports
 from service.results.drift import DriftMonitor
 from service.results.recording import Recording, audit_of
 from service.routes import (
+    audit,
     calibration,
     cameras,
     datasets,
@@ -72,7 +73,7 @@ from service.workers import WorkerPool
 _log = logging.getLogger(__name__)
 _TIDY_S = 60.0
 _INSPECTION = (score, oip, lookout)
-_MODELS = (models, calibration, preview, datasets, jobs)
+_MODELS = (models, calibration, preview, datasets, jobs, audit)
 _RECORD = (results, pictures, review, why, cameras, report)
 _ROUTES = (*_INSPECTION, *_MODELS, *_RECORD, session, ui, health)
 _AGAIN_S = 5.0
@@ -107,10 +108,10 @@ async def _kept_up(task: Callable[[], Awaitable[None]], metrics: Metrics) -> Non
 
 async def _check_audit(settings: Settings, metrics: Metrics) -> None:
     """Look once whether the audit trail is whole; a broken one is told, and stops no line."""
-    if (audit := audit_of(settings)) is None:
+    if (trail := audit_of(settings)) is None:
         return
     try:
-        await asyncio.to_thread(audit.verify)
+        await asyncio.to_thread(trail.verify)
     except AuditBroken as error:
         _log.error("%s; see docs/alerts.md, AuditBroken", error)
         metrics.audit_broken.set(1)

@@ -280,7 +280,7 @@ class Registry:
         await asyncio.to_thread(give_back_memory)  # what the version before the last one held
         return slot
 
-    async def rollback(self, name: str, *, version: str | None = None) -> Slot:
+    async def rollback(self, name: str, *, version: str | None = None, **details: Any) -> Slot:
         """Let the version before serve again, also after a restart.
 
         Raises `NothingPrevious`, or `VersionChanged` where `version` is another.
@@ -291,12 +291,34 @@ class Registry:
         if previous is None:
             raise NothingPrevious(f"{name!r} has no version before the one that serves")
         instead_of = await asyncio.to_thread(stored_version, slot.folder)
-        await asyncio.to_thread(self._note, "rollback", name, previous.bundle)
+        await asyncio.to_thread(self._note, "rollback", name, previous.bundle, **details)
         if slot.previous is not previous:
             raise NothingPrevious(f"another version of {name!r} was activated meanwhile")
         slot.active, slot.previous = previous, slot.active
         self.archive.choose(name, ChosenVersion(previous.bundle.version, instead_of))
         self._switched(slot)
+        return slot
+
+    async def discard(self, name: str, *, version: str | None = None, **details: Any) -> Slot:
+        """Let the staged version go, and the one that serves go on serving, also after a restart.
+
+        Raises `NothingStaged`, or `VersionChanged` where `version` is another.
+        """
+        slot = self.find(name)
+        async with slot.loading:
+            staged = slot.staged
+            _check_meant(staged, version)
+            if staged is None:
+                raise NothingStaged(
+                    f"no version of {name!r} is staged; there is nothing to discard"
+                )
+            lying = await asyncio.to_thread(stored_version, slot.folder)
+            await asyncio.to_thread(self._note, "discard", name, staged.bundle, **details)
+            if slot.staged is not staged:
+                raise NothingStaged(f"that version of {name!r} was activated meanwhile")
+            if slot.active is not None and lying == staged.bundle.version:
+                self.archive.choose(name, ChosenVersion(slot.active.bundle.version, lying))
+            slot.staged = None
         return slot
 
     def _switched(self, slot: Slot) -> None:

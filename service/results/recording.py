@@ -36,6 +36,7 @@ class Recording:
 
     `review` hands out what they should look at; `publish` is told who looks at what.
     `statistics` reads them for reports.
+    `audit` is the trail of changes beside them.
     """
 
     def __init__(
@@ -76,7 +77,8 @@ class Recording:
         )
         self.reader = ResultReader(open_store)
         self.statistics = ResultReader(open_store)  # takes seconds: nothing else waits for it
-        self.feedback = FeedbackLog(self.reader, self._keeper, Audit(folder))
+        self.audit = Audit(folder)
+        self.feedback = FeedbackLog(self.reader, self._keeper, self.audit)
         self.review = ReviewQueue(self.reader, publish)
         self._metrics = metrics
         metrics.record_away.set_function(lambda: float(self._writer.is_away))

@@ -14,6 +14,7 @@ from service.inspector import Inspector
 from service.schemas.models import (
     ActivateIn,
     BrokenModelOut,
+    CameraCalibrationOut,
     DriftOut,
     DriftsOut,
     ModelOut,
@@ -48,7 +49,13 @@ async def list_models(registry: _Registry) -> ModelsOut:
         for slot in registry.slots.values()
         if slot.active is None and slot.failure is not None
     ]
-    return ModelsOut(models=models, known=sorted(registry.slots), broken=broken)
+    slots = [registry.slots[name] for name in sorted(registry.slots)]
+    return ModelsOut(
+        models=models,
+        known=[slot.name for slot in slots],
+        broken=broken,
+        versions=[versions(slot) for slot in slots],
+    )
 
 
 @router.post(
@@ -82,7 +89,8 @@ async def activate(
     registry, how = parts.registry, how or ActivateIn()
     meant = how.version or version
     if not how.force:
-        return versions(await registry.activate(name, gate=parts.gate, version=meant))
+        why = _reason(how)
+        return versions(await registry.activate(name, gate=parts.gate, version=meant, **why))
     check(request, Role.ADMIN)
     if how.reason is None:
         raise ReasonMissing("whoever forces a version says why: 'reason'")
@@ -101,7 +109,19 @@ async def rollback(
 ) -> VersionsOut:
     """Let the previous version serve again, also after a restart; `version` may say which one."""
     meant = (how or RollbackIn()).version or version
-    return versions(await registry.rollback(name, version=meant))
+    return versions(await registry.rollback(name, version=meant, **_reason(how)))
+
+
+@router.post(
+    "/v1/models/{name}:discard",
+    dependencies=_MAY_OPERATE,
+    responses=_RESPONSES,
+    openapi_extra=SECURED,
+)
+async def discard(name: str, registry: _Registry, how: RollbackIn | None = None) -> VersionsOut:
+    """Let the staged version go; the one that serves goes on, also after a restart."""
+    meant = None if how is None else how.version
+    return versions(await registry.discard(name, version=meant, **_reason(how)))
 
 
 @router.get(
@@ -134,14 +154,29 @@ def versions(slot: Slot) -> VersionsOut:
     )
 
 
+def _reason(how: RollbackIn | None) -> dict[str, str]:
+    """What a switch's row in the audit trail says of why."""
+    return {} if how is None or how.reason is None else {"reason": how.reason}
+
+
 def _model_out(model: ServedModel, default: str | None) -> ModelOut:
-    calibration = model.detector.calibration
+    calibration, by_camera = model.detector.calibration, model.detector.cameras
     return ModelOut(
         name=model.name,
         version=model.bundle.version,
         digest=model.bundle.digest,
         calibration=model.judged_by(None),
-        cameras=sorted(model.detector.cameras),
+        cameras=sorted(by_camera),
+        camera_calibrations=[
+            CameraCalibrationOut(
+                camera=camera,
+                threshold=by_camera[camera].threshold,
+                mode=by_camera[camera].mode,
+                false_alarm_rate=by_camera[camera].false_alarm_rate,
+                calibration_groups=by_camera[camera].images.groups,
+            )
+            for camera in sorted(by_camera)
+        ],
         is_default=model.name == default,
         canvas=model.config.preprocess.canvas,
         engine=model.detector.engine,

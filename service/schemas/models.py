@@ -10,6 +10,16 @@ from service.schemas.scoring import ModelRef
 from service.wire import Text
 
 
+class CameraCalibrationOut(BaseModel):
+    """A camera's own calibration in short."""
+
+    camera: str
+    threshold: float
+    mode: Mode
+    false_alarm_rate: float
+    calibration_groups: int
+
+
 class ModelOut(ModelRef):
     """A loaded model."""
 
@@ -17,6 +27,9 @@ class ModelOut(ModelRef):
     canvas: int
     engine: Annotated[str, Field(description="What computes it here, and how exactly.")]
     cameras: Annotated[list[str], Field(description="Those with a calibration of their own.")]
+    camera_calibrations: Annotated[
+        list[CameraCalibrationOut], Field(description="What judges the parts of those cameras.")
+    ]
     false_alarm_rate: float
     threshold: float
     mode: Annotated[
@@ -40,14 +53,6 @@ class BrokenModelOut(BaseModel):
     detail: str
 
 
-class ModelsOut(BaseModel):
-    """All loaded models, the names of all there are, and those that cannot be read."""
-
-    models: list[ModelOut]
-    known: list[str]
-    broken: list[BrokenModelOut]
-
-
 class VersionsOut(BaseModel):
     """Which version of a model serves, which waits to be activated, which went before."""
 
@@ -55,6 +60,15 @@ class VersionsOut(BaseModel):
     active: str | None
     staged: str | None
     previous: str | None
+
+
+class ModelsOut(BaseModel):
+    """All loaded models, the names of all there are, and those that cannot be read."""
+
+    models: list[ModelOut]
+    known: list[str]
+    broken: list[BrokenModelOut]
+    versions: Annotated[list[VersionsOut], Field(description="Of all there are, by name.")]
 
 
 class DriftOut(BaseModel):
@@ -80,10 +94,12 @@ class RollbackIn(BaseModel):
         str | None,
         Field(max_length=128, description="The one that was reviewed; 409 where it is another."),
     ] = None
+    reason: Annotated[
+        Text | None, Field(min_length=3, description="Why; sealed into the audit trail.")
+    ] = None
 
 
 class ActivateIn(RollbackIn):
-    """Which version is to serve, and why although a confirmed defect passes or cannot be judged."""
+    """Which version is to serve, and whether although a confirmed defect passes or is missing."""
 
     force: bool = False
-    reason: Annotated[Text | None, Field(min_length=3)] = None

@@ -176,3 +176,31 @@ def test_a_copy_has_a_witness_of_its_own(audit: Audit, tmp_path: Path) -> None:
     (tmp_path / "copy/audit.head").unlink()
     with pytest.raises(AuditBroken, match="gone"):
         Audit(tmp_path / "copy").verify()
+
+
+def test_the_newest_rows_of_a_subject_come_first(audit: Audit) -> None:
+    audit.add("rollback", "bracket", None, version="v9")
+    assert [row["number"] for row in audit.newest(3)] == [5, 4, 3]
+    assert [row["details"]["version"] for row in audit.newest(2, "flange")] == ["v3", "v2"]
+    assert [row["number"] for row in audit.newest(100)] == [5, 4, 3, 2, 1]
+    assert audit.newest(100, "nobody") == []
+
+
+def test_rows_are_read_across_blocks_and_no_further_than_the_tail(
+    audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("record.audit._BLOCK_BYTES", 7)
+    assert [row["number"] for row in audit.newest(100)] == [4, 3, 2, 1]
+    last_line = len((audit._rows).read_bytes().splitlines()[-1])
+    monkeypatch.setattr("record.audit._MOST_TAIL_BYTES", last_line + 20)
+    assert [row["number"] for row in audit.newest(100)] == [4]
+
+
+def test_half_a_row_and_an_altered_one_are_not_shown(audit: Audit, tmp_path: Path) -> None:
+    rows = lines(tmp_path)
+    write(tmp_path, [*rows[:2], rows[2].replace("v2", "v7"), rows[3], "[]", rows[3][:40]])
+    assert [row["number"] for row in audit.newest(100)] == [4, 2, 1]
+
+
+def test_no_trail_has_no_rows(tmp_path: Path) -> None:
+    assert Audit(tmp_path / "nowhere").newest(10) == []

@@ -1,12 +1,18 @@
 // All views, in the order of the navigation; `role` is what a reader needs to see one.
+import { Calibrate } from "./calibrate.js";
 import { Help } from "./help.js";
+import { Models } from "./models.js";
 import { Parts } from "./parts.js";
 import { Review } from "./review.js";
 import { Wall } from "./wall.js";
+import { WhatIf } from "./whatif.js";
 
 export const VIEWS = [
   { name: "wall", role: "view", component: Wall },
   { name: "parts", role: "view", component: Parts },
   { name: "review", role: "review", component: Review },
+  { name: "whatif", role: "operate", component: WhatIf },
+  { name: "calibrate", role: "operate", component: Calibrate },
+  { name: "models", role: "operate", component: Models },
   { name: "help", role: null, component: Help },
 ];

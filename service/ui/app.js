@@ -73,7 +73,7 @@ function Connection() {
 }
 
 function Navigation({ current }) {
-  const shown = VIEWS.filter((view) => view.role === null || may(view.role));
+  const shown = VIEWS.filter((view) => view.inNavigation !== false && (view.role === null || may(view.role)));
   return html`<nav aria-label=${t("shell.views")}>
     <ul>
       ${shown.map(
@@ -91,7 +91,12 @@ function Shell() {
   const asked = VIEWS.find((view) => view.name === route.value.view) ?? VIEWS[0];
   const isAllowed = asked.role === null || may(asked.role);
   const hasNothing = models.value !== null && models.value.known.length === 0 && may("operate");
-  const view = hasNothing && asked.name === "wall" ? VIEWS.find(({ name }) => name === "train") : asked;
+  // By its address, so that the steps stay when there is a model at last.
+  const leads = hasNothing && asked.name === "wall";
+  const view = leads ? VIEWS.find(({ name }) => name === "start") : asked;
+  useEffect(() => {
+    if (leads) location.replace(href("start"));
+  }, [leads]);
   useEffect(() => {
     document.title = `${t(`nav.${view.name}`)} · Maskline`;
     document.documentElement.classList.toggle("big-screen", route.value.query.big === "1");

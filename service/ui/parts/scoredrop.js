@@ -5,7 +5,7 @@ import { go } from "../core/route.js";
 import { t } from "../core/text.js";
 import { errorText } from "./notice.js";
 
-/** Takes pictures, dropped or chosen, and shows the last one's verdict. */
+/** Takes pictures, dropped or chosen; `onScored` gets the last one's answer and its file. */
 export function ScoreDrop({ onScored = (answer) => go("parts", answer.result_id) }) {
   const [state, setState] = useState({ isBusy: false, error: null, isOver: false });
   if (!may("score")) return null;
@@ -19,7 +19,7 @@ export function ScoreDrop({ onScored = (answer) => go("parts", answer.result_id)
         answer = await ask("POST", url, { body: file, headers });
       }
       setState({ isBusy: false, error: null, isOver: false });
-      if (answer) onScored(answer);
+      if (answer) onScored(answer, files.at(-1));
     } catch (error) {
       setState({ isBusy: false, error, isOver: false });
     }

@@ -3,7 +3,7 @@ import { html } from "../vendor.js";
 import { t } from "../core/text.js";
 import { KeyTable } from "../parts/keytable.js";
 
-const VIEWS = ["wall", "parts", "review", "whatif", "calibrate", "models", "train", "cameras"];
+const VIEWS = ["wall", "parts", "review", "whatif", "calibrate", "models", "train", "cameras", "start", "report"];
 const TERMS = ["score", "threshold", "p_value", "map", "false_alarm", "missed", "calibration", "certified", "estimated", "drift", "staged"];
 
 export function Help() {

@@ -62,6 +62,7 @@ function PartList() {
   return html`<header class="view-head">
       <h1>${t("nav.parts")}</h1>
       ${arrived > 0 && html`<button type="button" onClick=${pages.again}>${t("parts.arrived", { n: arrived })}</button>`}
+      <a class="button" href=${href("report", null, { camera: query.camera })}>${t("nav.report")}</a>
       <a class="button" href=${path("/v1/results:export", { ...asked(query), search: null, form: "csv" })} download>${t("parts.export")}</a>
     </header>
     <${Filters} query=${query} />

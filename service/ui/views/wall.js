@@ -56,7 +56,7 @@ function Tile({ row }) {
 }
 
 /** The last part's picture, or the last one that is kept: good parts often are not. */
-function LastPicture({ row }) {
+export function LastPicture({ row }) {
   const [shown, setShown] = useState(null);
   useEffect(() => {
     if (row.last.kept) {

@@ -6,9 +6,7 @@ import { Badge, Said } from "./verdict.js";
 /** How many good parts look like this one, in words. */
 export function rarity(part, why = null) {
   const rank = why?.p_value;
-  if (rank && typeof rank === "object" && rank.groups) {
-    return t("part.rarity_counts", { n: rank.at_least, groups: rank.groups });
-  }
+  if (rank?.groups) return t("part.rarity_counts", { n: Math.round(rank.as_high), groups: rank.groups });
   return part.p_value >= 0.5 ? t("part.rarity_usual") : t("part.rarity", { share: percent(part.p_value) });
 }
 

@@ -15,6 +15,7 @@ export const pictureUrl = (resultId, side = PICTURE_PX, overlay = false) =>
 async function readMap(resultId, abort) {
   const answer = await fetch(`/v1/results/${segment(resultId)}/map`, { signal: abort });
   if (!answer.ok) return null;
+  const threshold = Number(answer.headers.get("X-Maskline-Map-Threshold"));
   const bitmap = await createImageBitmap(await answer.blob());
   const scale = Math.min(1, MAP_PX / Math.max(bitmap.width, bitmap.height));
   const width = Math.max(1, Math.round(bitmap.width * scale));
@@ -25,7 +26,7 @@ async function readMap(resultId, abort) {
   const { data } = context.getImageData(0, 0, width, height);
   const grey = new Uint8Array(width * height);
   for (let i = 0; i < grey.length; i += 1) grey[i] = data[i * 4];
-  return { grey, width, height, source: [bitmap.width, bitmap.height] };
+  return { grey, width, height, source: [bitmap.width, bitmap.height], threshold };
 }
 
 /** What the zoom buttons, the keys, the wheel and fingers change; `fit` is all of the picture. */
@@ -41,8 +42,8 @@ export function useZoom() {
   return { view, by, move, fit: () => setView({ zoom: 1, x: 0, y: 0 }) };
 }
 
-/** The picture of a result; `opacity` 0 to 1 is the map's. */
-export function Picture({ result, opacity = 0.7, zoom, showsRegions = true, source = null }) {
+/** The picture of a result and the scale of its map; `opacity` 0 to 1 is the map's. */
+export function Picture({ result, opacity = 0.7, zoom, showsRegions = true, tools = null }) {
   const canvas = useRef(null);
   const [map, setMap] = useState(null);
   const [isGone, setGone] = useState(false);
@@ -71,7 +72,7 @@ export function Picture({ result, opacity = 0.7, zoom, showsRegions = true, sour
   }, [map]);
 
   if (isGone || result.kept === false) {
-    return html`<div class="picture picture-gone"><p>${t("picture.not_kept")}</p></div>`;
+    return html`<div class="picture picture-gone"><p>${t("picture.not_kept")}</p></div>${tools}`;
   }
   const transform = `translate(${view.x}px, ${view.y}px) scale(${view.zoom})`;
   const onPointerDown = (event) => {
@@ -100,7 +101,7 @@ export function Picture({ result, opacity = 0.7, zoom, showsRegions = true, sour
   >
     <div class="picture-layers" style=${{ transform }}>
       <img
-        src=${source ?? pictureUrl(result.result_id)}
+        src=${pictureUrl(result.result_id)}
         alt=${t("picture.alt", { part: result.part_id ?? result.result_id.slice(0, 8) })}
         draggable=${false}
         onError=${() => setGone(true)}
@@ -108,7 +109,9 @@ export function Picture({ result, opacity = 0.7, zoom, showsRegions = true, sour
       <canvas ref=${canvas} style=${{ opacity }} aria-hidden="true"></canvas>
       ${showsRegions && map && html`<${Regions} result=${result} size=${map.source} />`}
     </div>
-  </div>`;
+  </div>
+  ${tools}
+  ${map && html`<${Legend} threshold=${map.threshold} />`}`;
 }
 
 function Regions({ result, size }) {
@@ -122,7 +125,7 @@ function Regions({ result, size }) {
 }
 
 /** The fixed scale of every map, in units of the threshold. */
-export function Legend({ threshold }) {
+function Legend({ threshold }) {
   const stops = TABLE.filter((_, grey) => grey % 32 === 0 || grey === 255);
   const colours = stops.map(([r, g, b, a]) => `rgb(${r} ${g} ${b} / ${Math.max(0.08, a / 255)})`).join(", ");
   return html`<figure class="legend">

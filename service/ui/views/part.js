@@ -9,7 +9,7 @@ import { Facts, PartHead, rarity, RegionTable } from "../parts/facts.js";
 import { judge, withdraw } from "../parts/judge.js";
 import { useLoaded } from "../parts/load.js";
 import { Busy, Failed, say, sayError } from "../parts/notice.js";
-import { Legend, OpacitySlider, Picture, useZoom, ZoomButtons } from "../parts/picture.js";
+import { OpacitySlider, Picture, useZoom, ZoomButtons } from "../parts/picture.js";
 import { Said } from "../parts/verdict.js";
 import { useWhy, Why } from "../parts/why.js";
 
@@ -61,6 +61,10 @@ function Shown({ part, again }) {
       undo: () => said(() => withdraw(part)),
     }),
   });
+  const tools = part.kept !== false && html`<div class="picture-tools">
+    <${ZoomButtons} zoom=${zoom} /><${OpacitySlider} opacity=${opacity} onChange=${setOpacity} />
+    <a href=${`/v1/results/${segment(part.result_id)}/image`} download>${t("part.original")}</a>
+  </div>`;
   return html`<header class="view-head">
       <h1>${t("part.title", { part: part.part_id ?? part.result_id.slice(0, 8) })}</h1>
       <div class="buttons">
@@ -72,12 +76,7 @@ function Shown({ part, again }) {
     </header>
     <div class="part">
       <section class="part-picture">
-        <${Picture} result=${part} opacity=${isHidden ? 0 : opacity} showsRegions=${!isHidden} zoom=${zoom} />
-        <div class="picture-tools">
-          <${ZoomButtons} zoom=${zoom} /><${OpacitySlider} opacity=${opacity} onChange=${setOpacity} />
-          ${part.kept !== false && html`<a href=${`/v1/results/${segment(part.result_id)}/image`} download>${t("part.original")}</a>`}
-        </div>
-        <${Legend} threshold=${part.threshold} />
+        <${Picture} result=${part} opacity=${isHidden ? 0 : opacity} showsRegions=${!isHidden} zoom=${zoom} tools=${tools} />
       </section>
       <div class="part-facts">
         <section class="panel">

@@ -9,7 +9,7 @@ import { moment, t } from "../core/text.js";
 import { PartHead, rarity } from "../parts/facts.js";
 import { judge, withdraw } from "../parts/judge.js";
 import { Busy, Empty, Failed, say, sayError } from "../parts/notice.js";
-import { Legend, OpacitySlider, Picture, pictureUrl, useZoom, ZoomButtons } from "../parts/picture.js";
+import { OpacitySlider, Picture, pictureUrl, useZoom, ZoomButtons } from "../parts/picture.js";
 
 const LIMIT = 20;
 const RENEW_MS = 25_000; // a claim lasts a minute
@@ -43,7 +43,7 @@ function useQueue(camera) {
     try {
       const answer = await get(path("/v1/review", { limit: LIMIT, camera }));
       const parts = answer.results.filter(({ result_id: id }) => !done.current.has(id));
-      setState({ parts, waiting: answer.waiting, kinds: answer.kinds ?? [], error: null });
+      setState({ parts, waiting: answer.waiting, kinds: answer.kinds, error: null });
     } catch (error) {
       setState((old) => ({ ...old, error }));
     }
@@ -58,19 +58,26 @@ function useQueue(camera) {
 }
 
 /** Claim the part that is shown until another is; calls `onLost` where somebody else has it. */
-function useClaim(part, onLost) {
+function useClaim(part, done, onLost) {
   useEffect(() => {
     if (!part) return undefined;
     const url = `/v1/results/${segment(part.result_id)}`;
+    let isHeld = false;
     const claim = () =>
-      post(`${url}:claim`).catch((error) => {
-        if (error.code === "claimed" || error.status === 404) onLost(part, error);
-      });
+      post(`${url}:claim`).then(
+        () => {
+          isHeld = true;
+        },
+        (error) => {
+          isHeld = false;
+          if (error.code === "claimed" || error.status === 404) onLost(part, error);
+        },
+      );
     claim();
     const timer = setInterval(claim, RENEW_MS);
     return () => {
       clearInterval(timer);
-      post(`${url}:release`).catch(() => {}); // it ends by itself
+      if (isHeld && !done.has(part.result_id)) post(`${url}:release`).catch(() => {}); // it ends by itself
     };
   }, [part?.result_id]);
 }
@@ -86,7 +93,7 @@ export function Review() {
   const zoom = useZoom();
   const part = queue.parts?.[0] ?? null;
 
-  useClaim(part, (lost) => {
+  useClaim(part, queue.done, (lost) => {
     say(t("review.lost"));
     queue.remove(lost.result_id);
   });
@@ -158,9 +165,8 @@ export function Review() {
     html`<div class="review">
       <section class="part-picture">
         ${part.verdict === "OK" && html`<p class="sample-note">${t("review.sample")}</p>`}
-        <${Picture} result=${part} opacity=${isHidden ? 0 : opacity} showsRegions=${!isHidden} zoom=${zoom} />
-        <div class="picture-tools"><${ZoomButtons} zoom=${zoom} /><${OpacitySlider} opacity=${opacity} onChange=${setOpacity} /></div>
-        <${Legend} threshold=${part.threshold} />
+        <${Picture} result=${part} opacity=${isHidden ? 0 : opacity} showsRegions=${!isHidden} zoom=${zoom}
+          tools=${html`<div class="picture-tools"><${ZoomButtons} zoom=${zoom} /><${OpacitySlider} opacity=${opacity} onChange=${setOpacity} /></div>`} />
       </section>
       <div class="part-facts">
         <section class="panel">

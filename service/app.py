@@ -18,6 +18,7 @@ from record.result import JsonObject
 from service.budget import Budget
 from service.datasets import Datasets
 from service.errors import AuditUnwritable, StartError
+from service.events import EventBus, Publish, Status
 from service.heatmaps import Heatmaps
 from service.http.admission import Door
 from service.http.api_keys import KeyRing
@@ -50,6 +51,7 @@ from service.routes import (
     calibration,
     cameras,
     datasets,
+    events,
     health,
     jobs,
     lookout,
@@ -66,7 +68,7 @@ from service.routes import (
     why,
 )
 from service.settings import Settings
-from service.state import AppState
+from service.state import AppState, why_not_ready
 from service.why.explainer import Explainer
 from service.workers import WorkerPool
 
@@ -75,8 +77,9 @@ _TIDY_S = 60.0
 _INSPECTION = (score, oip, lookout)
 _MODELS = (models, calibration, preview, datasets, jobs, audit)
 _RECORD = (results, pictures, review, why, cameras, report)
-_ROUTES = (*_INSPECTION, *_MODELS, *_RECORD, session, ui, health)
+_ROUTES = (*_INSPECTION, *_MODELS, *_RECORD, events, session, ui, health)
 _AGAIN_S = 5.0
+_STATUS_S = 0.1  # a stream that stayed open would hold up the exit
 
 _DESCRIPTION = (
     "Visual anomaly detection: POST an image, get OK or NG with a score that has a meaning."
@@ -117,13 +120,21 @@ async def _check_audit(settings: Settings, metrics: Metrics) -> None:
         metrics.audit_broken.set(1)
 
 
+async def _watch_status(state: State, events: EventBus) -> None:
+    """Tell streams whether images would be inspected, and end them where the service drains."""
+    while True:
+        status: Status = "ready" if why_not_ready(state) is None else "not_ready"
+        events.change_status("draining" if state.draining else status)
+        await asyncio.sleep(_STATUS_S)
+
+
 async def _tidy_memory() -> None:
     while True:
         await asyncio.to_thread(give_back_memory)
         await asyncio.sleep(_TIDY_S)
 
 
-def _recording(settings: Settings, metrics: Metrics) -> Recording | None:
+def _recording(settings: Settings, metrics: Metrics, publish: Publish) -> Recording | None:
     if settings.record == "off":
         return None
     return Recording(
@@ -133,6 +144,7 @@ def _recording(settings: Settings, metrics: Metrics) -> Recording | None:
         keep=settings.keeping,
         keep_url=settings.keep_url,
         record_days=settings.record_days,
+        publish=publish,
     )
 
 
@@ -152,6 +164,12 @@ def _reports(settings: Settings, recording: Recording | None, heatmaps: Heatmaps
     return None if recording is None else Reports(recording, heatmaps, audit_of(settings))
 
 
+def _events(settings: Settings, metrics: Metrics) -> EventBus:
+    events = EventBus(most_streams=settings.max_event_streams, dropped=metrics.events_dropped.inc)
+    metrics.event_streams.set_function(lambda: float(events.streams))
+    return events
+
+
 def _assemble(
     settings: Settings,
     metrics: Metrics,
@@ -160,6 +178,7 @@ def _assemble(
     engine: Engine,
     recording: Recording | None,
     pools: tuple[WorkerPool, WorkerPool],
+    events: EventBus,
 ) -> AppState:
     """Put the parts together, each on those above it."""
     pool, parsers = pools
@@ -171,9 +190,10 @@ def _assemble(
         pool=pool,
         parsers=parsers,
         budget=budget,
-        drifts=DriftMonitor(metrics, settings.drift_parts_per_alarm),
+        drifts=DriftMonitor(metrics, settings.drift_parts_per_alarm, events.publish),
         heatmaps=Heatmaps(pool, budget, settings.max_image_pixels),
         recording=recording,
+        publish=events.publish,
     )
     # Where results are kept, a new version is held against them before it serves.
     reviewer = (
@@ -186,20 +206,22 @@ def _assemble(
         watch=ModelWatch(engine.registry, gate),
         inspector=inspector,
         calibrator=Calibrator(inspector, recording, reviewer),
-        jobs=_jobs(settings, Adoption(engine.registry, gate)),
+        jobs=_jobs(settings, Adoption(engine.registry, gate), events.publish),
         datasets=Datasets(settings.dataset_root, settings.datasets_mb * 1e6, settings.train_roots),
         explainer=Explainer(inspector),
         reports=_reports(settings, recording, inspector.heatmaps),
         metrics=metrics,
         sessions=sessions,
+        events=events,
         page=read_folder(ui.FOLDER),
     )
 
 
-def _jobs(settings: Settings, adopt: Adoption) -> Jobs:
+def _jobs(settings: Settings, adopt: Adoption, publish: Publish) -> Jobs:
+    folders, audit = JobFolders(settings.job_root), audit_of(settings)
     return Jobs(
-        Trainings(JobFolders(settings.job_root), adopt, audit_of(settings)),
-        Calibrations(explained),
+        Trainings(folders, adopt, audit, publish=publish),
+        Calibrations(explained, publish=publish),
     )
 
 
@@ -212,9 +234,10 @@ async def _running(
     _log.info("settings: %s", settings.echo())
     # A damaged image is an answer, not lines in the log.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    events = _events(settings, metrics)
     try:
-        recording = _recording(settings, metrics)
-        engine = Engine(settings, metrics, audit_of(settings))
+        recording = _recording(settings, metrics, events.publish)
+        engine = Engine(settings, metrics, audit_of(settings), publish=events.publish)
     except (AnomalyError, StartError, AuditUnwritable) as error:
         app.state.failure = error  # told again, in one line, by `service.run`
         raise
@@ -222,7 +245,13 @@ async def _running(
         app.state.pools = (pool, parsers)
         metrics.lost_decoders.set_function(lambda: float(pool.lost))
         parts = _assemble(
-            settings, metrics, sessions, engine=engine, recording=recording, pools=(pool, parsers)
+            settings,
+            metrics,
+            sessions,
+            engine=engine,
+            recording=recording,
+            pools=(pool, parsers),
+            events=events,
         )
         await parts.jobs.trainings.open()
         app.state.parts = parts
@@ -230,6 +259,7 @@ async def _running(
             lambda: parts.watch.run(settings.watch_models_s),
             parts.jobs.trainings.run,
             lambda: _check_audit(settings, metrics),
+            lambda: _watch_status(app.state, events),
             _tidy_memory,
         ]
         running = [asyncio.create_task(_kept_up(task, metrics)) for task in tasks]

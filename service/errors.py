@@ -12,6 +12,8 @@
         │       who asks
         ├── ModelUnknown · NotReady · NoModel · InferenceFailed · ClientGone
         │       the inspection
+        ├── TooManyStreams
+        │       who watches
         ├── ResultUnknown · NothingKept · NothingRecorded
         ├── ModelGone · NoNormalsKept
         │       why a part was rejected
@@ -301,6 +303,16 @@ class ReportBusy(ServiceError):
 
     code = "report_busy"
     retry_after_s = 10.0
+
+
+class TooManyStreams(ServiceError):
+    """As many streams of events are open as may be; come back in `retry_after_s`."""
+
+    code = "too_many_streams"
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class NotReady(ServiceError):

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
@@ -19,9 +20,11 @@ from anomaly.familiarity import InputWarning, uncertified, unfamiliar
 from anomaly.input_statistics import input_statistics
 from anomaly.preprocess import place
 from anomaly.types import Detection, FloatArray, Placement, RgbImage
+from record.result import JsonObject
 from service.budget import Budget
 from service.concurrency import in_thread
 from service.errors import InferenceFailed
+from service.events import Publish, unheard
 from service.heatmaps import Heatmaps, decoded
 from service.inference.engine import Engine, Work
 from service.inference.inspection import Inspection, Source
@@ -65,6 +68,7 @@ class Inspector:
     drifts: DriftMonitor
     heatmaps: Heatmaps
     recording: Recording | None = None
+    publish: Publish = unheard
     repeats: Repeats = field(default_factory=Repeats)
 
     async def inspect_once(
@@ -150,11 +154,18 @@ class Inspector:
             calibrated.verdict,
             self._warnings(model, query, prepared),
         )
+        inspected_at, is_kept = datetime.now(UTC), False
         if self.recording is not None:
-            sha256 = prepared.sha256
-            self.recording.keep(
-                inspection, query, timings=timings.seconds, image_sha256=sha256, repeat=repeat
+            is_kept = self.recording.keep(
+                inspection,
+                query,
+                inspected_at=inspected_at,
+                timings=timings.seconds,
+                image_sha256=prepared.sha256,
+                repeat=repeat,
             )
+        # In the moment of `inspected_at`: a stream that read later has this one, or is told.
+        self.publish("inspection", _event(inspection, query, inspected_at, is_kept=is_kept))
         return inspection
 
     def _warnings(
@@ -257,6 +268,29 @@ def _model_ref(model: ServedModel, camera: str | None) -> ModelRef:
     return ModelRef(
         name=model.name, version=bundle.version, digest=bundle.digest, calibration=calibration
     )
+
+
+def _event(
+    inspection: Inspection, query: ScoreQuery, inspected_at: datetime, *, is_kept: bool
+) -> JsonObject:
+    """What whoever watches is told of an inspection."""
+    detection, model = inspection.detection, inspection.model
+    return {
+        "result_id": inspection.result_id,
+        "inspected_at": inspected_at,
+        "model": model.name,
+        "version": model.bundle.version,
+        "camera": query.camera,
+        "part_id": query.part_id,
+        "lot": query.lot,
+        "program": query.program,
+        "verdict": detection.verdict,
+        "score": detection.pred_score,
+        "threshold": detection.threshold,
+        "p_value": detection.p_value,
+        "kept": is_kept,
+        "regions": len(detection.regions),
+    }
 
 
 def _require_finite(detection: Detection) -> None:

@@ -153,6 +153,10 @@ class Metrics:
         self.in_flight_bytes = self._gauge(
             "in_flight_bytes", "Bytes of bodies and decoded images at hand."
         )
+        self.event_streams = self._gauge("event_streams", "Streams of events that are open.")
+        self.events_dropped = self._counter(
+            "events_dropped", "Times that a slow stream lost what waited for it, and was told so."
+        )
         self.lost_decoders = self._gauge(
             "lost_decoders", "Threads that hang in an image and were replaced or given up."
         )

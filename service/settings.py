@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024)
     max_bulk_bytes: int = Field(128 * 1024 * 1024, ge=1024, description="A batch's body.")
     max_bulk_images: int = Field(64, ge=1, le=1000, description="Images in one batch request.")
+    max_event_streams: int = Field(
+        32, ge=1, le=256, description="Streams of events that may be open at once."
+    )
     max_in_flight_mb: float = Field(
         1024, gt=0, description="Megabytes of all bodies and decoded images; half for batches."
     )

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastapi import Request
+from starlette.datastructures import State
 
 from service.datasets import Datasets
+from service.errors import NotReady
+from service.events import EventBus
 from service.http.sessions import Sessions
 from service.http.static_files import StaticFile
 from service.inference.model_watch import ModelWatch
@@ -39,12 +42,27 @@ class AppState:
     metrics: Metrics
     sessions: Sessions | None
     page: Mapping[str, StaticFile]
+    events: EventBus
 
 
 async def app_state(request: Request) -> AppState:
     """Return the parts of the service that answers."""
     parts: AppState = request.app.state.parts
     return parts
+
+
+def why_not_ready(state: State) -> NotReady | None:
+    """Say why an image sent now would not be inspected; None where it would be."""
+    if state.draining:
+        return NotReady("the service is shutting down; send images elsewhere")
+    parts: AppState = state.parts
+    if (missing := parts.registry.no_model()) is not None:
+        return missing
+    if not parts.inspector.engine.is_ready:
+        return NotReady("inference has stopped or hangs; restart the service")
+    if parts.inspector.pool.is_stuck:
+        return NotReady("every decoder hangs; look at what was sent, and restart the service")
+    return None
 
 
 async def inspector(request: Request) -> Inspector:

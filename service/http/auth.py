@@ -87,6 +87,15 @@ def check(request: Request, role: Role) -> None:
     _require(state.get("key", ANYBODY), state["roles"], role)
 
 
+def still_allowed(request: Request) -> Callable[[], bool]:
+    """Return what says, as often as it is called, whether a request would be let in again now.
+
+    For an answer that goes on for hours, over which a key may be revoked.
+    """
+    allowed: Callable[[], bool] = request.scope["state"]["still_allowed"]
+    return allowed
+
+
 def _by_key(keys: KeyRing, secret: str, role: Role) -> tuple[Key, Callable[[], bool]]:
     key = keys.find(secret)
     if key is None:

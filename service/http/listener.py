@@ -94,6 +94,7 @@ class Listener:
         limit = self._handshake_s if self._tls else None
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _end_when_silent(connection, 2 * self._handshake_s)
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._make,
                 connection,
@@ -116,3 +117,13 @@ class Listener:
             min(waiting, key=lambda opening: opening.since or 0.0).end()
             return True
         return end_least_needed(self._connections)
+
+
+def _end_when_silent(connection: socket.socket, seconds: float) -> None:
+    """Let what is sent and not acknowledged end a connection: its client was switched off.
+
+    The kernel by itself tries for a quarter of an hour, in which a stream of events keeps a place.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        milliseconds = round(1000 * seconds)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)

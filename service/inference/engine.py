@@ -21,6 +21,7 @@ from anomaly.runtime import detector_of
 from anomaly.types import Detection, FloatArray, Placement
 from record.audit import Audit, AuditBroken
 from service.errors import AuditUnwritable, InferenceFailed
+from service.events import Publish, unheard
 from service.inference.batching import Batcher, TooMuchAtOnce
 from service.inference.model_memory import ModelMemory
 from service.inference.queue import (
@@ -70,7 +71,14 @@ class Computation:
 class Engine:
     """Loads and warms every model, then runs batches: one at a time on a GPU, several on a CPU."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, audit: Audit | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        audit: Audit | None = None,
+        *,
+        publish: Publish = unheard,
+    ) -> None:
         self.device = choose_device(settings.device)
         self._cores = share_cores(
             self.device.type,
@@ -94,7 +102,7 @@ class Engine:
                 copies=_COPIES["openvino" if may_be_openvino else "onnx"],
             ),
         )
-        self.registry = Registry(config, self._prepare, self._publish, self._note)
+        self.registry = Registry(config, self._prepare, self._publish, self._note, publish=publish)
         self.registry.load_all()
         self.batcher: Batcher[Work | Computation, Any] = Batcher(
             self._run,

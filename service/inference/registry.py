@@ -29,6 +29,7 @@ from service.errors import (
     VersionChanged,
     VersionWaits,
 )
+from service.events import Publish, unheard
 from service.inference.model_memory import ModelMemory
 from service.inference.model_reader import ModelReader
 from service.inference.served_model import ServedModel, Slot
@@ -58,7 +59,10 @@ class RegistryConfig:
 
 
 class Registry:
-    """Finds, loads and switches models; `changed()` is called after a switch."""
+    """Finds, loads and switches models; `changed()` is called after a switch.
+
+    An event `model` is published of each whose versions are others than before.
+    """
 
     def __init__(
         self,
@@ -66,11 +70,15 @@ class Registry:
         prepare: Callable[[Bundle], Detector],
         changed: Callable[[], None] = lambda: None,
         note: Note = lambda action, name, bundle, **details: None,
+        *,
+        publish: Publish = unheard,
     ) -> None:
         self._config = config
         self._memory = config.memory
         self._changed = changed
         self._note = note
+        self._publish = publish
+        self._published: dict[str, dict[str, str | None]] = {}  # versions, by model
         self.archive = Archive(config.models_dir)
         self._reader = ModelReader(self.archive, config.memory, prepare)
         self.slots: dict[str, Slot] = {}
@@ -113,11 +121,11 @@ class Registry:
         if failed is not None and not self.active:
             raise failed
         self._changed()
+        self._tell()
 
-    def check_any(self) -> None:
-        """Raise `NoModel` until there is a first model."""
-        if self.awaits_first:
-            raise NoModel(_no_model(self._config.models_dir))
+    def no_model(self) -> NoModel | None:
+        """Say that there is no first model yet; None where there is one."""
+        return NoModel(_no_model(self._config.models_dir)) if self.awaits_first else None
 
     def find(self, name: str | None) -> Slot:
         """Find the model that a request means; raises `ModelUnknown`, or `NoModel` before any."""
@@ -125,7 +133,8 @@ class Registry:
         names = ", ".join(sorted(self.slots))
         if model_name in self.slots:
             return self.slots[model_name]
-        self.check_any()
+        if (missing := self.no_model()) is not None:
+            raise missing
         if model_name is None:
             raise ModelUnknown(f"there are several models, name one of them with 'model': {names}")
         raise ModelUnknown(f"no model is called {model_name!r}; there are: {names}")
@@ -169,6 +178,7 @@ class Registry:
         async with slot.loading:
             self._make_room(slot, self._memory.needs(slot.folder))
             slot.staged = await asyncio.to_thread(self._reader.read, slot, slot.folder)
+        self._tell()
         return slot
 
     async def recalibrate(
@@ -193,6 +203,7 @@ class Registry:
                 self.archive.choose(name, choice)
                 raise
             slot.staged = await asyncio.to_thread(self._reader.read, slot, slot.folder)
+        self._tell()
         return slot
 
     def check_place(self, name: str) -> None:
@@ -335,9 +346,17 @@ class Registry:
             self.awaits_first = False
             self.default_name = self.default_name or slot.name
 
+    def _tell(self) -> None:
+        """Publish what changed, also of those that were evicted."""
+        for slot in self.slots.values():
+            if self._published.get(slot.name) != (versions := slot.versions):
+                self._published[slot.name] = versions
+                self._publish("model", versions)
+
     def _make_room(self, spared_slot: Slot, megabytes: float) -> None:
         spared = {spared_slot.name, self.default_name}
         self._memory.make_room(self.slots.values(), spared, megabytes)
+        self._tell()
 
     def find_folders(self) -> None:
         """Find the models that appeared since; one that is known keeps its versions."""

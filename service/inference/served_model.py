@@ -65,6 +65,20 @@ class Slot:
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
+    def versions(self) -> dict[str, str | None]:
+        """Its name, and which version serves, which waits, which went before."""
+
+        def version(model: ServedModel | None) -> str | None:
+            return None if model is None else model.bundle.version
+
+        return {
+            "name": self.name,
+            "active": version(self.active),
+            "staged": version(self.staged),
+            "previous": version(self.previous),
+        }
+
+    @property
     def megabytes(self) -> float:
         """Memory of all its versions."""
         versions = (self.active, self.previous, self.staged)

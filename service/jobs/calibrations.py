@@ -11,16 +11,15 @@ from dataclasses import dataclass, field, replace
 
 from record.result import JsonObject
 from service.errors import JobEnded, JobsFull, JobUnknown
+from service.events import Publish, unheard
 from service.jobs.job import (
     EVENT,
     Job,
     JobError,
     JobProgress,
-    Publish,
     State,
     new_id,
     now,
-    publish_nothing,
 )
 from service.logs import ACTOR
 
@@ -83,7 +82,7 @@ class _Calibration:
 class Calibrations:
     """Runs a few at a time and remembers the last ones; `explain` puts an error into words."""
 
-    def __init__(self, explain: Explain, *, publish: Publish = publish_nothing) -> None:
+    def __init__(self, explain: Explain, *, publish: Publish = unheard) -> None:
         self._explain = explain
         self._publish = publish
         self._calibrations: dict[str, _Calibration] = {}

@@ -1,7 +1,6 @@
 """What all jobs have in common: who wanted what, how far it is, how it ended."""
 
 import secrets
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
@@ -10,7 +9,6 @@ from record.result import JsonObject
 
 Kind = Literal["training", "calibration"]
 State = Literal["waiting", "running", "done", "failed", "stopped"]
-Publish = Callable[[str, JsonObject], None]
 EVENT = "job"
 
 
@@ -82,7 +80,3 @@ def new_id() -> str:
 def now() -> str:
     """Return this moment as jobs say it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def publish_nothing(event: str, data: JsonObject) -> None:
-    """Tell nobody."""

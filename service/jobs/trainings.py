@@ -30,6 +30,7 @@ from service.errors import (
     ServiceError,
     StorageFailed,
 )
+from service.events import Publish, unheard
 from service.jobs import process
 from service.jobs.folders import JobFolders, Training, TrainingOrder
 from service.jobs.job import (
@@ -37,11 +38,9 @@ from service.jobs.job import (
     Job,
     JobError,
     JobProgress,
-    Publish,
     State,
     new_id,
     now,
-    publish_nothing,
 )
 from service.logs import ACTOR
 
@@ -80,7 +79,7 @@ class Trainings:
         adopt: Adopt,
         audit: Audit | None = None,
         *,
-        publish: Publish = publish_nothing,
+        publish: Publish = unheard,
         command: Command = train_command,
     ) -> None:
         self._folders = folders

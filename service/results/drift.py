@@ -3,20 +3,23 @@
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from anomaly.drift import Watch
+from anomaly.drift import Finding, Watch
 from anomaly.types import Detection, FloatArray
+from service.events import Publish, unheard
 from service.inference.served_model import ServedModel
 from service.metrics import Metrics
 
 _FINDINGS = ("camera", "parts")
+_LOOK_EVERY = 10
 
 
 @dataclass(slots=True)
 class _Watched:
-    """A watch, and the calibration that it holds parts against."""
+    """A watch, the calibration that it holds parts against, and what was published of it."""
 
     calibration: str
     watch: Watch
+    finding: Finding = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class DriftMonitor:
 
     metrics: Metrics
     parts_per_alarm: float
+    publish: Publish = unheard
     _watched: dict[tuple[str, str], _Watched] = field(default_factory=dict)
 
     def add(
@@ -35,10 +39,15 @@ class DriftMonitor:
         watched = self._watched.get(key)
         if watched is None or watched.calibration != digest:
             calibration = model.detector.calibration_of(camera)
-            watched = _Watched(digest, Watch(calibration, self.parts_per_alarm))
+            watched = _Watched(
+                digest,
+                Watch(calibration, self.parts_per_alarm),
+                "none" if watched is None else watched.finding,
+            )
             self._watched[key] = watched
-            self._publish(*key, watched.watch)
+            self._show(*key, watched.watch)
         watched.watch.add(detection.pred_score, inputs, detection.embedding, datetime.now(UTC))
+        self._tell(*key, watched)
 
     def of(self, model: str) -> dict[str, Watch]:
         """Return a model's watches by camera."""
@@ -48,7 +57,16 @@ class DriftMonitor:
             if name == model
         }
 
-    def _publish(self, model: str, camera: str, watch: Watch) -> None:
+    def _tell(self, model: str, camera: str, watched: _Watched) -> None:
+        """Publish the finding where it is another."""
+        # Once something has changed, medians are taken to say what: not for every part.
+        if watched.watch.parts % _LOOK_EVERY == 1 and watched.finding != (
+            finding := watched.watch.finding
+        ):
+            watched.finding = finding
+            self.publish("drift", {"model": model, "camera": camera, "finding": finding})
+
+    def _show(self, model: str, camera: str, watch: Watch) -> None:
         """Let the metrics read a watch whenever they are read."""
         metrics, none = self.metrics, float("nan")
 

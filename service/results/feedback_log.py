@@ -7,6 +7,7 @@ from record.audit import Audit
 from record.keep import Keeper
 from record.result import Feedback, Result
 from service.errors import AuditUnwritable, FeedbackContradicts
+from service.events import Publish, unheard
 from service.feedback import Change, FeedbackIn, Speaker, change_of
 from service.logs import ACTOR
 from service.results.reader import ResultReader
@@ -15,10 +16,18 @@ from service.results.reader import ResultReader
 class FeedbackLog:
     """Takes feedback; `keeper` is None where no images are kept."""
 
-    def __init__(self, reader: ResultReader, keeper: Keeper | None, audit: Audit) -> None:
+    def __init__(
+        self,
+        reader: ResultReader,
+        keeper: Keeper | None,
+        audit: Audit,
+        *,
+        publish: Publish = unheard,
+    ) -> None:
         self._reader = reader
         self._keeper = keeper
         self._audit = audit
+        self._publish = publish
         self._turn = asyncio.Lock()
 
     async def add(
@@ -55,6 +64,15 @@ class FeedbackLog:
             raise FeedbackContradicts(
                 "somebody else spoke of this result just now; look at it again"
             )
+        self._publish(
+            "feedback",
+            {
+                "result_id": result_id,
+                "kind": stored.kind,
+                "defect": stored.defect,
+                "author": stored.author,
+            },
+        )
         return stored
 
     async def _pin(self, result: Result) -> bool:

@@ -3,20 +3,21 @@
 import asyncio
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from record.audit import Audit
 from record.journal import Journal
 from record.keep import KeepConfig, Keeper, KeptImage, KeptStore
 from record.lock import FileLock, LockHeld
-from record.result import JsonObject, Result
+from record.result import Result
 from record.store import Store, StoreError, unusable
 from record.urls import without_password
 from record.writer import Writer
 from service.errors import StartError
+from service.events import Publish, unheard
 from service.evidence import StoredEvidence
 from service.inference.inspection import Inspection, Source
 from service.metrics import Metrics
@@ -48,7 +49,7 @@ class Recording:
         keep: KeepConfig = NOTHING_KEPT,
         keep_url: str | None = None,
         record_days: float = math.inf,
-        publish: Callable[[str, JsonObject], None] = lambda _name, _data: None,
+        publish: Publish = unheard,
     ) -> None:
         url = database_url or f"sqlite:///{folder.absolute() / 'results.db'}"
 
@@ -78,7 +79,7 @@ class Recording:
         self.reader = ResultReader(open_store)
         self.statistics = ResultReader(open_store)  # takes seconds: nothing else waits for it
         self.audit = Audit(folder)
-        self.feedback = FeedbackLog(self.reader, self._keeper, self.audit)
+        self.feedback = FeedbackLog(self.reader, self._keeper, self.audit, publish=publish)
         self.review = ReviewQueue(self.reader, publish)
         self._metrics = metrics
         metrics.record_away.set_function(lambda: float(self._writer.is_away))
@@ -89,21 +90,22 @@ class Recording:
         inspection: Inspection,
         query: ScoreQuery,
         *,
+        inspected_at: datetime,
         timings: dict[str, float],
         image_sha256: str,
         repeat: RepeatKey | None = None,
-    ) -> None:
-        """Keep one result before it is answered, and its image if that is wanted.
+    ) -> bool:
+        """Keep one result before it is answered, and its image if that is wanted: return whether.
 
         A full disk is counted, never an error.
         """
-        model, detection, now = inspection.model, inspection.detection, datetime.now(UTC)
-        is_kept = self._keep_image(inspection, now)
+        model, detection = inspection.model, inspection.detection
+        is_kept = self._keep_image(inspection, inspected_at)
         result = Result(
             result_id=inspection.result_id,
             idempotency_key=None if repeat is None else repeat.scoped,
             fingerprint=None if repeat is None else repeat.fingerprint,
-            inspected_at=now,
+            inspected_at=inspected_at,
             triggered_at=query.triggered_at,
             model=model.name,
             version=model.bundle.version,
@@ -127,8 +129,9 @@ class Recording:
         )
         if not self._writer.keep(result):
             self._metrics.record_lost.inc()
+        return is_kept
 
-    def _keep_image(self, inspection: Inspection, now: datetime) -> bool:
+    def _keep_image(self, inspection: Inspection, inspected_at: datetime) -> bool:
         keeper = self._keeper
         # What a request's own threshold lets pass is kept all the same where the calibration
         # rejects it.
@@ -140,7 +143,10 @@ class Recording:
 
         def make() -> KeptImage:
             return KeptImage(
-                inspection.result_id, now, inspection.encoded, inspection.evidence().arrays()
+                inspection.result_id,
+                inspected_at,
+                inspection.encoded,
+                inspection.evidence().arrays(),
             )
 
         return keeper.keep(inspection.result_id, make, inspection.size)

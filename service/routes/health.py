@@ -6,13 +6,11 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service.errors import NotReady
 from service.http.api_keys import Role
 from service.http.auth import asks
 from service.http.problems import problems
-from service.inspector import Inspector
 from service.metrics import Metrics
-from service.state import inspector, instruments
+from service.state import instruments, why_not_ready
 
 router = APIRouter(tags=["health"])
 # Asked without a key; /metrics as well unless the settings say otherwise.
@@ -29,17 +27,10 @@ NOT_READY = problems(503)
 
 
 @router.get("/health/ready", responses=NOT_READY)
-async def ready(
-    request: Request, inspector: Annotated[Inspector, Depends(inspector)]
-) -> dict[str, str]:
+async def ready(request: Request) -> dict[str, str]:
     """Say that an image sent now would be inspected; 503 otherwise."""
-    if request.app.state.draining:
-        raise NotReady("the service is shutting down; send images elsewhere")
-    inspector.engine.registry.check_any()
-    if not inspector.engine.is_ready:
-        raise NotReady("inference has stopped or hangs; restart the service")
-    if inspector.pool.is_stuck:
-        raise NotReady("every decoder hangs; look at what was sent, and restart the service")
+    if (reason := why_not_ready(request.app.state)) is not None:
+        raise reason
     return {"status": "ready"}
 
 

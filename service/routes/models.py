@@ -142,16 +142,7 @@ async def drift(name: str, inspector: Annotated[Inspector, Depends(inspector)]) 
 
 def versions(slot: Slot) -> VersionsOut:
     """Say which version of a model serves, which waits, which went before."""
-
-    def version(model: ServedModel | None) -> str | None:
-        return None if model is None else model.bundle.version
-
-    return VersionsOut(
-        name=slot.name,
-        active=version(slot.active),
-        staged=version(slot.staged),
-        previous=version(slot.previous),
-    )
+    return VersionsOut.model_validate(slot.versions)
 
 
 def _reason(how: RollbackIn | None) -> dict[str, str]:

@@ -89,7 +89,7 @@ async def model_metadata(name: str, registry: Annotated[Registry, Depends(regist
 async def model_ready(request: Request, name: str, inspector: _Inspector) -> JsonObject:
     """Say that a model would answer now."""
     inspector.engine.registry.find(name)
-    await health.ready(request, inspector)
+    await health.ready(request)
     return {"name": name, "ready": True}
 
 

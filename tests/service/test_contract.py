@@ -28,7 +28,8 @@ def test_the_document_is_kept(tiny_folder: Path) -> None:
     app = create_app(service_settings(tiny_folder, max_body_bytes=100_000))
     with TestClient(app):
         api = schemathesis.openapi.from_asgi("/openapi.json", app)
-        for operation in api.get_all_operations():
+        # A stream has no end to compare: tests/service/routes/test_events.py.
+        for operation in api.exclude(path="/v1/events").get_all_operations():
             _ask(operation.ok())
 
 

@@ -158,6 +158,28 @@ def test_a_stopping_server_fails_readiness_first_and_loses_no_request(
 
 
 @pytest.mark.slow
+def test_open_streams_hold_up_no_exit(start: Start, tiny_folder: Path) -> None:
+    server = start(tiny_folder)
+    port = int(server.url.rpartition(":")[2])
+    streams = []
+    for _ in range(5):
+        stream = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        stream.request("GET", "/v1/events")
+        streams.append((stream, stream.getresponse()))
+    started = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    for _, answer in streams:
+        assert b'{"status":"draining"}' in answer.read()
+    exit_code, log = server.stop()
+    stopped_s = time.monotonic() - started
+    for stream, answer in streams:
+        answer.close()
+        stream.close()
+    assert exit_code == 0, log
+    assert stopped_s < 2  # of which one lets load balancers notice
+
+
+@pytest.mark.slow
 def test_a_log_that_nobody_reads_holds_up_no_request(start: Start, tiny_folder: Path) -> None:
     server = start(tiny_folder)  # its log goes into a pipe of 64 KB that is read at the end
     image = png(normal_pixels(1))

@@ -1,6 +1,8 @@
 """A lamp that fades is a camera's matter, a new defect the parts'."""
 
+import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,23 @@ def drift(client: TestClient, camera: str) -> dict[str, Any]:
     }[camera]
 
 
+def published(client: TestClient) -> list[Any]:
+    """What streams were told of drift."""
+    blocks = [event.block.decode() for event in client.app.state.parts.events.after(0)]
+    return [
+        json.loads(block.partition("data: ")[2])
+        for block in blocks
+        if block.startswith("event: drift\n")
+    ]
+
+
 def test_parts_as_ever_are_no_drift(client: TestClient) -> None:
     assert client.get("/v1/models/tiny/drift").json()["cameras"] == []
     for number in range(120):
         client.post("/score?camera=top", content=png(normal_pixels(8000 + number)))
     found = drift(client, "top")
     assert (found["finding"], found["parts"]) == ("none", 120)
+    assert published(client) == []
     assert client.get("/v1/models/none/drift").status_code == 404
     text = client.get("/metrics").text
     for metric in (
@@ -62,6 +75,9 @@ def test_a_fading_lamp_is_the_cameras_before_false_alarms_double(client: TestCli
     assert "Do not raise the threshold" in found["advice"]
     text = client.get("/metrics").text
     assert 'maskline_drift_found{camera="top",finding="camera",model="tiny"} 1.0' in text
+    told = published(client)
+    assert told[-1] == {"model": "tiny", "camera": "top", "finding": "camera"}
+    assert all(before != after for before, after in pairwise(told))  # changes, not parts
 
 
 def test_a_new_defect_is_the_parts(client: TestClient) -> None:

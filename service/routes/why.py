@@ -27,7 +27,7 @@ from service.why.explainer import Typical, Why
 
 router = APIRouter(tags=["results"])
 
-_RESPONSES = problems(401, 403, 404, 409, 422, 429, 500, 503, 504)
+_RESPONSES = problems(401, 403, 404, 409, 413, 422, 429, 500, 503, 504)
 _MAY_VIEW = [Depends(needs(Role.VIEW))]
 _KINDS: dict[str, Kind] = {"masked": "prediction", "memory": "memory", "repair": "repair"}
 

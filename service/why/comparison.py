@@ -1,8 +1,8 @@
 """A stored part beside normal ones: which of them it is nearest to, and what was expected of it."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -25,7 +25,7 @@ from anomaly.expectation import (
     usual_distance,
 )
 from anomaly.inlay import Scene
-from anomaly.types import FloatArray
+from anomaly.types import FloatArray, Placement
 from record.result import Result
 from service.errors import NoNormalsKept
 from service.evidence import StoredEvidence
@@ -145,9 +145,10 @@ class Comparer:
 
     async def _match(self, model: ServedModel, subject: _Subject, compared: _Normals) -> _Match:
         """Predict what is hidden, and find where normal parts have it."""
-        canvas, placement = await self.inspector.place(subject.image, model)
+        result_id = subject.part.result.result_id
+        placed = needed(await self._placed(subject.image, model, result_id), result_id)
+        (canvas, placement), hidden = placed, subject.hidden
         pixels, network = _pixels(canvas), model.detector.model
-        hidden = subject.hidden
         predict = partial(expected_tokens, network, pixels, as_canvas(hidden))
         expected = await self.inspector.compute(model, predict)
         tokens = await self.inspector.compute(model, partial(tokens_of, network, pixels))
@@ -187,16 +188,24 @@ class Comparer:
         image = await recording.image(part.result)
         if image is None:
             return None
-        try:
-            canvas, placement = await self.inspector.place(image, model)
-        except ImageError as error:
-            _log.warning("the image of %s cannot be read: %s", part.result.result_id, error)
+        placed = await self._placed(image, model, part.result.result_id)
+        if placed is None:
             return None
-        network = model.detector.model
+        (canvas, placement), network = placed, model.detector.model
         tokens = await self.inspector.compute(model, partial(tokens_of, network, _pixels(canvas)))
         laid = as_picture(tokens, network.target.grid, placement).astype(np.float16)
         self._tokens.put(key, laid)
         return laid
+
+    async def _placed(
+        self, image: bytes, model: ServedModel, result_id: str
+    ) -> tuple[FloatArray, Placement] | None:
+        """Place a kept image on the model's canvas; None where it is damaged."""
+        try:
+            return await self.inspector.place(image, model)
+        except ImageError as error:
+            _log.warning("the image of result %s cannot be read: %s", result_id, error)
+            return None
 
     async def _draw(
         self,
@@ -213,15 +222,25 @@ class Comparer:
         scenes: dict[int, Scene] = {}
         for number in {origin.normal for piece in match.pieces for origin in piece.origins}:
             normal = compared.parts[number]
-            image = needed(await recording.image(normal.result), normal.result.result_id)
+            if (image := await recording.image(normal.result)) is None:
+                continue  # tidied away since its tokens were read
             place = normal.evidence.placement
             drawing = partial(drawer.normal_scene, image, place, scene)
             scenes[number] = await self._drawn(drawer, drawing)
-        put_in = partial(drawer.draw, scene, subject.cells, match.pieces, scenes)
+        pieces = [_of_those(piece, scenes) for piece in match.pieces]
+        put_in = partial(drawer.draw, scene, subject.cells, pieces, scenes)
         return await self._drawn(drawer, put_in)
 
     async def _drawn(self, drawer: Drawer, work: Callable[[], T]) -> T:
         return await self.inspector.heatmaps.draw(work, drawer.evidence.placement.source)
+
+
+def _of_those(piece: Piece, scenes: Mapping[int, Scene]) -> Piece:
+    """Return a piece with only the origins that can be shown; raises `NoNormalsKept`."""
+    origins = tuple(origin for origin in piece.origins if origin.normal in scenes)
+    if not origins:
+        raise NoNormalsKept("the normal parts nearest to what was expected are no longer kept")
+    return replace(piece, origins=origins)
 
 
 def _alike(part: Part, normals: Sequence[Part]) -> list[Part]:

@@ -230,6 +230,25 @@ def test_a_normal_part_that_cannot_be_read_is_left_out(client: TestClient, tmp_p
     damaged.write_bytes(damaged.read_bytes()[:200])
     near = {part["result_id"] for part in why(client, bad)["neighbours"]}
     assert near == set(ids[1:])
+    assert why(client, ids[0])["problem"] == "nothing_kept"  # its own image is damaged
+
+
+def test_normal_parts_that_are_tidied_away_meanwhile_are_left_out(
+    client: TestClient, tmp_path: Path
+) -> None:
+    ids = post_parts(client, 4)
+    first, second, third = (
+        post(client, png(planted(GOOD, x, 40, 12)))["result_id"] for x in (80, 60, 40)
+    )
+    assert why(client, first)["problem"] is None
+    images = {path.stem: path for path in (tmp_path / "results/kept").rglob("*.image")}
+    for name in ids[:2]:
+        images[name].unlink()  # the tokens are remembered
+    said = why(client, second)
+    assert {part["result_id"] for part in said["expected"]["parts"]} <= set(ids[2:])
+    for name in ids[2:]:
+        images[name].unlink()
+    assert why(client, third)["problem"] == "no_normals_kept"
 
 
 def test_a_service_without_a_record_says_so(tiny_folder: Path, tmp_path: Path) -> None:

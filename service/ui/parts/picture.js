@@ -42,8 +42,8 @@ export function useZoom() {
   return { view, by, move, fit: () => setView({ zoom: 1, x: 0, y: 0 }) };
 }
 
-/** The picture of a result and the scale of its map; `opacity` 0 to 1 is the map's. */
-export function Picture({ result, opacity = 0.7, zoom, showsRegions = true, tools = null }) {
+/** The picture of a result and the scale of its map; `opacity` 0 to 1 is the map's, `source` another address of the picture. */
+export function Picture({ result, opacity = 0.7, zoom, showsRegions = true, tools = null, source = null }) {
   const canvas = useRef(null);
   const [map, setMap] = useState(null);
   const [isGone, setGone] = useState(false);
@@ -101,7 +101,7 @@ export function Picture({ result, opacity = 0.7, zoom, showsRegions = true, tool
   >
     <div class="picture-layers" style=${{ transform }}>
       <img
-        src=${pictureUrl(result.result_id)}
+        src=${source ?? pictureUrl(result.result_id)}
         alt=${t("picture.alt", { part: result.part_id ?? result.result_id.slice(0, 8) })}
         draggable=${false}
         onError=${() => setGone(true)}

@@ -10,7 +10,7 @@ import { isActive, jobs, readJobs } from "../parts/jobs.js";
 import { JobWatch } from "../parts/jobwatch.js";
 import { useEvery, useLoaded } from "../parts/load.js";
 import { Busy, errorText, Failed } from "../parts/notice.js";
-import { Legend, OpacitySlider, Picture, useZoom, ZoomButtons } from "../parts/picture.js";
+import { OpacitySlider, Picture, useZoom, ZoomButtons } from "../parts/picture.js";
 import { FEWEST_PARTS, FIRM_PARTS } from "../parts/rates.js";
 import { ScoreDrop } from "../parts/scoredrop.js";
 import { Promised } from "../parts/promise.js";
@@ -123,9 +123,8 @@ function FirstVerdict({ part, source }) {
   useEffect(() => () => source && URL.revokeObjectURL(source), [source]);
   return html`<div class="part" role="region" aria-label=${t("start.verdict")}>
       <div>
-        <${Picture} result=${part} opacity=${opacity} zoom=${zoom} source=${source} />
-        <div class="picture-tools"><${ZoomButtons} zoom=${zoom} /><${OpacitySlider} opacity=${opacity} onChange=${setOpacity} /></div>
-        <${Legend} threshold=${part.threshold} />
+        <${Picture} result=${part} opacity=${opacity} zoom=${zoom} source=${source}
+          tools=${html`<div class="picture-tools"><${ZoomButtons} zoom=${zoom} /><${OpacitySlider} opacity=${opacity} onChange=${setOpacity} /></div>`} />
       </div>
       <div>
         <${PartHead} part=${part} />

@@ -40,8 +40,8 @@ def narrowed(connection: Connection, prefix: str) -> ColumnElement[bool]:
 def _between(connection: Connection, matches: ColumnElement[bool]) -> ColumnElement[bool]:
     """Bound the moments of matches, unless there are so many that looking is not worth it."""
     at = results.c.inspected_at
-    some = select(at).where(matches).limit(_COMMON + 1).subquery()
-    if int(connection.execute(select(func.count()).select_from(some)).scalar() or 0) > _COMMON:
+    matching = select(at).where(matches).limit(_COMMON + 1).subquery()
+    if int(connection.execute(select(func.count()).select_from(matching)).scalar() or 0) > _COMMON:
         return true()
     moments = select(func.min(at), func.max(at)).where(matches)
     first, last = connection.execute(moments).one()

@@ -86,8 +86,8 @@ class ReviewQueue:
         """Say what a reviewer should look at; what others have claimed is left out."""
         recent = replace(filter_, feedback=NOTHING_SAID, since=datetime.now(UTC) - _REACHES_BACK)
         doubtful = replace(recent, verdict=("WARN", "NG"))
-        most = _WAITING + len(self._claims)
-        ids = await self._reader.ask(lambda store: store.ids(doubtful, most, "oldest"))
+        count = _WAITING + len(self._claims)
+        ids = await self._reader.ask(lambda store: store.ids(doubtful, count, "oldest"))
         waiting = self._free(ids, reviewer)[:_WAITING]
         shown = self._shown_last(waiting, reviewer)[:limit]
         sample = await self._sample(reviewer, recent, limit - len(shown))

@@ -85,12 +85,9 @@ def test_a_thumbnail_s_overlay_lies_where_the_large_one_does(client: TestClient)
     plain = opened(client.get(f"{path}/thumbnail?side=300").content)
     expected = cv2.resize(large, (300, 200), interpolation=cv2.INTER_AREA).astype(np.int16)
     assert np.abs(small - expected).mean() < 6
-    changed = np.abs(small - plain).max(axis=2)
-    outside = changed.copy()
-    for region in answer["regions"]:
-        x, y, width, height = (round(value / 3) for value in region["bbox"])
-        outside[max(0, y - 25) : y + height + 25, max(0, x - 25) : x + width + 25] = 0
-    assert changed.max() > 80 > outside.max()
+    tint, expected_tint = (small - plain).ravel(), (expected - plain).ravel()
+    assert np.abs(expected_tint).max() > 80
+    assert np.corrcoef(tint, expected_tint)[0, 1] > 0.95
 
 
 def test_a_small_image_is_not_made_larger_and_a_narrow_one_keeps_a_row(client: TestClient) -> None:

@@ -21,7 +21,7 @@ _START_S = 60.0
 
 def start(folder: Path, command: Sequence[str], log: Path) -> None:
     """Run a command apart from this process; raises `OSError` or `subprocess.SubprocessError`."""
-    for name in ("exit", "process"):
+    for name in ("exit", "process", "progress.json"):
         (folder / name).unlink(missing_ok=True)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:

@@ -166,7 +166,9 @@ class Trainings:
             self._check_room(training.order.model)
             await self._note("train_resume", training)
             training.stop_asked_at, training.resumed, training.is_ending = None, True, False
-            training.job = replace(training.job, state="waiting", ended_at=None, error=None)
+            training.job = replace(
+                training.job, state="waiting", ended_at=None, error=None, progress=JobProgress()
+            )
             await self._keep(training)
         return training.job
 

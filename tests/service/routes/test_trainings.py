@@ -307,3 +307,37 @@ def test_unknown_jobs_are_unknown(tmp_path: Path) -> None:
         for action in ("stop", "resume"):
             answer = client.post(f"/v1/jobs/none:{action}")
             assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")
+
+
+@pytest.mark.slow
+def test_a_real_training_outlives_a_restart_and_goes_on_after_a_kill(tmp_path: Path) -> None:
+    lasting = TINY | {"optimiser.steps": 3000, "run.checkpoint_every": 20, "run.log_every": 20}
+    order = {"model": "bracket", "dataset": "part", "recipe": "pixels", "settings": lasting}
+    with service(tmp_path) as client:
+        client.post("/v1/datasets/part", files=images(30))
+        job_id = client.post("/v1/trainings", json=order).json()["id"]
+        checkpoint = tmp_path / "results/jobs" / job_id / "model.run/checkpoint.safetensors"
+        end = time.monotonic() + 120
+        while not checkpoint.exists():
+            assert time.monotonic() < end, client.get(f"/v1/jobs/{job_id}").json()
+            time.sleep(0.05)
+    with service(tmp_path) as client:
+        job = client.get(f"/v1/jobs/{job_id}").json()
+        assert job["state"] == "running", job
+        while (job := client.get(f"/v1/jobs/{job_id}").json())["progress"]["loss"] is None:
+            assert job["state"] == "running", job
+            time.sleep(0.05)
+        assert job["progress"]["stage"] == "training"
+        assert job["progress"]["left_s"] > 0
+        assert job["progress"]["images_per_s"] > 0
+        process.send(tmp_path / "results/jobs" / job_id, trainings.signal.SIGKILL)
+        failed = ended(client, job_id)
+        assert (failed["state"], failed["error"]["code"]) == ("failed", "training_killed")
+        step = failed["progress"]["done"]
+        client.post(f"/v1/jobs/{job_id}:resume")
+        while (job := client.get(f"/v1/jobs/{job_id}").json())["progress"]["stage"] != "training":
+            assert job["state"] in ("waiting", "running"), job
+            time.sleep(0.02)
+        assert job["progress"]["done"] >= step - 20 > 0
+        client.post(f"/v1/jobs/{job_id}:stop")
+        assert ended(client, job_id)["state"] == "stopped"

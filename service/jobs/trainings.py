@@ -166,11 +166,11 @@ class Trainings:
             self._check_room(training.order.model)
             await self._note("train_resume", training)
             training.stop_asked_at, training.resumed, training.is_ending = None, True, False
-            training.job = replace(
+            training.job = job = replace(
                 training.job, state="waiting", ended_at=None, error=None, progress=JobProgress()
             )
             await self._keep(training)
-        return training.job
+        return job  # as it was queued: it may run by now
 
     async def log(self, job_id: str) -> str:
         """Return the last lines of a training's log."""

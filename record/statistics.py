@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, RowMapping, Select, case, distinct, func, select
 
+from record.filters import last_said
 from record.result import FIELDS, Result
 from record.store import Filter, Store
-from record.tables import feedback, results
+from record.tables import results
 
 RANK_BINS = 10
 _DEFECTS = ("confirmed_defect", "missed_defect")
@@ -110,7 +111,7 @@ class Statistics:
     def __init__(self, ask: _Ask, filter_: Filter) -> None:
         self._ask = ask
         self._filter = filter_
-        self._last = _last_said()
+        self._last = last_said()
         self._discussed = results.join(self._last, self._last.c.result_id == results.c.result_id)
 
     def during(self, since: datetime, until: datetime) -> "Statistics":
@@ -258,10 +259,3 @@ def _ranks(row: RowMapping) -> Ranks:
     edges = [0, *(int(row[f"b{number}"]) for number in range(1, RANK_BINS)), int(row["parts"])]
     bins = tuple(high - low for low, high in pairwise(edges))
     return Ranks(Stream(row["model"], row["camera"]), int(row["parts"]), bins)
-
-
-def _last_said() -> Any:
-    """What was said last of each result: result_id, kind, defect."""
-    last = select(func.max(feedback.c.id)).group_by(feedback.c.result_id)
-    columns = feedback.c.result_id, feedback.c.kind, feedback.c.defect
-    return select(*columns).where(feedback.c.id.in_(last)).subquery()

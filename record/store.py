@@ -44,6 +44,7 @@ _NEWEST = ordering("newest")
 _FEEDBACK_FIELDS = [field.name for field in fields(Feedback) if field.name != "id"]
 NO_THRESHOLDS: Mapping[str, float] = MappingProxyType({})
 _SAID_AT_ONCE = 500  # results by id in one question
+_NAMED_LATELY = 1000  # newest feedback in which names of defects are looked for
 _INSERTS: Mapping[str, Callable[..., Any]] = {
     "postgresql": postgresql.insert,
     "sqlite": sqlite.insert,
@@ -142,6 +143,14 @@ class Store:
         rows = self._results(select(results).where(results.c.result_id.in_(result_ids)))
         by_id = {result.result_id: result for result in rows}
         return [by_id[result_id] for result_id in result_ids if result_id in by_id]
+
+    def defect_names(self, limit: int) -> list[str]:
+        """Return the names that people gave defects lately, the most frequent first."""
+        latest = select(feedback.c.defect).order_by(feedback.c.id.desc()).limit(_NAMED_LATELY)
+        lately = latest.subquery()
+        named = select(lately.c.defect).where(lately.c.defect.is_not(None))
+        counted = named.group_by(lately.c.defect).order_by(func.count().desc(), lately.c.defect)
+        return [row["defect"] for row in self._rows(counted.limit(limit))]
 
     def last_kinds(self, result_ids: Sequence[str]) -> dict[str, str]:
         """Return what was said last of results, by id; those that nobody spoke of are left out."""

@@ -25,6 +25,7 @@ _CLAIMS_OF_REVIEWER = 100
 _WAITING = 1000  # counted at the most
 _SAMPLED_FROM = 1000  # newest kept good parts of which nothing was said
 _REACHES_BACK = timedelta(days=30)
+_KINDS = 9  # as many as there are digits to answer with
 _PASSED_OVER = 1000  # parts that reviewers released, and are not shown to them at once again
 
 
@@ -55,12 +56,14 @@ class Claim:
 class Queue:
     """What to look at next: what waits, the oldest first, then `sampled` good parts at random.
 
-    `waiting` counts what nobody looks at, a thousand at the most.
+    `waiting` counts what nobody looks at, a thousand at the most. `kinds` are the names that people
+    gave defects lately, the most frequent first.
     """
 
     results: list[Result]
     waiting: int
     sampled: int
+    kinds: list[str]
 
 
 class ReviewQueue:
@@ -92,11 +95,11 @@ class ReviewQueue:
         shown = self._shown_last(waiting, reviewer)[:limit]
         sample = await self._sample(reviewer, recent, limit - len(shown))
 
-        def read(store: Store) -> list[Result]:
-            return store.by_ids([*shown, *sample])
+        def read(store: Store) -> tuple[list[Result], list[str]]:
+            return store.by_ids([*shown, *sample]), store.defect_names(_KINDS)
 
-        results = await self._reader.ask(read)
-        return Queue(results, len(waiting), len(sample))
+        results, kinds = await self._reader.ask(read)
+        return Queue(results, len(waiting), len(sample), kinds)
 
     async def _sample(self, reviewer: Reviewer, filter_: Filter, count: int) -> list[str]:
         """Draw good parts that are kept: every one as likely, for one reviewer in one order.

@@ -44,7 +44,7 @@ async def read_queue(
     def written() -> str:
         outs = [ResultOut.of(result) for result in queue.results]
         return QueueOut(
-            results=outs, waiting=queue.waiting, sampled=queue.sampled
+            results=outs, waiting=queue.waiting, sampled=queue.sampled, kinds=queue.kinds
         ).model_dump_json()
 
     return Response(await asyncio.to_thread(written), media_type="application/json")

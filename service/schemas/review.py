@@ -33,6 +33,9 @@ class QueueOut(BaseModel):
     sampled: Annotated[
         int, Field(description="How many good parts stand at the end, drawn of the newest kept.")
     ]
+    kinds: Annotated[
+        list[str], Field(description="Names given to defects lately, the most frequent first.")
+    ]
 
 
 class ClaimOut(BaseModel):

@@ -164,3 +164,14 @@ def test_good_parts_are_drawn_without_favour_and_stay_until_they_are_judged(desk
     assert set(drawn) == eligible
     # 300 draws of 5 among 38: 39.5 each on average, 5.9 the deviation.
     assert 15 < min(drawn.values()) <= max(drawn.values()) < 65
+
+
+def test_the_names_that_people_gave_come_with_the_queue(desk: Desk) -> None:
+    desk.add(0, 4, verdict="NG")
+    for number, defect in enumerate(["pore", "scratch", "scratch", None]):
+        entry = Feedback(
+            result_id=name(number), created_at=NOW, kind="confirmed_defect", defect=defect
+        )
+        assert desk.store.add_feedback(entry)
+    desk.next(ANNA)
+    assert desk.last.kinds == ["scratch", "pore"]

@@ -7,7 +7,7 @@ import { t } from "../core/text.js";
 import { calibrate, isActive, JobProgress, useJob } from "../parts/calibrating.js";
 import { calibrationOf, ModelAndCamera, modelOf } from "../parts/choice.js";
 import { HowFields, NormalsFields, readForm, startForm } from "../parts/calibrationform.js";
-import { Busy, Empty, Failed } from "../parts/notice.js";
+import { Busy, Empty, Failed, sayError } from "../parts/notice.js";
 import { PolygonEditor, roiOf, usePolygons } from "../parts/polygon.js";
 import { pictureUrl } from "../parts/picture.js";
 import { BeforeAfter, Review, Statement } from "../parts/statement.js";
@@ -104,11 +104,6 @@ function Region({ model, camera, editor }) {
 
 function Watched({ id }) {
   const { job, error } = useJob(id);
-  const isDone = job?.state === "done";
-  // An event says so as well, if there are events just now.
-  useEffect(() => {
-    if (isDone) readModels().catch(() => {});
-  }, [isDone]);
   return html`<${JobProgress} job=${job} error=${error} />
     ${job?.result && html`<${Result} result=${job.result} model=${job.model} camera=${route.value.query.camera ?? ""} />`}`;
 }
@@ -116,7 +111,12 @@ function Watched({ id }) {
 /** What came of it; `before` stays what served when this was first looked at. */
 function Result({ result, model, camera }) {
   const served = models.value.models.find(({ name }) => name === model);
-  const versions = models.value.versions?.find(({ name }) => name === model) ?? result.versions;
+  // An event says that a version waits, too; but not where there are none just now.
+  const [isRead, setRead] = useState(false);
+  useEffect(() => {
+    readModels().then(() => setRead(true), sayError);
+  }, []);
+  const versions = (isRead && models.value.versions.find(({ name }) => name === model)) || result.versions;
   const [before] = useState(() => (served?.version === result.version ? null : calibrationOf(served, camera)));
   const [action, setAction] = useState(null);
   const isServing = versions.active === result.version;

@@ -18,6 +18,9 @@ const HIDDEN = ["version", "digest"]; // they have a column, or say nothing to a
 export function Models() {
   const [switching, setSwitching] = useState(null);
   const known = models.value?.known ?? [];
+  useEffect(() => {
+    readModels().catch(sayError);
+  }, []);
   return html`<header class="view-head"><h1>${t("nav.models")}</h1><p class="muted">${t("models.text")}</p></header>
     ${!models.value && html`<${Busy} />`}
     ${models.value && !known.length && html`<${Empty}>${t("models.empty")} <a href=${href("train")}>${t("nav.train")}</a></${Empty}>`}
@@ -29,7 +32,7 @@ export function Models() {
 function ModelPanel({ name, onSwitch }) {
   const model = models.value.models.find((row) => row.name === name);
   const broken = models.value.broken.find((row) => row.name === name);
-  const versions = models.value.versions?.find((row) => row.name === name) ?? { active: model?.version ?? null, staged: null, previous: null };
+  const versions = models.value.versions.find((row) => row.name === name);
   return html`<section class="panel model" aria-labelledby=${`model-${name}`}>
     <h2 id=${`model-${name}`}><bdi>${name}</bdi>${model?.is_default && html` <small>${t("models.default")}</small>`}</h2>
     ${broken && html`<p class="failed"><strong>${t("models.broken")}</strong> <code>${broken.code}</code><br /><bdi>${broken.detail}</bdi></p>`}

@@ -14,6 +14,7 @@ export function SwitchDialog({ action, model, version, serving, onClose, onDone 
   const [state, setState] = useState({ isBusy: false, error: null });
   const refusal = REFUSED.includes(state.error?.code) ? state.error : null;
   const isReasonNeeded = action === "rollback" || refusal !== null;
+  const isForbidden = refusal !== null && !may("admin");
   const why = reason.trim();
   const isReady = why.length >= LEAST_REASON || (!isReasonNeeded && why.length === 0);
   const act = async (event) => {
@@ -40,12 +41,12 @@ export function SwitchDialog({ action, model, version, serving, onClose, onDone 
         ${serving && html`<div><dt>${t("models.active")}</dt><dd><bdi>${serving}</bdi></dd></div>`}
       </dl>
       ${state.error && html`<p class="failed" role="alert">${errorText(state.error)}</p>`}
-      ${refusal && html`<p>${t(may("admin") ? "switch.may_force" : "switch.may_not_force")}</p>`}
-      <label class="field"><span>${t(isReasonNeeded ? "switch.reason" : "switch.reason_optional")}</span>
-        <input maxlength="1000" required=${isReasonNeeded} minlength=${LEAST_REASON} value=${reason} onInput=${(event) => setReason(event.target.value)} /></label>
+      ${refusal && html`<p>${t(isForbidden ? "switch.may_not_force" : "switch.may_force")}</p>`}
+      ${!isForbidden && html`<label class="field"><span>${t(isReasonNeeded ? "switch.reason" : "switch.reason_optional")}</span>
+        <input maxlength="1000" required=${isReasonNeeded} minlength=${LEAST_REASON} value=${reason} onInput=${(event) => setReason(event.target.value)} /></label>`}
       <div class="buttons dialog-buttons">
         <button type="button" onClick=${onClose}>${t("action.cancel")}</button>
-        ${(!refusal || may("admin")) && html`<button type="submit" class=${refusal || action !== "activate" ? "danger" : "primary"} disabled=${state.isBusy || !isReady}>${t(refusal ? "switch.force" : `switch.do_${action}`)}</button>`}
+        ${!isForbidden && html`<button type="submit" class=${refusal || action !== "activate" ? "danger" : "primary"} disabled=${state.isBusy || !isReady}>${t(refusal ? "switch.force" : `switch.do_${action}`)}</button>`}
       </div>
     </form>
   </${Dialog}>`;

@@ -125,12 +125,23 @@ def last_said(result_ids: Sequence[str] | None = None) -> Subquery:
 
     What was withdrawn is as if nobody had spoken.
     """
-    last = select(func.max(feedback.c.id)).group_by(feedback.c.result_id)
-    if result_ids is not None:
-        last = last.where(feedback.c.result_id.in_(result_ids))
     latest = select(feedback.c.result_id, feedback.c.kind, feedback.c.defect)
-    latest = latest.where(feedback.c.id.in_(last), feedback.c.kind != WITHDRAWN)
+    latest = latest.where(feedback.c.kind != WITHDRAWN, _is_last())
+    if result_ids is not None:
+        latest = latest.where(feedback.c.result_id.in_(result_ids))
     return latest.subquery()
+
+
+def _is_last() -> ColumnElement[bool]:
+    """Whether nobody spoke later of the same result.
+
+    A list of the last numbers instead tempts SQLite to go through it for every result.
+    """
+    later = feedback.alias()
+    said_later = select(later.c.id).where(
+        later.c.result_id == feedback.c.result_id, later.c.id > feedback.c.id
+    )
+    return ~exists(said_later.correlate(feedback))
 
 
 def passed(thresholds: Mapping[str, float]) -> ColumnElement[bool]:
@@ -146,14 +157,10 @@ def passed(thresholds: Mapping[str, float]) -> ColumnElement[bool]:
 
 def _nothing_said() -> ColumnElement[bool]:
     """Whether nothing is said of a result: looked up row by row, in an index alone."""
-    later = feedback.alias()
-    said_later = select(later.c.id).where(
-        later.c.result_id == feedback.c.result_id, later.c.id > feedback.c.id
-    )
     spoken = select(feedback.c.id).where(
         feedback.c.result_id == results.c.result_id,
         feedback.c.kind != WITHDRAWN,
-        ~exists(said_later.correlate(feedback)),
+        _is_last(),
     )
     return ~exists(spoken.correlate(results))
 

@@ -43,7 +43,7 @@ _BUSY_S = 10.0
 _NEWEST = ordering("newest")
 _FEEDBACK_FIELDS = [field.name for field in fields(Feedback) if field.name != "id"]
 NO_THRESHOLDS: Mapping[str, float] = MappingProxyType({})
-_SAID_AT_ONCE = 500  # results by id in one question
+_IDS_AT_ONCE = 500  # in one question
 _NAMED_LATELY = 1000  # newest feedback in which names of defects are looked for
 _INSERTS: Mapping[str, Callable[..., Any]] = {
     "postgresql": postgresql.insert,
@@ -140,8 +140,11 @@ class Store:
 
     def by_ids(self, result_ids: Sequence[str]) -> list[Result]:
         """Return results by their ids, in their order; those that are gone are left out."""
-        rows = self._results(select(results).where(results.c.result_id.in_(result_ids)))
-        by_id = {result.result_id: result for result in rows}
+        by_id: dict[str, Result] = {}
+        for start in range(0, len(result_ids), _IDS_AT_ONCE):
+            chunk = results.c.result_id.in_(result_ids[start : start + _IDS_AT_ONCE])
+            rows = self._results(select(results).where(chunk))
+            by_id |= {result.result_id: result for result in rows}
         return [by_id[result_id] for result_id in result_ids if result_id in by_id]
 
     def defect_names(self, limit: int) -> list[str]:
@@ -155,8 +158,8 @@ class Store:
     def last_kinds(self, result_ids: Sequence[str]) -> dict[str, str]:
         """Return what was said last of results, by id; those that nobody spoke of are left out."""
         kinds: dict[str, str] = {}
-        for start in range(0, len(result_ids), _SAID_AT_ONCE):
-            last = last_said(result_ids[start : start + _SAID_AT_ONCE])
+        for start in range(0, len(result_ids), _IDS_AT_ONCE):
+            last = last_said(result_ids[start : start + _IDS_AT_ONCE])
             rows = self._rows(select(last.c.result_id, last.c.kind))
             kinds |= {row["result_id"]: row["kind"] for row in rows}
         return kinds
@@ -192,15 +195,14 @@ class Store:
         Also those of which nothing is kept: whoever judges them again must know that they are
         there.
         """
-        kind = last_said()
-        defect = kind.c.kind.in_(("confirmed_defect", "missed_defect"))
-        joined = results.join(kind, kind.c.result_id == results.c.result_id)
-        statement = select(results, kind.c.kind).select_from(joined)
-        statement = statement.where(defect, results.c.model == model)
-        return [
-            Defect(Result(**{name: row[name] for name in row if name != "kind"}), row["kind"])
-            for row in self._rows(statement.order_by(*_NEWEST))
-        ]
+        last = last_said()
+        defect = last.c.kind.in_(("confirmed_defect", "missed_defect"))
+        # In two questions: in one, SQLite would rather look for feedback on every result.
+        rows = self._rows(select(last.c.result_id, last.c.kind).where(defect))
+        kinds = {row["result_id"]: row["kind"] for row in rows}
+        of_model = [result for result in self.by_ids(list(kinds)) if result.model == model]
+        of_model.sort(key=lambda result: (result.inspected_at, result.id), reverse=True)
+        return [Defect(result, kinds[result.result_id]) for result in of_model]
 
     def kept_latest(self, model: str, limit: int, camera: str | None = None) -> list[Result]:
         """Return the newest kept results, of one camera or of all."""

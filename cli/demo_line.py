@@ -16,11 +16,9 @@ _EACH_S = 0.05  # twenty parts a second at most: the page shows them coming
 
 def send_in_background(parts: Path, port: int) -> None:
     """Send test parts of a drawn set once the service is ready; ends with the process."""
-    test = parts / "test"
-    good, bad = (
-        sorted(test.glob("good/*")),
-        sorted(set(test.glob("*/*")) - set(test.glob("good/*"))),
-    )
+    test = sorted((parts / "test").glob("*/*"))
+    good = [image for image in test if image.parent.name == "good"]
+    bad = [image for image in test if image.parent.name != "good"]
     images = [*good, *bad[::_EVERY_BAD]]
     Random(0).shuffle(images)
     threading.Thread(target=_send, args=(images, port), daemon=True).start()
@@ -41,7 +39,9 @@ def _send(images: list[Path], port: int) -> None:
             connection.getresponse().read()
             time.sleep(_EACH_S)
     except (OSError, http.client.HTTPException):
-        return  # the service is stopping, or somebody else's is there: there is nobody to tell
+        pass  # the service is stopping, or somebody else's is there: there is nobody to tell
+    finally:
+        connection.close()
 
 
 def _wait_until_ready(connection: http.client.HTTPConnection) -> None:

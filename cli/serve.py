@@ -39,7 +39,7 @@ def demo(
     set_: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Do the whole job on drawn parts: generate, train, calibrate, evaluate, serve."""
+    """Do the whole job on drawn parts: generate, train, calibrate, evaluate, and serve a page."""
     from service.run import free_port
     from training.config import load_recipe
     from training.demo import run_demo
@@ -59,16 +59,18 @@ def demo(
     command = f"    maskline serve --models {demo_run.models} --port {port} --no-auth\n"
     typer.echo(("" if serve else command) + f"    {curl_line(demo_run.example, port)}", err=True)
     if serve:
+        from cli.demo_line import send_in_background
         from service.run import serve as run
 
-        record_dir = demo_run.models.parent / "results"
+        send_in_background(demo_run.parts, port)
         run(
             announce=lambda address: typer.echo(f"open {address}", err=True),
             models_dir=demo_run.models,
             host="127.0.0.1",
             port=port,
             auth="off",
-            record_dir=record_dir,
+            record_dir=demo_run.models.parent / "results",
+            keep="all",
         )
 
 

@@ -21,6 +21,7 @@ class Demo:
     """What the demo made."""
 
     bundle: Bundle
+    parts: Path
     models: Path
     report: Path
     figures: dict[str, Any]
@@ -51,4 +52,4 @@ def run_demo(
         models / MODEL, dataset, report=folder / "report", progress=progress
     )
     example = next(sample for sample in dataset.select("test") if sample.label == "scratch")
-    return Demo(bundle, models, report or folder, figures, example.path)
+    return Demo(bundle, data, models, report or folder, figures, example.path)

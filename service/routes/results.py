@@ -19,7 +19,7 @@ from service.feedback import FeedbackIn, FeedbackKind, FeedbackOut
 from service.http.api_keys import Role
 from service.http.auth import SECURED, check, needs
 from service.http.problems import problems
-from service.http.reviewing import reviewer_of
+from service.http.reviewing import REVIEWER_PARAMETER, reviewer_of
 from service.inspector import Inspector
 from service.results.recording import Recording
 from service.schemas.results import ResultDetailOut, ResultOut, ResultsOut
@@ -169,7 +169,7 @@ async def read_result(result_id: str, record: Record) -> ResultDetailOut:
     "/v1/results/{result_id}/feedback",
     dependencies=_MAY_REVIEW,
     responses=_RESPONSES | problems(409, 429),
-    openapi_extra=SECURED,
+    openapi_extra=SECURED | {"parameters": [REVIEWER_PARAMETER]},
     status_code=201,
 )
 async def say(

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.conftest import normal_pixels, planted, png
 from tests.service.test_run import RealServer
 
+expect.set_options(timeout=20_000)  # two cores, and a service beside the browser
 SIZES = {"phone": (360, 800), "tablet": (1024, 768), "wall": (1920, 1080)}
-CAMERAS = ("left", "right", '<b>"T\'op" & 🔩</b>' + "x" * 80)
+CAMERAS = ("left", "right", "Größe/3 @+" + "x" * 118)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -88,7 +89,7 @@ class Line:
             pixels = normal_pixels(5000 + index)
             if index >= first + count - defects:
                 pixels = planted(pixels, 40 + index % 40, 40, 12)
-            query = {"camera": camera, "part_id": f"P-{index:04d}", "lot": "lot <7>"}
+            query = {"camera": camera, "part_id": f"P-{index:04d}", "lot": "lot 7"}
             answer = httpx2.post(f"{self.url}/score", params=query, content=png(pixels))
             answer.raise_for_status()
             self.answers.append(answer.json())

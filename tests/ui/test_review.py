@@ -28,7 +28,7 @@ def test_a_queue_of_twenty_by_keyboard_alone(
     rejected = {part for part, verdict in verdicts(running).items() if verdict == "NG"}
     assert len(rejected) == 20
     page = visitor.open(f"{running.url}/ui/#/review")
-    expect(page.get_by_role("status").first).to_contain_text("20 parts wait")
+    expect(page.get_by_text("20 parts wait")).to_be_visible()
     page.get_by_label("New kind of defect").fill("scratch")
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="Review").click()

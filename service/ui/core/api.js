@@ -35,7 +35,8 @@ export function path(parts, query = {}) {
 
 /** Ask the service; returns JSON (null for an empty answer), raises `ApiError`. */
 export async function ask(method, url, { json, body, headers = {}, signal: abort } = {}) {
-  const request = { method, headers: { "X-Maskline-Reviewer": REVIEWER, ...headers }, signal: abort };
+  const isJudged = url.startsWith("/v1/results/") || url.startsWith("/v1/review");
+  const request = { method, headers: { ...(isJudged && { "X-Maskline-Reviewer": REVIEWER }), ...headers }, signal: abort };
   if (json !== undefined) {
     request.body = JSON.stringify(json);
     request.headers["Content-Type"] = "application/json";
@@ -57,6 +58,9 @@ export async function ask(method, url, { json, body, headers = {}, signal: abort
 
 export const get = (url, options) => ask("GET", url, options);
 export const post = (url, json, options = {}) => ask("POST", url, { json: json ?? {}, ...options });
+
+/** What a text is as a name of a part, a camera or a defect: the service takes no other signs. */
+export const asLabel = (text) => text.trim().replace(/[^\p{L}\p{N}_.:/@+ -]/gu, "_").slice(0, 128);
 
 /** A path segment that is somebody's text. */
 export const segment = (text) => encodeURIComponent(text);

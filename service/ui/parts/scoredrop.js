@@ -1,6 +1,6 @@
 // A picture from this computer, inspected as any other part.
 import { html, useState } from "../vendor.js";
-import { ask, may, path } from "../core/api.js";
+import { ask, asLabel, may, path } from "../core/api.js";
 import { go } from "../core/route.js";
 import { t } from "../core/text.js";
 import { errorText } from "./notice.js";
@@ -14,7 +14,7 @@ export function ScoreDrop({ onScored = (answer) => go("parts", answer.result_id)
     try {
       let answer = null;
       for (const file of files) {
-        const url = path("/v1/score", { part_id: file.name.slice(0, 128), heatmap: "none" });
+        const url = path("/v1/score", { part_id: asLabel(file.name), heatmap: "none" });
         const headers = { "Content-Type": file.type || "application/octet-stream" };
         answer = await ask("POST", url, { body: file, headers });
       }

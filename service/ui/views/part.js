@@ -1,6 +1,6 @@
 // One part in full: picture, map, regions, evidence, what people said, and its neighbours in time.
 import { html, useEffect, useState } from "../vendor.js";
-import { get, may, path, segment } from "../core/api.js";
+import { asLabel, get, may, path, segment } from "../core/api.js";
 import { on } from "../core/events.js";
 import { useKeys } from "../core/keys.js";
 import { go, href, route } from "../core/route.js";
@@ -95,7 +95,7 @@ function Shown({ part, again }) {
 function Judging({ part, said }) {
   const [defect, setDefect] = useState("");
   const [comment, setComment] = useState("");
-  const more = { defect: defect.trim() || null, comment: comment.trim() || null };
+  const more = { defect: asLabel(defect) || null, comment: comment.trim() || null };
   return html`<form class="judging" onSubmit=${(event) => event.preventDefault()}>
     <div class="buttons">
       <button type="button" onClick=${() => said(() => judge(part, false, { comment: more.comment }))}>${t("action.good")}</button>

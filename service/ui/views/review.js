@@ -1,6 +1,6 @@
 // Review: rejected and doubtful parts that nobody has looked at, then a sample of those that passed.
 import { html, useEffect, useRef, useState } from "../vendor.js";
-import { get, path, post, segment } from "../core/api.js";
+import { asLabel, get, path, post, segment } from "../core/api.js";
 import { on } from "../core/events.js";
 import { bindings, keyName, useKeys } from "../core/keys.js";
 import { cameras } from "../core/live.js";
@@ -188,7 +188,7 @@ function Answers({ kinds, addKind, speak, skip, undo, comment, setComment }) {
   const [name, setName] = useState("");
   const add = (event) => {
     event.preventDefault();
-    if (name.trim()) addKind(name.trim());
+    if (name.trim()) addKind(asLabel(name));
     setName("");
   };
   return html`<section class="panel answers" aria-label=${t("review.answers")}>

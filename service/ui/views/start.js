@@ -68,9 +68,11 @@ export function Start() {
 function Step({ number: place, name, isNow, isDone, children }) {
   const state = isNow ? "now" : isDone ? "done" : "later";
   const heading = useRef(null);
+  const wasNow = useRef(isNow);
   useEffect(() => {
     // The button that led here is gone: whoever used the keyboard goes on at this step.
-    if (isNow && place > 1 && document.activeElement === document.body) heading.current.focus();
+    if (isNow && !wasNow.current && document.activeElement === document.body) heading.current.focus();
+    wasNow.current = isNow;
   }, [isNow]);
   return html`<li class="panel step step-${state}" aria-current=${isNow ? "step" : null}>
     <h2 ref=${heading} tabindex="-1"><span class="step-number" aria-hidden="true">${isDone && !isNow ? "✓" : place}</span> ${t(`start.${name}`)} <small class="step-state">${t(`step.${state}`)}</small></h2>

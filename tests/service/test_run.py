@@ -64,9 +64,16 @@ def test_the_page_has_an_address_that_a_browser_here_finds(
 class RealServer:
     """`maskline serve` as a process of its own."""
 
-    def __init__(self, models: Path, authority: Path | None = None, **variables: str) -> None:
+    def __init__(
+        self,
+        models: Path,
+        authority: Path | None = None,
+        *,
+        url: str | None = None,
+        **variables: str,
+    ) -> None:
         self.verify = ssl.create_default_context(cafile=authority)
-        self.url = f"{'https' if authority else 'http'}://127.0.0.1:{unused_port()}"
+        self.url = url or f"{'https' if authority else 'http'}://127.0.0.1:{unused_port()}"
         command = [sys.executable, "-m", "maskline", "serve", "--models", str(models), "--no-auth"]
         port = self.url.rpartition(":")[2]
         self.process = subprocess.Popen(

@@ -38,8 +38,10 @@ FILES: dict[tuple[str, str], Arguments] = {
     ("evaluate", "json_file"): lambda at, out: ["evaluate", at / "m", at / "set", "--json", out],
     ("score", "out"): lambda at, out: ["score", at / "m", at / "set", "--out", out],
     ("compare", "out"): lambda at, out: ["compare", at / "m", "--out", out],
+    ("report", "out"): lambda at, out: ["report", "--out", out, "--folder", at / "set"],
 }
-READS = {("backup", "folder"), ("audit", "folder")}  # parameters that are read, whatever their name
+# Parameters that are read, whatever their name.
+READS = {("backup", "folder"), ("audit", "folder"), ("report", "folder")}
 
 HOSTILE: dict[str, Callable[[Path], Path]] = {
     "a foreign folder": lambda at: at / "mine",

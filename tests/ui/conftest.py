@@ -2,18 +2,23 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx2
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from tests.conftest import normal_pixels, planted, png
+from anomaly.bundle import Bundle, save_bundle
+from anomaly.calibration import CalibrationSettings
+from tests.conftest import normal_pixels, planted, png, samples
 from tests.service.test_run import RealServer
+from training.calibrate import calibrate_model
+from training.progress import QUIET
 
 expect.set_options(timeout=20_000)  # two cores, and a service beside the browser
 SIZES = {"phone": (360, 800), "tablet": (1024, 768), "wall": (1920, 1080)}
+FIRST_NORMAL, NORMALS = 24, 40  # those that `tiny_data` calibrates on: none is a false alarm
 CAMERAS = ("left", "right", "Größe/3 @+" + "x" * 118)
 
 
@@ -43,6 +48,16 @@ class Visitor:
     complaints: list[str] = field(default_factory=list)
     contexts: list[BrowserContext] = field(default_factory=list)
 
+    def hears_nothing_more(self) -> None:
+        """Close the pages, and forget what browsers write down of a service that was away."""
+        self.close()
+        assert all("ERR_" in complaint or "503" in complaint for complaint in self.complaints)
+        self.complaints.clear()
+
+    def close(self) -> None:
+        while self.contexts:
+            self.contexts.pop().close()
+
     def open(
         self, url: str, *, size: str = "tablet", language: str = "en", scheme: str = "light"
     ) -> Page:
@@ -67,8 +82,7 @@ def visitor(browser: Browser) -> Iterator[Visitor]:
     """Open pages; at the end of the test the browser must not have had a word to say."""
     visiting = Visitor(browser)
     yield visiting
-    for context in visiting.contexts:
-        context.close()
+    visiting.close()
     assert visiting.complaints == []
 
 
@@ -77,6 +91,7 @@ class Line:
     """A service that keeps everything, and what was sent to it."""
 
     server: RealServer
+    folder: Path
     answers: list[dict[str, object]] = field(default_factory=list)
 
     @property
@@ -86,7 +101,7 @@ class Line:
     def send(self, count: int, *, camera: str = "left", defects: int = 0, first: int = 0) -> None:
         """Send parts of which the last `defects` have a defect."""
         for index in range(first, first + count):
-            pixels = normal_pixels(5000 + index)
+            pixels = normal_pixels(FIRST_NORMAL + index % NORMALS)
             if index >= first + count - defects:
                 pixels = planted(pixels, 40 + index % 40, 40, 12)
             query = {"camera": camera, "part_id": f"P-{index:04d}", "lot": "lot 7"}
@@ -109,27 +124,40 @@ def line_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LineStart]:
     """Start services with a record of their own."""
     servers: list[RealServer] = []
 
-    def start(models: Path, **variables: str) -> Line:
-        place = tmp_path_factory.mktemp("line")
+    def start(models: Path, like: Line | None = None, **variables: str) -> Line:
+        place = tmp_path_factory.mktemp("line") if like is None else like.folder
         usual = {
             "MASKLINE_RECORD": "on",
             "MASKLINE_RECORD_DIR": str(place),
             "MASKLINE_KEEP": "all",
+            "MASKLINE_LOG_LEVEL": "warning",  # nobody reads the pipe
             "OMP_NUM_THREADS": "1",
         }
-        server = RealServer(models, **(usual | variables))
+        url = None if like is None else like.url
+        server = RealServer(models, url=url, **(usual | variables))
         servers.append(server)
-        return Line(server)
+        return Line(server, place)
 
     yield start
     for server in servers:
         server.end()
 
 
+@pytest.fixture(scope="session")
+def models(tiny_bundle: Bundle, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose threshold is the largest score of its calibration."""
+    normals = samples(tiny_data / "validation/good")
+    settings = CalibrationSettings(1 / (NORMALS + 1))
+    calibration = calibrate_model(tiny_bundle.model, normals, settings, progress=QUIET)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_bundle(replace(tiny_bundle, calibration=calibration), folder, "v1")
+    return folder
+
+
 @pytest.fixture(scope="module")
-def line(line_start: LineStart, tiny_folder: Path) -> Line:
+def line(line_start: LineStart, models: Path) -> Line:
     """A line of three cameras that has made some parts."""
-    running = line_start(tiny_folder)
+    running = line_start(models)
     for number, camera in enumerate(CAMERAS):
         running.send(8, camera=camera, defects=3, first=100 * number)
     return running

@@ -30,14 +30,16 @@ def test_a_view_is_readable(
 ) -> None:
     page = visitor.open(f"{line.url}/ui/", size=size, language=language, scheme=scheme)
     result = line.answers[-1]["result_id"]
+    faults: list[object] = []
     for view in [*VIEWS, f"parts/{result}"]:
         page.goto(f"{line.url}/ui/#/{view}")
         expect(page.locator("main h1")).to_be_visible()
         page.wait_for_load_state("networkidle")
         violations = Axe().run(page).response["violations"]
-        assert [(v["id"], v["nodes"][0]["html"][:200]) for v in violations] == [], view
-        width = page.evaluate("document.documentElement.scrollWidth")
-        assert width <= page.viewport_size["width"], (view, width)  # type: ignore[index]
+        faults += [(view, fault["id"], fault["nodes"][0]["html"][:200]) for fault in violations]
+        if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+            faults.append((view, "wider than the screen"))
+    assert faults == []
 
 
 def test_the_page_is_held_to_its_own_scripts(visitor: Visitor, line: Line) -> None:
@@ -59,7 +61,7 @@ def test_the_page_is_held_to_its_own_scripts(visitor: Visitor, line: Line) -> No
 
 
 def test_what_people_write_is_text_whatever_it_holds(visitor: Visitor, line: Line) -> None:
-    hostile = '<img src=x onerror="window.hurt = 1"> \'quoted\' & 🔩 ' + "x" * 500
+    hostile = "<img src=x onerror=\"window.hurt = 1\"> 'quoted' & 🔩 " + "x" * 500
     result = line.answers[-1]["result_id"]
     answer = httpx2.post(
         f"{line.url}/v1/results/{result}/feedback",

@@ -1,6 +1,6 @@
 // Review: rejected and doubtful parts that nobody has looked at, then a sample of those that passed.
 import { html, useEffect, useRef, useState } from "../vendor.js";
-import { asLabel, get, path, post, segment } from "../core/api.js";
+import { asLabel, get, path, post, REVIEWER, segment, session } from "../core/api.js";
 import { on } from "../core/events.js";
 import { bindings, keyName, useKeys } from "../core/keys.js";
 import { cameras } from "../core/live.js";
@@ -82,6 +82,9 @@ function useClaim(part, done, onLost) {
   }, [part?.result_id]);
 }
 
+/** How others see this reviewer; two tabs with one key are told apart by the service alone. */
+const me = () => session.value.name ?? REVIEWER;
+
 export function Review() {
   const camera = route.value.query.camera ?? "";
   const queue = useQueue(camera);
@@ -98,6 +101,8 @@ export function Review() {
     queue.remove(lost.result_id);
   });
   useEffect(() => on("feedback", ({ result_id: id }) => !queue.done.has(id) && queue.remove(id)), []);
+  // What somebody else looks at leaves the queue before it is its turn here.
+  useEffect(() => on("claim", ({ result_id: id, by }) => by && by !== me() && part?.result_id !== id && queue.remove(id)));
   useEffect(() => on("inspection", ({ verdict }) => verdict !== "OK" && queue.parts?.length === 0 && queue.read()));
   useEffect(() => on("gap", queue.read));
   useEffect(() => {

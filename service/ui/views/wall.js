@@ -71,6 +71,6 @@ export function LastPicture({ row }) {
     }
   }, [row.last.result_id]);
   if (!shown) return html`<span class="no-picture">${t("wall.no_picture")}</span>`;
-  return html`<img src=${pictureUrl(shown.id, 640, true)} alt="" />
+  return html`<img src=${pictureUrl(shown.id, 640, true)} alt=${t("picture.alt", { part: row.last.part_id ?? row.last.result_id.slice(0, 8) })} />
     ${!shown.isLast && html`<span class="picture-note">${t("wall.earlier_picture")}</span>`}`;
 }

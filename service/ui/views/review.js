@@ -100,7 +100,7 @@ export function Review() {
     say(t("review.lost"));
     queue.remove(lost.result_id);
   });
-  useEffect(() => on("feedback", ({ result_id: id }) => !queue.done.has(id) && queue.remove(id)), []);
+  useEffect(() => on("feedback", ({ result_id: id, kind }) => kind !== "withdrawn" && !queue.done.has(id) && queue.remove(id)), []);
   // What somebody else looks at leaves the queue before it is its turn here.
   useEffect(() => on("claim", ({ result_id: id, by }) => by && by !== me() && part?.result_id !== id && queue.remove(id)));
   useEffect(() => on("inspection", ({ verdict }) => verdict !== "OK" && queue.parts?.length === 0 && queue.read()));

@@ -12,7 +12,7 @@ MINUTES ?= 60
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-monitoring monitoring-pictures dashboards check audit format format-check lint types contracts bench bench-quality bench-serving gpu-check test-ui ui-vendor fuzz soak openapi sbom clean
+.PHONY: help install demo test test-monitoring monitoring-pictures dashboards check audit format format-check lint types contracts bench bench-quality bench-serving gpu-check test-ui page-pictures ui-vendor fuzz soak openapi sbom clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -82,6 +82,9 @@ chromium:
 
 test-ui: $(VENV)/.dev chromium ## The page in a real browser
 	$(BIN)/python -m pytest tests/ui
+
+page-pictures: $(VENV)/.dev chromium ## Draw docs/page.md's pictures from the demo's model (after make demo)
+	MASKLINE_PICTURES=docs/images $(BIN)/python -m pytest tests/ui/test_pictures.py
 
 # Needs Node and the npm registry; the result is committed, so that nothing else needs either.
 ui-vendor: $(VENV)/.dev ## Bundle the page's libraries anew into service/ui/vendor.js

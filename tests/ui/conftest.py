@@ -1,7 +1,7 @@
 """A real browser on a real service: Debian's Chromium, driven by Playwright."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -108,6 +108,12 @@ class Line:
             answer = httpx2.post(f"{self.url}/score", params=query, content=png(pixels))
             answer.raise_for_status()
             self.answers.append(answer.json())
+
+    def send_files(self, files: Sequence[Path], *, camera: str) -> None:
+        for file in files:
+            query = {"camera": camera, "part_id": "A-1001"}
+            answer = httpx2.post(f"{self.url}/score", params=query, content=file.read_bytes())
+            answer.raise_for_status()
 
     def get(self, path: str) -> dict[str, object]:
         answer = httpx2.get(f"{self.url}{path}")

@@ -197,7 +197,7 @@ function Answers({ kinds, addKind, speak, skip, undo, comment, setComment }) {
     setName("");
   };
   return html`<section class="panel answers" aria-label=${t("review.answers")}>
-    <div class="answer-row">
+    <div class="answer-row answer-main">
       <button type="button" class="answer" onClick=${() => speak(false)}><${Key} action="good" />${t("action.good")}</button>
       <button type="button" class="answer" onClick=${() => speak(true)}><${Key} action="defect" />${t("action.defect")}</button>
     </div>

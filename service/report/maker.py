@@ -17,11 +17,13 @@ from service.report.changes import Changes, changes_in
 from service.report.figures import Figures, figures_of
 from service.report.page import Contents, Picture, page_of
 from service.report.period import Period
-from service.report.pictures import MOST_PICTURES, small_picture
 from service.report.wording import Language, Wording
+from service.results.evidence import thumbnail_of
 from service.results.recording import Recording
 from service.workers import WorkTooSlow
 
+_MOST_PICTURES = 12
+_SIDE_PX = 320  # the longer side of a picture
 _MOST_WAITING = 4  # reports at once, the one that is made included
 
 
@@ -68,7 +70,7 @@ class Reports:
         changes = await asyncio.to_thread(changes_in, self.audit, request.period)
         pictures: list[Picture] = []
         for worst in figures.worst:
-            if len(pictures) == MOST_PICTURES:
+            if len(pictures) == _MOST_PICTURES:
                 break
             if jpeg := await self._drawn(worst.result):
                 pictures.append(Picture(worst, jpeg))
@@ -81,7 +83,9 @@ class Reports:
             return None
         source = evidence.placement.source
         try:
-            return await self.heatmaps.draw(lambda: small_picture(image, evidence, result), source)
+            return await self.heatmaps.draw(
+                lambda: thumbnail_of(image, evidence, _SIDE_PX, result), source
+            )
         except (AnomalyError, WorkTooSlow):  # damaged since it was kept: the next one is shown
             return None
 
@@ -93,7 +97,7 @@ def report_of(
     figures = _figures(store, request)
     pictures: list[Picture] = []
     for worst in figures.worst if images is not None else ():
-        if len(pictures) == MOST_PICTURES:
+        if len(pictures) == _MOST_PICTURES:
             break
         if images is not None and (picture := _picture(images, worst)):
             pictures.append(picture)
@@ -107,7 +111,8 @@ def _picture(images: KeptStore, worst: Worst) -> Picture | None:
     if image is None or arrays is None:
         return None
     try:
-        return Picture(worst, small_picture(image, StoredEvidence.of_arrays(arrays), result))
+        evidence = StoredEvidence.of_arrays(arrays)
+        return Picture(worst, thumbnail_of(image, evidence, _SIDE_PX, result))
     except AnomalyError:  # damaged since it was kept: the next one is shown
         return None
 

@@ -3,12 +3,11 @@ import { html, useEffect, useState } from "../vendor.js";
 import { ask, get, path, post, segment } from "../core/api.js";
 import { on } from "../core/events.js";
 import { number, span, t } from "../core/text.js";
+import { isActive } from "./jobs.js";
 import { useEvery } from "./load.js";
 import { Busy, errorText, Failed, sayError } from "./notice.js";
 
 const ASK_S = 3;
-
-export const isActive = (job) => job.state === "waiting" || job.state === "running";
 
 /** Begin one: {job}, or {result} from a service that answers at once. */
 export async function calibrate(model, query, body) {

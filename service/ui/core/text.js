@@ -9,6 +9,9 @@ const preferred = navigator.languages.map((tag) => tag.slice(0, 2)).find((tag) =
 export const language = signal(stored in LANGUAGES ? stored : (preferred ?? "en"));
 const texts = signal({});
 
+/** The reader's own form of the language: how a day is written differs between countries. */
+const locale = () => navigator.languages.find((tag) => tag.startsWith(language.value)) ?? language.value;
+
 /** Load a language's words; the page is drawn anew with them. */
 export async function speak(chosenLanguage) {
   const answer = await fetch(`i18n/${chosenLanguage}.json`);
@@ -35,14 +38,14 @@ export const hasText = (key) => key in texts.value;
 
 export function number(value, digits = 2) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
-  return new Intl.NumberFormat(language.value, { maximumFractionDigits: digits }).format(value);
+  return new Intl.NumberFormat(locale(), { maximumFractionDigits: digits }).format(value);
 }
 
 /** A share as a percentage; small ones keep two digits that say something. */
 export function percent(share) {
   if (share === null || share === undefined) return "–";
   const digits = share !== 0 && Math.abs(share) < 0.01 ? 2 : 1;
-  return new Intl.NumberFormat(language.value, {
+  return new Intl.NumberFormat(locale(), {
     style: "percent",
     maximumFractionDigits: digits,
   }).format(share);
@@ -51,7 +54,7 @@ export function percent(share) {
 export function bytes(count) {
   const units = ["byte", "kilobyte", "megabyte", "gigabyte"];
   const step = Math.min(units.length - 1, count > 0 ? Math.floor(Math.log10(count) / 3) : 0);
-  return new Intl.NumberFormat(language.value, {
+  return new Intl.NumberFormat(locale(), {
     style: "unit",
     unit: units[step],
     unitDisplay: "short",
@@ -65,8 +68,12 @@ export function moment(value) {
   const at = new Date(value);
   const isToday = at.toDateString() === new Date().toDateString();
   const style = isToday ? { timeStyle: "medium" } : { dateStyle: "short", timeStyle: "medium" };
-  return new Intl.DateTimeFormat(language.value, style).format(at);
+  return new Intl.DateTimeFormat(locale(), style).format(at);
 }
+
+/** A moment with its day, for what is printed or looked at later. */
+export const fullMoment = (value) =>
+  value ? new Intl.DateTimeFormat(locale(), { dateStyle: "medium", timeStyle: "medium" }).format(new Date(value)) : "–";
 
 /** A span in its largest unit: 12 s, 3 min, 2 h, 5 d. */
 export function span(seconds) {
@@ -79,7 +86,7 @@ export function span(seconds) {
         : seconds < 172800
           ? ["hour", 3600]
           : ["day", 86400];
-  return new Intl.NumberFormat(language.value, {
+  return new Intl.NumberFormat(locale(), {
     style: "unit",
     unit,
     unitDisplay: "short",

@@ -1,6 +1,6 @@
 // What is known of a part, in words: used wherever one part is shown in full.
 import { html } from "../vendor.js";
-import { moment, number, percent, t } from "../core/text.js";
+import { fullMoment, number, percent, t } from "../core/text.js";
 import { Badge, Said } from "./verdict.js";
 
 /** How many good parts look like this one, in words. */
@@ -24,8 +24,8 @@ export function Facts({ part }) {
     ["camera", part.camera],
     ["lot", part.lot],
     ["program", part.program],
-    ["inspected_at", moment(part.inspected_at)],
-    ["triggered_at", part.triggered_at && moment(part.triggered_at)],
+    ["inspected_at", fullMoment(part.inspected_at)],
+    ["triggered_at", part.triggered_at && fullMoment(part.triggered_at)],
     ["model", part.model],
     ["version", part.version],
     ["calibration", part.calibration?.slice(0, 12)],

@@ -44,7 +44,7 @@ export function Expected({ part }) {
 
 export function Neighbours({ why }) {
   if (!why.neighbours.length) return html`<p class="muted">${t("why.no_neighbours")}</p>`;
-  return html`<h3>${t("why.neighbours")}</h3>
+  return html`<h3 class="not-printed">${t("why.neighbours")}</h3>
     <ul class="strip">
       ${why.neighbours.map(
         ({ result_id: id, distance }) => html`<li><a href=${href("parts", id)}>

@@ -31,7 +31,7 @@ const latest = (datasets) => [...datasets].sort((a, b) => (a.updated_at < b.upda
 export function Start() {
   const sets = useLoaded("/v1/datasets");
   const [name, setName] = useState("");
-  const [isReady, setReady] = useState(false);
+  const [isReady, setReady] = useState(null); // what somebody said here; null before that
   const [scored, setScored] = useState(null);
   const [error, setError] = useState(null);
   const read = () => {
@@ -48,7 +48,7 @@ export function Start() {
   const dataset = datasets.find((set) => set.name === name) ?? (name ? null : latest(datasets));
   const model = models.value?.models.find((entry) => entry.name === trainings[0]?.model) ?? models.value?.models[0] ?? null;
   const isDone = {
-    parts: isReady || trainings.length > 0 || model !== null,
+    parts: (isReady ?? trainings.length > 0) || trainings.some(isActive) || model !== null,
     train: model !== null,
     promise: model !== null,
     verdict: scored !== null || (cameras.value?.size ?? 0) > 0,

@@ -70,6 +70,7 @@ class RealServer:
         authority: Path | None = None,
         *,
         url: str | None = None,
+        up_at: str = "/health/ready",
         **variables: str,
     ) -> None:
         self.verify = ssl.create_default_context(cafile=authority)
@@ -82,18 +83,18 @@ class RealServer:
             stderr=subprocess.PIPE,
             env=os.environ | {"MASKLINE_RECORD": "off"} | variables,
         )
-        self._wait_until_ready()
+        self._wait_until_up(up_at)
 
-    def _wait_until_ready(self) -> None:
+    def _wait_until_up(self, path: str) -> None:
         for _ in range(300):
             try:
-                ready = httpx2.get(f"{self.url}/health/ready", verify=self.verify)
-                if ready.status_code == 200:
+                answer = httpx2.get(f"{self.url}{path}", verify=self.verify)
+                if answer.status_code == 200:
                     return
             except httpx2.TransportError:
                 time.sleep(0.2)
         self.end()
-        raise AssertionError("the server never became ready")
+        raise AssertionError(f"{path} never answered with 200")
 
     def end(self) -> None:
         with self.process:  # closes its pipe, too, and waits

@@ -130,7 +130,9 @@ def line_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LineStart]:
     """Start services with a record of their own."""
     servers: list[RealServer] = []
 
-    def start(models: Path, like: Line | None = None, **variables: str) -> Line:
+    def start(
+        models: Path, like: Line | None = None, up_at: str = "/health/ready", **variables: str
+    ) -> Line:
         place = tmp_path_factory.mktemp("line") if like is None else like.folder
         usual = {
             "MASKLINE_RECORD": "on",
@@ -140,7 +142,7 @@ def line_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LineStart]:
             "OMP_NUM_THREADS": "1",
         }
         url = None if like is None else like.url
-        server = RealServer(models, url=url, **(usual | variables))
+        server = RealServer(models, url=url, up_at=up_at, **(usual | variables))
         servers.append(server)
         return Line(server, place)
 

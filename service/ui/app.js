@@ -1,6 +1,6 @@
 // The page: who uses it, which view is shown, and what stands around every view.
-import { effect, html, render, useEffect, useState } from "./vendor.js";
-import { login, logout, may, recognise, session } from "./core/api.js";
+import { effect, html, render, useEffect, useRef, useState } from "./vendor.js";
+import { isLocked, login, logout, may, recognise, session } from "./core/api.js";
 import { connection, listen, stopListening } from "./core/events.js";
 import { bindings, useKeys } from "./core/keys.js";
 import { keepUp, models, readCameras, readModels, status } from "./core/live.js";
@@ -18,7 +18,7 @@ function dress(theme) {
   else document.documentElement.dataset.theme = theme;
 }
 
-function Login() {
+function LoginForm() {
   const [key, setKey] = useState("");
   const [error, setError] = useState(null);
   const enter = async (event) => {
@@ -29,19 +29,29 @@ function Login() {
       setError(failure);
     }
   };
-  return html`<main class="login">
-    <form class="panel" onSubmit=${enter}>
-      <h1>Maskline</h1>
-      <p>${t("login.text")}</p>
-      <label class="field">
-        <span>${t("login.key")}</span>
-        <input type="password" autocomplete="current-password" autofocus required value=${key} onInput=${(event) => setKey(event.target.value)} />
-      </label>
-      ${error && html`<p class="failed" role="alert">${errorText(error)}</p>`}
-      <button class="primary" type="submit">${t("login.enter")}</button>
-      <${LanguageChoice} />
-    </form>
-  </main>`;
+  return html`<form class="panel" onSubmit=${enter}>
+    <h1 id="login-title">Maskline</h1>
+    <p>${t(isLocked.value ? "login.locked" : "login.text")}</p>
+    <label class="field">
+      <span>${t("login.key")}</span>
+      <input type="password" autocomplete="current-password" autofocus required value=${key} onInput=${(event) => setKey(event.target.value)} />
+    </label>
+    ${error && html`<p class="failed" role="alert">${errorText(error)}</p>`}
+    <button class="primary" type="submit">${t("login.enter")}</button>
+    <${LanguageChoice} />
+  </form>`;
+}
+
+const Login = () => html`<main class="login"><${LoginForm} /></main>`;
+
+/** Over a page whose key went: modal, since a dialog of that page may be open behind it. */
+function Lock() {
+  const dialog = useRef(null);
+  const open = () => dialog.current?.showModal();
+  useEffect(open, []);
+  return html`<dialog ref=${dialog} class="login lock" aria-labelledby="login-title" onCancel=${(event) => event.preventDefault()} onClose=${open}>
+    <${LoginForm} />
+  </dialog>`;
 }
 
 function LanguageChoice() {
@@ -125,7 +135,10 @@ function Shell() {
 
 function App() {
   if (session.value === null) return html`<main class="login"><p class="busy" role="status">${t("state.loading")}</p></main>`;
-  return html`${session.value ? html`<${Shell} />` : html`<${Login} />`}<${Notices} />`;
+  if (!session.value) return html`<${Login} /><${Notices} />`;
+  // By its name: somebody else's key begins with nothing of what was written before.
+  return html`<div class=${isLocked.value ? "locked" : ""}><${Shell} key=${session.value.name} /></div>
+    ${isLocked.value && html`<${Lock} />`}<${Notices} />`;
 }
 
 async function start() {
@@ -134,7 +147,7 @@ async function start() {
   render(html`<${App} />`, document.getElementById("app"));
   keepUp();
   effect(() => {
-    if (!session.value) return stopListening();
+    if (!session.value || isLocked.value) return stopListening();
     listen();
     readModels().catch(() => {});
     readCameras().catch(() => {});

@@ -1,5 +1,5 @@
 // The public API, and nothing else: whatever the page does, a program can do as well.
-import { signal } from "../vendor.js";
+import { batch, signal } from "../vendor.js";
 
 /** An answer that is no success; `code` is stable and documented. */
 export class ApiError extends Error {
@@ -11,6 +11,21 @@ export class ApiError extends Error {
 
 /** Who uses this page: {name, roles, auth}; null before that is known, false where nobody is. */
 export const session = signal(null);
+
+/** Whether the key went under an open page; what was written there waits until it is entered anew. */
+export const isLocked = signal(false);
+
+function enter(who) {
+  batch(() => {
+    session.value = who;
+    isLocked.value = false;
+  });
+}
+
+function lapse() {
+  if (session.value) isLocked.value = true;
+  else session.value = false;
+}
 
 /** This tab, as those who share a queue see it: two tabs with one key are two reviewers. */
 export const REVIEWER = (() => {
@@ -52,7 +67,7 @@ export async function ask(method, url, { json, body, headers = {}, signal: abort
   }
   if (answer.ok) return answer.status === 204 ? null : answer.json();
   const problem = await answer.json().catch(() => ({}));
-  if (answer.status === 401 && url !== "/v1/session") session.value = false;
+  if (answer.status === 401 && url !== "/v1/session") lapse();
   throw new ApiError(answer.status, problem.code ?? `http_${answer.status}`, problem.detail ?? "", problem);
 }
 
@@ -68,18 +83,18 @@ export const segment = (text) => encodeURIComponent(text);
 /** Learn who uses the page. */
 export async function recognise() {
   try {
-    session.value = await get("/v1/session");
+    enter(await get("/v1/session"));
   } catch (error) {
     if (error.status !== 401) throw error;
-    session.value = false;
+    lapse();
   }
 }
 
 export async function login(key) {
-  session.value = await post("/v1/session", { key });
+  enter(await post("/v1/session", { key }));
 }
 
 export async function logout() {
   await ask("DELETE", "/v1/session");
-  session.value = false;
+  enter(false);
 }

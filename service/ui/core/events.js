@@ -1,7 +1,7 @@
 // What happens in the service, as it happens. After a break the stream goes on where it stopped;
 // where that is not possible the service says `gap`, and whoever listens reads anew.
 import { signal } from "../vendor.js";
-import { recognise } from "./api.js";
+import { isLocked, recognise, session } from "./api.js";
 
 const NAMES = ["inspection", "feedback", "model", "drift", "job", "claim", "state", "gap"];
 const AGAIN_MS = 3000;
@@ -20,6 +20,11 @@ export function on(name, listener) {
   return () => listeners.get(name).delete(listener);
 }
 
+/** Without a key the stream stays closed: whoever enters one opens it. */
+function resume() {
+  if (session.value && !isLocked.value) listen();
+}
+
 /** Open the stream; calling it again changes nothing. */
 export function listen() {
   if (source) return;
@@ -34,7 +39,7 @@ export function listen() {
     if (source.readyState === EventSource.CLOSED) {
       stopListening();
       timer = setTimeout(() => {
-        recognise().then(listen, listen);
+        recognise().then(resume, resume);
       }, AGAIN_MS);
     }
   };

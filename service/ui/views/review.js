@@ -122,7 +122,9 @@ export function Review() {
       sayError(error);
       setJudged((old) => old.filter((entry) => entry !== said));
       queue.done.delete(part.result_id);
-      if (error.code !== "claimed") queue.first(part);
+      if (error.code === "claimed") return;
+      queue.first(part);
+      setComment((typed) => typed ?? comment);
     }
   };
   const undo = async () => {

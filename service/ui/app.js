@@ -32,6 +32,7 @@ function LoginForm() {
   return html`<form class="panel" onSubmit=${enter}>
     <h1 id="login-title">Maskline</h1>
     <p>${t(isLocked.value ? "login.locked" : "login.text")}</p>
+    <input autocomplete="username" value=${session.value?.name ?? "Maskline"} readonly hidden />
     <label class="field">
       <span>${t("login.key")}</span>
       <input type="password" autocomplete="current-password" autofocus required value=${key} onInput=${(event) => setKey(event.target.value)} />

@@ -75,10 +75,11 @@ class RealServer:
     ) -> None:
         self.verify = ssl.create_default_context(cafile=authority)
         self.url = url or f"{'https' if authority else 'http'}://127.0.0.1:{unused_port()}"
-        command = [sys.executable, "-m", "maskline", "serve", "--models", str(models), "--no-auth"]
+        command = [sys.executable, "-m", "maskline", "serve", "--models", str(models)]
+        access = [] if "MASKLINE_AUTH" in variables else ["--no-auth"]
         port = self.url.rpartition(":")[2]
         self.process = subprocess.Popen(
-            [*command, "--port", port],
+            [*command, *access, "--port", port],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=os.environ | {"MASKLINE_RECORD": "off"} | variables,

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -92,7 +93,8 @@ class Line:
 
     server: RealServer
     folder: Path
-    answers: list[dict[str, object]] = field(default_factory=list)
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)  # where it asks for keys
 
     @property
     def url(self) -> str:
@@ -105,7 +107,9 @@ class Line:
             if index >= first + count - defects:
                 pixels = planted(pixels, 40 + index % 40, 40, 12)
             query = {"camera": camera, "part_id": f"P-{index:04d}", "lot": "lot 7"}
-            answer = httpx2.post(f"{self.url}/score", params=query, content=png(pixels))
+            answer = httpx2.post(
+                f"{self.url}/score", params=query, content=png(pixels), headers=self.headers
+            )
             answer.raise_for_status()
             self.answers.append(answer.json())
 
@@ -115,10 +119,16 @@ class Line:
             answer = httpx2.post(f"{self.url}/score", params=query, content=file.read_bytes())
             answer.raise_for_status()
 
-    def get(self, path: str) -> dict[str, object]:
-        answer = httpx2.get(f"{self.url}{path}")
+    def get(self, path: str) -> dict[str, Any]:
+        answer = httpx2.get(f"{self.url}{path}", headers=self.headers)
         answer.raise_for_status()
-        document: dict[str, object] = answer.json()
+        document: dict[str, Any] = answer.json()
+        return document
+
+    def post(self, path: str, body: dict[str, object]) -> dict[str, Any]:
+        answer = httpx2.post(f"{self.url}{path}", json=body, headers=self.headers)
+        answer.raise_for_status()
+        document: dict[str, Any] = answer.json()
         return document
 
 

@@ -1,9 +1,33 @@
 // A picture from this computer, inspected as any other part.
 import { html, useState } from "../vendor.js";
-import { ask, asLabel, may, path } from "../core/api.js";
+import { ask, asLabel, may, path, segment } from "../core/api.js";
 import { go } from "../core/route.js";
 import { t } from "../core/text.js";
 import { errorText } from "./notice.js";
+
+const LOOK_MS = 150;
+const MOST_LOOKS = 20;
+const PENDING = new Set(["result_not_found", "nothing_kept"]);
+
+const pause = () => new Promise((done) => setTimeout(done, LOOK_MS));
+
+/** Ask until an address answers with something else than that it is not there yet. */
+async function written(url) {
+  for (let looks = 1; ; looks += 1) {
+    const answer = await fetch(url);
+    const isPending = answer.status === 404 && PENDING.has((await answer.clone().json()).code);
+    if (!isPending || looks === MOST_LOOKS) return answer;
+    await pause();
+  }
+}
+
+/** Wait until the service has put away what it has just said of a part: it answers before that. */
+async function untilStored(id) {
+  const url = `/v1/results/${segment(id)}`;
+  await pause(); // seldom more: each look that is too early stands in the browser's log
+  const row = await written(url);
+  if (row.ok && (await row.json()).kept) await written(`${url}/map`);
+}
 
 /** Takes pictures, dropped or chosen; `onScored` gets the last one's answer and its file. */
 export function ScoreDrop({ onScored = (answer) => go("parts", answer.result_id) }) {
@@ -18,6 +42,7 @@ export function ScoreDrop({ onScored = (answer) => go("parts", answer.result_id)
         const headers = { "Content-Type": file.type || "application/octet-stream" };
         answer = await ask("POST", url, { body: file, headers });
       }
+      if (answer) await untilStored(answer.result_id).catch(() => {}); // the verdict stands all the same
       setState({ isBusy: false, error: null, isOver: false });
       if (answer) onScored(answer, files.at(-1));
     } catch (error) {

@@ -39,7 +39,7 @@ def judged_parts(running: Line, false_alarms: int) -> None:
 
 
 def preview(running: Line, threshold: float) -> dict[str, Any]:
-    body = {"threshold": threshold, "limit": 500}
+    body: dict[str, object] = {"threshold": threshold, "limit": 500}
     answer: dict[str, Any] = running.post("/v1/models/tiny:preview", body)["review"]
     return answer
 

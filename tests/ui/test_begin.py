@@ -39,6 +39,12 @@ def hurry(page: Page, **changes: float) -> None:
     page.route("**/v1/trainings", rewrite)
 
 
+def unwritten(page: Page, times: int) -> None:
+    """Let a part's map be asked for before it is written, as happens on a busy disk."""
+    problem = {"code": "result_not_found"}
+    page.route("**/map", lambda route: route.fulfill(status=404, json=problem), times=times)
+
+
 def picture(name: str, pixels: np.ndarray) -> FilePayload:
     return {"name": f"{name}.png", "mimeType": "image/png", "buffer": png(pixels)}
 
@@ -97,6 +103,7 @@ def test_from_an_empty_folder_to_a_first_verdict(empty: Line, visitor: Visitor) 
     expect(promised).to_contain_text(f"{model['calibration_groups']} good parts were tested")
     expect(promised).to_contain_text("too few for a promise")
 
+    unwritten(page, times=2)
     bad = picture("scratched", planted(normal_pixels(500), 60, 40, 16))
     now.get_by_label("Inspect a picture").set_input_files(bad)
     verdict = page.get_by_role("region", name="First verdict")
@@ -110,6 +117,9 @@ def test_from_an_empty_folder_to_a_first_verdict(empty: Line, visitor: Visitor) 
 
     verdict.get_by_role("link", name="See every camera's last part").click()
     expect(page.get_by_role("article").get_by_role("img", name="NG", exact=True)).to_be_visible()
+    visitor.close()
+    assert all("404" in complaint for complaint in visitor.complaints)
+    visitor.complaints.clear()
 
 
 def test_a_training_is_stopped_and_goes_on(empty: Line, visitor: Visitor) -> None:

@@ -1,6 +1,7 @@
 """A real browser on a real service: Debian's Chromium, driven by Playwright."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -112,6 +113,17 @@ class Line:
             )
             answer.raise_for_status()
             self.answers.append(answer.json())
+        self._wait_until_stored(count)
+
+    def _wait_until_stored(self, count: int) -> None:
+        """Wait for the record: a part is answered for before it is there."""
+        sent = {answer["result_id"] for answer in self.answers[-count:]}
+        for _ in range(200):
+            rows = self.get(f"/v1/results?limit={count}")["results"]
+            if sent <= {row["result_id"] for row in rows}:
+                return
+            time.sleep(0.1)
+        raise AssertionError("the parts were never stored")
 
     def send_files(self, files: Sequence[Path], *, camera: str) -> None:
         for file in files:

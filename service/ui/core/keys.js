@@ -1,5 +1,5 @@
 // The keyboard: one table of actions and keys, which the reader may change.
-import { signal, useEffect } from "../vendor.js";
+import { signal, useEffect, useRef } from "../vendor.js";
 
 export const DEFAULTS = {
   good: "g",
@@ -69,15 +69,20 @@ function released(event) {
 addEventListener("keydown", pressed);
 addEventListener("keyup", released);
 
-/** While a component is shown, let keys do what `handlers` says: {action: function}. */
+/**
+ * While a component is shown, let keys do what `handlers` says: {action: function}.
+ *
+ * They are exchanged as the component is drawn, not after it: a key must never mean the part before.
+ */
 export function useKeys(handlers) {
-  const holder = { current: handlers };
+  const holder = useRef(handlers);
+  holder.current = handlers;
   useEffect(() => {
     stack.push(holder);
     return () => {
       stack.splice(stack.indexOf(holder), 1);
     };
-  });
+  }, []);
 }
 
 /** How a key is written for a reader. */

@@ -110,7 +110,7 @@ export function Review() {
   }, [queue.parts?.length]);
 
   const speak = async (isDefect, defect = null) => {
-    if (!part) return;
+    if (!part || queue.done.has(part.result_id)) return;
     const said = { part, kind: isDefect ? "defect" : "good", defect };
     queue.done.add(part.result_id);
     queue.remove(part.result_id);

@@ -14,7 +14,7 @@ from anomaly.calibration import Calibration, CalibrationSettings
 from anomaly.calibration_report import CalibrationReport, compare, state
 from anomaly.cost import Cost, Stakes, costs
 from anomaly.encoding import Encoding
-from anomaly.errors import ImageError
+from anomaly.errors import CalibrationError, ImageError
 from anomaly.normal_set import NormalSet
 from anomaly.roi import Roi
 from anomaly.tradeoff import TradeOff, at_threshold, trade_off
@@ -78,7 +78,10 @@ class Normals:
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """A staged calibration: what it promises, and what it would change."""
+    """A staged calibration: what it promises, and what it would change.
+
+    `normals` is 0 where only the threshold moved.
+    """
 
     slot: Slot
     version: str
@@ -160,15 +163,44 @@ class Calibrator:
         before = model.detector.calibration_of(request.camera)
         choices = request.choices(before)
         calibration, statement = await asyncio.to_thread(_fit, model, before, normals, choices)
+        return await self._staged(
+            model, request.camera, calibration, statement, normals=len(normals.groups)
+        )
+
+    async def move(self, model: ServedModel, request: CalibrationRequest) -> Calibrated:
+        """Save and stage the serving calibration with another threshold or rate, as previewed.
+
+        Raises `CalibrationError`, also where more than that is asked for.
+        """
+        asked_for = (request.threshold, request.false_alarm_rate)
+        if asked_for == (None, None) or request.changes_roi or request.warn_rate is not None:
+            raise CalibrationError(
+                "without other parts only the threshold or the false_alarm_rate can be another; a "
+                "region or a warn_rate needs results or images to calibrate on"
+            )
+        before = model.detector.calibration_of(request.camera)
+        calibration = request.applied_to(before)
+        statement = await asyncio.to_thread(state, calibration)
+        return await self._staged(model, request.camera, calibration, statement, normals=0)
+
+    async def _staged(
+        self,
+        model: ServedModel,
+        camera: str | None,
+        calibration: Calibration,
+        statement: CalibrationReport,
+        *,
+        normals: int,
+    ) -> Calibrated:
         version = new_version()
-        bundle = replace(model.bundle.calibrated(calibration, request.camera), version=version)
+        bundle = replace(model.bundle.calibrated(calibration, camera), version=version)
         slot = await self.inspector.engine.registry.recalibrate(
-            model.name, model, bundle, **_details(calibration, request.camera, len(normals.groups))
+            model.name, model, bundle, **_details(calibration, camera, normals)
         )
         review = None
         if self.reviewer is not None and slot.staged is not None:
             review = await self.reviewer.review(slot.staged)
-        return Calibrated(slot, version, len(normals.groups), statement, review)
+        return Calibrated(slot, version, normals, statement, review)
 
     async def preview(
         self,

@@ -124,7 +124,11 @@ async def _calibrated(
     """Look at the normal parts, calibrate on them, and stage the version that comes of it."""
     normals, settings = await gathering(judging.count)
     judging.settle()
-    done = await parts.calibrator.calibrate(model, normals, settings)
+    calibrator = parts.calibrator
+    if normals is None:
+        done = await calibrator.move(model, settings)
+    else:
+        done = await calibrator.calibrate(model, normals, settings)
     if query.activate:
         await parts.registry.activate(model.name, gate=parts.gate, version=done.version)
     return CalibrationOut(
@@ -150,23 +154,26 @@ def _prefers_async(prefer: str | None) -> bool:
     return any(text.partition(";")[0].strip().lower() == "respond-async" for text in preferences)
 
 
-_Gathering = Callable[[Count], Awaitable[tuple[Normals, CalibrationRequest]]]
+# Normal parts to calibrate on; None where only the threshold moves.
+_Gathering = Callable[[Count], Awaitable[tuple[Normals | None, CalibrationRequest]]]
 
 
 async def _from_json(
     request: Request, model: ServedModel, query: CalibrateQuery, calibrator: Calibrator
 ) -> _Gathering:
-    recording = calibrator.recording
-    if recording is None:
-        raise NothingRecorded("this service keeps no results (MASKLINE_RECORD=off); send images")
     body = await in_time(calibrator.inspector, read_body(request, _MOST_JSON_BYTES))
     calibrate_in, roi = await in_thread(calibrator.inspector.parsers, lambda: _parsed(body))
-    which = calibrate_in.results
+    calibration_request = _request_of(query, roi=roi, changes_roi=calibrate_in.roi is not None)
+    which, recording = calibrate_in.results, calibrator.recording
+    if which == "none":
+        return _nothing_gathered(calibration_request)
+    if recording is None:
+        raise NothingRecorded("this service keeps no results (MASKLINE_RECORD=off); send images")
     filter_ = Filter(
         camera=which.camera or query.camera, lot=which.lot, since=which.since, until=which.until
     )
 
-    async def gathering(counted: Count) -> tuple[Normals, CalibrationRequest]:
+    async def gathering(counted: Count) -> tuple[Normals | None, CalibrationRequest]:
         normals = await calibrator.from_results(
             recording,
             model,
@@ -175,7 +182,14 @@ async def _from_json(
             group_by=which.group_by,
             counted=counted,
         )
-        return normals, _request_of(query, roi=roi, changes_roi=calibrate_in.roi is not None)
+        return normals, calibration_request
+
+    return gathering
+
+
+def _nothing_gathered(request: CalibrationRequest) -> _Gathering:
+    async def gathering(_counted: Count) -> tuple[None, CalibrationRequest]:
+        return None, request
 
     return gathering
 
@@ -203,7 +217,7 @@ async def _from_multipart(
     images = [(name, data) for part, name, data in parts if part != _ROI]
     roi = await calibrator.inspector.in_pool(lambda: read_roi(regions[0])) if regions else None
 
-    async def gathering(counted: Count) -> tuple[Normals, CalibrationRequest]:
+    async def gathering(counted: Count) -> tuple[Normals | None, CalibrationRequest]:
         normals = await calibrator.from_images(model, images, query.camera, counted=counted)
         return normals, _request_of(query, roi=roi, changes_roi=bool(regions))
 

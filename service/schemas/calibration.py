@@ -41,7 +41,13 @@ class CalibrateIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    results: NormalsIn = NormalsIn()
+    results: Annotated[
+        NormalsIn | Literal["none"],
+        Field(
+            description="'none': on no other parts than before; the scores stay as they are, and "
+            "only the threshold moves, as `:preview` shows it."
+        ),
+    ] = NormalsIn()
     roi: Annotated[
         JsonObject | Literal["none"] | None,
         Field(description="Polygons (include, ignore, size), or 'none'; left out, it stays."),

@@ -4,6 +4,7 @@ import { number, percent, t } from "../core/text.js";
 
 const GROUPINGS = ["result_id", "part_id", "lot", "camera"];
 const MOST_LABEL = 128;
+const NORMALS = ["same", "other"];
 const WAYS = ["as_is", "rate", "threshold"];
 
 /** An empty form, or what another view brought along. */
@@ -16,6 +17,7 @@ export function startForm({ threshold, rate }) {
     group_by: "result_id",
     limit: "500",
     way,
+    normals: way === "as_is" ? "other" : "same",
     rate: way === "rate" ? String(Number((Number(rate) * 100).toPrecision(6))) : "",
     threshold: way === "threshold" ? threshold : "",
     warn: "",
@@ -32,9 +34,9 @@ export function readForm(form, camera) {
       camera,
       false_alarm_rate: form.way === "rate" ? share(form.rate) : null,
       threshold: form.way === "threshold" ? form.threshold : null,
-      warn_rate: share(form.warn),
+      warn_rate: movesOnly(form) ? null : share(form.warn),
     },
-    results: {
+    results: movesOnly(form) ? "none" : {
       camera: camera || null,
       lot: form.lot.trim() || null,
       since: instant(form.since),
@@ -44,6 +46,9 @@ export function readForm(form, camera) {
     },
   };
 }
+
+/** Whether scores stay as they are, and only the threshold moves. */
+export const movesOnly = (form) => form.normals === "same" && form.way !== "as_is";
 
 const changer = (form, onChange) => (name) => (event) => onChange({ ...form, [name]: event.target.value });
 
@@ -70,6 +75,9 @@ export function HowFields({ form, onChange, serving }) {
     <div class="field-row">
       ${form.way === "rate" && html`<label class="field"><span>${t("calibrate.rate")}</span><input type="number" required min="0.0001" max="99" step="any" value=${form.rate} onInput=${change("rate")} /></label>`}
       ${form.way === "threshold" && html`<label class="field"><span>${t("calibrate.threshold", { value: number(serving.threshold, 4) })}</span><input type="number" required min="0.000001" step="any" value=${form.threshold} onInput=${change("threshold")} /></label>`}
-      <label class="field"><span>${t("calibrate.warn")}</span><input type="number" min="0.0001" max="99" step="any" value=${form.warn} onInput=${change("warn")} /></label>
-    </div>`;
+      ${!movesOnly(form) && html`<label class="field"><span>${t("calibrate.warn")}</span><input type="number" min="0.0001" max="99" step="any" value=${form.warn} onInput=${change("warn")} /></label>`}
+    </div>
+    ${form.way !== "as_is" && html`<div class="choices" role="radiogroup" aria-label=${t("calibrate.normals")}>
+      ${NORMALS.map((name) => html`<label class="choice"><input type="radio" name="normals" checked=${form.normals === name} onChange=${() => onChange({ ...form, normals: name })} /><span>${t(`calibrate.normals_${name}`)}</span></label>`)}
+    </div>`}`;
 }

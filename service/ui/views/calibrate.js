@@ -7,7 +7,7 @@ import { t } from "../core/text.js";
 import { calibrate, JobProgress, useJob } from "../parts/calibrating.js";
 import { isActive } from "../parts/jobs.js";
 import { calibrationOf, ModelAndCamera, modelOf } from "../parts/choice.js";
-import { HowFields, NormalsFields, readForm, startForm } from "../parts/calibrationform.js";
+import { HowFields, movesOnly, NormalsFields, readForm, startForm } from "../parts/calibrationform.js";
 import { Busy, Empty, Failed, sayError } from "../parts/notice.js";
 import { PolygonEditor, roiOf, usePolygons } from "../parts/polygon.js";
 import { pictureUrl } from "../parts/picture.js";
@@ -47,13 +47,13 @@ function Form({ model, camera }) {
   const editor = usePolygons();
   const running = useRunning();
   const drawn = region === "drawn" ? roiOf(editor.polygons) : null;
-  const isReady = !state.isBusy && (region !== "drawn" || drawn !== null);
+  const isReady = !state.isBusy && (movesOnly(form) || region !== "drawn" || drawn !== null);
   const start = async (event) => {
     event.preventDefault();
     setState({ isBusy: true, error: null, result: null });
     try {
       const { query, results } = readForm(form, camera);
-      const roi = region === "all" ? "none" : drawn;
+      const roi = movesOnly(form) ? null : region === "all" ? "none" : drawn;
       const begun = await calibrate(model.name, query, { results, ...(roi && { roi }) });
       if (begun.job) go("calibrate", begun.job.id, { model: model.name, camera });
       setState({ isBusy: false, error: null, result: begun.result ?? null });
@@ -65,20 +65,20 @@ function Form({ model, camera }) {
   return html`${running && html`<p class="warned">${t("calibrate.runs")} <a href=${href("calibrate", running.id, { model: running.model })}>${t("calibrate.look")}</a></p>`}
     <div class="calibrate">
       <form id=${FORM} class="panel" onSubmit=${start}>
-        <h2>${t("calibrate.parts")}</h2>
-        <div class="field-row"><${ModelAndCamera} model=${model} camera=${camera} onChange=${change} /></div>
-        <p class="muted">${t("calibrate.parts_text")}</p>
-        <${NormalsFields} form=${form} onChange=${setForm} />
         <h2>${t("calibrate.how")}</h2>
+        <div class="field-row"><${ModelAndCamera} model=${model} camera=${camera} onChange=${change} /></div>
         <${HowFields} form=${form} onChange=${setForm} serving=${calibrationOf(model, camera)} />
+        ${!movesOnly(form) && html`<h2>${t("calibrate.parts")}</h2>
+        <p class="muted">${t("calibrate.parts_text")}</p>
+        <${NormalsFields} form=${form} onChange=${setForm} />`}
       </form>
-      <section class="panel"><h2>${t("calibrate.region")}</h2>
+      ${!movesOnly(form) && html`<section class="panel"><h2>${t("calibrate.region")}</h2>
         <div class="choices" role="radiogroup" aria-label=${t("calibrate.region")}>
           ${REGIONS.map((name) => html`<label class="choice"><input type="radio" name="region" checked=${region === name} onChange=${() => setRegion(name)} /><span>${t(`calibrate.region_${name}`)}</span></label>`)}
         </div>
         ${region === "drawn" && html`<${Region} model=${model.name} camera=${camera} editor=${editor} />`}
         ${region === "drawn" && !drawn && html`<p class="muted" role="status">${t("calibrate.region_missing")}</p>`}
-      </section>
+      </section>`}
     </div>
     ${state.error && html`<${Failed} error=${state.error} />`}
     <div class="buttons start"><button type="submit" form=${FORM} class="primary" disabled=${!isReady}>${t(state.isBusy ? "calibrate.starting" : "calibrate.start")}</button>
@@ -125,7 +125,7 @@ function Result({ result, model, camera }) {
   const version = action === "rollback" ? versions.previous : result.version;
   return html`<section class="panel" aria-label=${t("calibrate.result")}>
       <h2>${t("calibrate.result")}</h2>
-      <p role="status">${t(isServing ? "calibrate.serves" : isWaiting ? "calibrate.waits" : "calibrate.gone", { version: result.version, n: result.normals })}</p>
+      <p role="status">${t(isServing ? "calibrate.serves" : isWaiting ? (result.normals ? "calibrate.waits" : "calibrate.waits_moved") : "calibrate.gone", { version: result.version, n: result.normals })}</p>
       <div class="buttons">
         ${isWaiting && html`<button type="button" class="primary" onClick=${() => setAction("activate")}>${t("action.activate")}</button>
           <button type="button" onClick=${() => setAction("discard")}>${t("switch.do_discard")}</button>`}

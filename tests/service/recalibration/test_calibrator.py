@@ -338,3 +338,54 @@ def test_a_folder_that_cannot_be_written_changes_nothing(
     assert load_bundle(models / "tiny").version == "v1"
     with TestClient(create_app(settings(models))) as again:
         assert again.get("/v1/models").json()["models"][0]["version"] == "v1"
+
+
+def move(client: TestClient, query: str, **body: Any) -> Any:
+    return client.post(f"/v1/models/tiny:calibrate?{query}", json={"results": "none", **body})
+
+
+def test_a_threshold_moves_as_it_was_previewed(client: TestClient) -> None:
+    ids = post_parts(client, 24)
+    stored = {row["result_id"]: row for row in results(client, 24)}
+    threshold = sorted(stored[part]["score"] for part in ids)[12] + 1e-4
+    asked = {"threshold": threshold, "limit": 24}
+    previewed = client.post("/v1/models/tiny:preview", json=asked).json()
+    answer = move(client, f"threshold={threshold}")
+    assert answer.status_code == 200, answer.text
+    moved = answer.json()
+    assert moved["normals"] == 0
+    assert moved["statement"]["mode"] == "given"
+    assert moved["review"]["to_reject"] == previewed["review"]["to_reject"] > 5
+    assert moved["review"]["to_pass"] == previewed["review"]["to_pass"]
+    client.post("/v1/models/tiny:activate", json={"version": moved["version"]}).raise_for_status()
+    again = post_parts(client, 24)
+    served_again = {row["result_id"]: row for row in results(client, 48)}
+    for before, after in zip(ids, again, strict=True):
+        assert served_again[after]["score"] == stored[before]["score"]
+        expected = "NG" if stored[before]["score"] > threshold else "OK"
+        assert served_again[after]["verdict"] == expected
+
+
+def test_a_rate_moves_the_threshold_on_the_same_parts(client: TestClient) -> None:
+    previewed = client.post("/v1/models/tiny:preview", json={"false_alarm_rate": 0.2}).json()
+    moved = move(client, "false_alarm_rate=0.2").json()
+    assert moved["statement"]["threshold"] == previewed["threshold"]
+    assert moved["statement"]["mode"] == previewed["mode"] == "certified"
+
+
+@pytest.mark.parametrize(
+    ("query", "body"),
+    [
+        ("", {}),
+        ("threshold=3&warn_rate=0.2", {}),
+        ("threshold=3", {"roi": "none"}),
+        ("threshold=3", {"results": "all"}),
+    ],
+)
+def test_without_other_parts_only_the_threshold_moves(
+    client: TestClient, query: str, body: dict[str, Any]
+) -> None:
+    answer = move(client, query, **body)
+    assert answer.status_code == 422
+    assert answer.json()["code"] in {"calibration_impossible", "parameter_invalid"}
+    assert client.get("/v1/models").json()["versions"][0]["staged"] is None

@@ -15,8 +15,9 @@ export function Evidence({ why }) {
     <caption>${t("why.evidence")}</caption>
     <tbody>
       ${why.evidence.map(
-        ({ kind, share }) => html`<tr>
-          <th scope="row">${t(`evidence.${kind}`)}</th>
+        ({ kind, share, score, normals }) => html`<tr>
+          <th scope="row">${t(`evidence.${kind}`)}
+            <small>${normals ? t("why.beside", { score: number(score, 1), median: number(normals.median, 1), p95: number(normals.p95, 1) }) : t("why.alone", { score: number(score, 1) })}</small></th>
           <td><meter min="0" max="1" value=${share}>${percent(share)}</meter></td>
           <td class="number">${percent(share)}</td>
         </tr>`,

@@ -13,7 +13,7 @@ from tests.ui.conftest import Line, LineStart, Visitor
 
 DEMO = Path("maskline-demo")
 OUT = os.environ.get("MASKLINE_PICTURES")
-VIEWS = ("wall", "parts", "review", "whatif", "calibrate", "models", "train", "cameras", "help")
+VIEWS = ("parts", "review", "whatif", "calibrate", "models", "train", "cameras", "help")
 
 pytestmark = pytest.mark.skipif(OUT is None, reason="draws pictures where MASKLINE_PICTURES says")
 

@@ -6,10 +6,30 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from record.result import JsonObject
 from service.errors import BodyTooLarge, BodyUnusable, MultipartInvalid
 
 # A bare `curl --data-binary` says it sends a form; the bytes decide.
 _RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")
+# What routes that take many images say of their body: the file parts of one multipart body.
+FILES_BODY: JsonObject = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {
+                    "file": {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {"type": "string", "format": "binary"},
+                    }
+                },
+            }
+        }
+    },
+}
 
 
 async def read_image(request: Request, max_bytes: int) -> bytes:

@@ -14,7 +14,7 @@ from service.errors import DatasetInUse, NothingRecorded
 from service.http.answering import in_time
 from service.http.api_keys import Role
 from service.http.auth import SECURED, needs
-from service.http.body import read_images
+from service.http.body import FILES_BODY, read_images
 from service.http.counted import CountedRequest
 from service.http.problems import code_of, document, problems, rule_of
 from service.inspector import Inspector
@@ -39,24 +39,7 @@ _AT_ONCE = 16  # pictures of results in memory
 _Parts = Annotated[AppState, Depends(app_state)]
 _BODY: JsonObject = {
     **SECURED,
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {
-                            "type": "array",
-                            "minItems": 1,
-                            "items": {"type": "string", "format": "binary"},
-                        }
-                    },
-                }
-            }
-        },
-    },
+    "requestBody": FILES_BODY,
 }
 
 

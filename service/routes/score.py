@@ -6,6 +6,7 @@ from record.result import JsonObject
 from service.http.answering import inspect_request, written
 from service.http.api_keys import Role
 from service.http.auth import SECURED, asks
+from service.http.body import FILES_BODY
 from service.http.bulk import inspect_all
 from service.http.counted import CountedResponse
 from service.http.parameters import SCORE_PARAMETERS, score_query
@@ -97,24 +98,7 @@ async def score(request: Request) -> Response:
 _PARTS: JsonObject = {
     **SECURED,
     "parameters": SCORE_PARAMETERS,
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {
-                            "type": "array",
-                            "minItems": 1,
-                            "items": {"type": "string", "format": "binary"},
-                        }
-                    },
-                }
-            }
-        },
-    },
+    "requestBody": FILES_BODY,
 }
 
 

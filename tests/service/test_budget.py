@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,14 @@ def test_every_route_gives_back_what_it_took(client: TestClient, case: str) -> N
     path, body = BODIES[case]
     budget: Budget = client.app.state.parts.inspector.budget
     assert client.post(path, **body).status_code != 500
+    _until_given_back(budget)
+
+
+def _until_given_back(budget: Budget) -> None:
+    """Wait for what is decoded in a thread: an answer that came too late does not wait for it."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until and (budget.taken_bytes or budget._bulk_taken):
+        time.sleep(0.001)
     assert (budget.taken_bytes, budget._bulk_taken) == (0, 0)
 
 

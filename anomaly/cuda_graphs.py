@@ -16,6 +16,7 @@ from anomaly.scoring import Evidence
 from anomaly.scoring_path import ScoringPath, mask_indices
 
 _log = logging.getLogger(__name__)
+_Outputs = tuple[torch.Tensor, torch.Tensor]
 _WARM_UP = 3  # runs before a capture: libraries choose algorithms and allocate workspaces in them
 
 
@@ -51,14 +52,15 @@ class StagedModel:
     @torch.inference_mode()
     def __call__(self, pixels: torch.Tensor, seeds: Sequence[int]) -> Evidence:
         """Raw evidence on (B, 3, S, S) canvases, on the CPU; image i is masked by seed i."""
-        evidence, start = [], 0
+        parts, start = [], 0
         while start < len(seeds):
             size = fitting(len(seeds) - start, list(self._stages))
             part = slice(start, start + size)
             indices = mask_indices(self._model, seeds[part])
-            evidence.append(self._stages[size](pixels[part], *indices))
+            parts.append(self._stages[size](pixels[part], *indices))
             start += size
-        return Evidence(torch.cat(evidence), self._model.names)
+        values, differences = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return Evidence(values, self._model.names, differences)
 
 
 def sizes_to(limit: int) -> list[int]:
@@ -85,19 +87,23 @@ class _Stage:
         self._here = [tensor.to(device) for tensor in self._host]  # on a CPU the same tensors
         self._compute = _captured(path, self._here) if on_gpu else partial(path, *self._here)
 
-    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Evidence (n, R, E, L) on the CPU of n images, up to the stage's size."""
+    def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Evidence (n, R, E, L) on the CPU of n images, up to the stage's size.
+
+        Their differences (n, L, C) stay on the device, out of the graph's reach.
+        """
         count = len(inputs[0])
         for host, here, source in zip(self._host, self._here, inputs, strict=True):
             host[:count].copy_(source)
             host[count:].copy_(source[:1].expand_as(host[count:]))
             here.copy_(host, non_blocking=True)
-        evidence = self._compute()[:count]
-        return evidence.cpu()  # waits: the pinned buffers are free again
+        values, differences = self._compute()
+        aside = differences[:count].clone()
+        return values[:count].cpu(), aside  # waits: the pinned buffers are free again
 
 
 @torch.inference_mode()
-def _captured(path: ScoringPath, inputs: Sequence[torch.Tensor]) -> Callable[[], torch.Tensor]:
+def _captured(path: ScoringPath, inputs: Sequence[torch.Tensor]) -> Callable[[], _Outputs]:
     """Record one run of the path over fixed buffers; the result replays it."""
     aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
@@ -107,10 +113,10 @@ def _captured(path: ScoringPath, inputs: Sequence[torch.Tensor]) -> Callable[[],
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        evidence: torch.Tensor = path(*inputs)
+        outputs: _Outputs = path(*inputs)
 
-    def replay() -> torch.Tensor:
+    def replay() -> _Outputs:
         graph.replay()
-        return evidence
+        return outputs
 
     return replay

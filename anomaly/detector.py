@@ -9,6 +9,7 @@ import torch
 
 from anomaly.bands import folded, spread_grid, unfolded
 from anomaly.calibration import Calibration
+from anomaly.description import describe
 from anomaly.device import choose_device
 from anomaly.errors import ScoreNotFinite
 from anomaly.heatmap import canvas_map, coarse_map, find_regions, region_level, sharpened
@@ -17,7 +18,15 @@ from anomaly.limits import DEFAULT_LIMITS, ImageLimits
 from anomaly.model import AnomalyModel
 from anomaly.preprocess import content_seed, preprocess
 from anomaly.scoring import Evidence
-from anomaly.types import Detection, Grid, Placement, Region, RgbImage, check_finite
+from anomaly.types import (
+    Detection,
+    FloatArray,
+    Grid,
+    Placement,
+    Region,
+    RgbImage,
+    check_finite,
+)
 
 
 class Detector:
@@ -105,10 +114,20 @@ class Detector:
             for i, (calibration, placement) in enumerate(zip(calibrations, placements, strict=True))
         ]
         # 4. Look closer where something stands out: which of its pixels are altered.
-        return [
+        closer = [
             self._closer(detection, canvas, against)
             for detection, canvas, against in zip(detections, pixels, evidence.mean, strict=True)
         ]
+        if evidence.differences is None:
+            return closer
+        return [
+            replace(detection, differences=differences)
+            for detection, differences in zip(closer, evidence.differences, strict=True)
+        ]
+
+    def describe(self, detection: Detection) -> FloatArray | None:
+        """Describe each region of a detection, (n, D); see `anomaly.description.describe`."""
+        return describe(detection, self.model.target)
 
     def _closer(
         self, detection: Detection, canvas: torch.Tensor, evidence: torch.Tensor
@@ -126,8 +145,7 @@ class Detector:
 def _by_model(
     model: AnomalyModel, device: torch.device, pixels: torch.Tensor, seeds: Sequence[int]
 ) -> Evidence:
-    errors: Evidence = model(pixels.to(device), seeds)
-    return errors.cpu()
+    return model.inspect(pixels.to(device), seeds).cpu()
 
 
 def detection_of(

@@ -1,7 +1,7 @@
 """The trained parts together: canvases in, raw evidence out. Knows no calibration."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -95,6 +95,18 @@ class AnomalyModel(nn.Module):
         predicted = self.predict(tokens, seeds)  # (B, R, L, C)
         # 3. Compare: errors of prediction, distance to the memory, the repair head's opinion.
         return self.evidence(tokens, predicted)  # (B, R, E, L)
+
+    @torch.inference_mode()
+    def inspect(self, pixels: torch.Tensor, seeds: Sequence[int]) -> Evidence:
+        """Gather the same evidence, and what of each token was not predicted."""
+        tokens = self.target(pixels)
+        predicted = self.predict(tokens, seeds)
+        evidence = self.evidence(tokens, predicted)
+        return replace(evidence, differences=self.differences(tokens, predicted))
+
+    def differences(self, tokens: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
+        """Subtract the mean prediction (B, R, L, C) from tokens, both standardised: (B, L, C)."""
+        return self.target.to_predict(tokens) - predicted.mean(dim=1)
 
     def predict(
         self, tokens: torch.Tensor, seeds: Sequence[int], masking: MaskingConfig | None = None

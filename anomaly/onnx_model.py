@@ -96,11 +96,14 @@ class OnnxModel:
         self._beside = _session(graph, threads, spins=lanes == 1)
         self._alone = self._beside if lanes == 1 else _session(graph, lanes * threads, spins=True)
         self._model = model
+        # A graph of before has the evidence alone.
+        names = {output.name for output in self._beside.get_outputs()}
+        self._outputs = [name for name in ("error", "tokens", "predicted") if name in names]
         self.engine = f"ONNX Runtime {onnxruntime.__version__}, float32"
 
     def __call__(self, pixels: torch.Tensor, seeds: Sequence[int]) -> Evidence:
         """Raw evidence on (B, 3, S, S) canvases; image i is masked by seed i."""
-        values = []
+        values, differences = [], []
         for image, seed in zip(pixels, seeds, strict=True):
             visible, hidden = mask_indices(self._model, [seed])
             feeds = {
@@ -109,8 +112,12 @@ class OnnxModel:
                 "hidden": hidden[0].numpy(),
             }
             session = self._beside if self._cores.are_shared else self._alone
-            values.append(torch.from_numpy(session.run(["error"], feeds)[0]))
-        return Evidence(torch.cat(values), self._model.names)
+            error, *between = map(torch.from_numpy, session.run(self._outputs, feeds))
+            values.append(error)
+            if between:
+                differences.append(self._model.differences(*between))
+        joined = torch.cat(differences) if differences else None
+        return Evidence(torch.cat(values), self._model.names, joined)
 
 
 def _session(graph: bytes, threads: int, *, spins: bool) -> Any:

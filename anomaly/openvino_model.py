@@ -49,12 +49,14 @@ class OpenVinoModel:
 
     def __call__(self, pixels: torch.Tensor, seeds: Sequence[int]) -> Evidence:
         """Raw evidence on (B, 3, S, S) canvases; image i is masked by seed i."""
-        values = []
+        values, differences = [], []
         for image, seed in zip(pixels, seeds, strict=True):
             masks = mask_indices(self._model, [seed])
             chain = self._beside if self._cores.are_shared else self._alone
-            values.append(chain(image.unsqueeze(0), *(index[0] for index in masks)))
-        return Evidence(torch.cat(values), self._model.names)
+            error, *between = chain(image.unsqueeze(0), *(index[0] for index in masks))
+            values.append(error.clone())
+            differences.append(self._model.differences(*between))
+        return Evidence(torch.cat(values), self._model.names, torch.cat(differences))
 
 
 class _Chain:
@@ -78,8 +80,11 @@ class _Chain:
 
     def __call__(
         self, pixels: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor
-    ) -> torch.Tensor:
-        """Evidence (1, R, E, L) of a canvas (1, 3, S, S) and its masks (W, R, G, ·)."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Evidence (1, R, E, L) of a canvas (1, 3, S, S) and its masks (W, R, G, ·).
+
+        With the tokens (1, L, C) and their predictions (1, R, L, C), all until this thread's next.
+        """
         if not hasattr(self._of_thread, "requests"):
             self._of_thread.requests = [part.create_infer_request() for part in self._compiled]
         features, autoencoder, comparison = self._of_thread.requests
@@ -87,7 +92,7 @@ class _Chain:
         masks = {"visible": visible.numpy(), "hidden": hidden.numpy()}
         predicted = _run(autoencoder, {_TOKENS: tokens, **masks})
         error = _run(comparison, {_TOKENS: tokens, _PREDICTED: predicted})
-        return torch.from_numpy(error.copy())
+        return torch.from_numpy(error), torch.from_numpy(tokens), torch.from_numpy(predicted)
 
 
 def _run(request: Any, inputs: dict[str, Any]) -> Any:

@@ -67,11 +67,14 @@ class Evidence:
     """Raw evidence on B images under R repeats: `values` is (B, R, E, L) float32.
 
     E kinds of evidence, named `family.block` or `family.block.kind`, each on the L cells of the map
-    grid. Higher is more anomalous; units differ from kind to kind.
+    grid. Higher is more anomalous; units differ from kind to kind. Who inspects also has
+    `differences`, (B, L, C) of the patch grid: what each token is beyond its prediction, from which
+    regions are described (`anomaly.description`); what is gathered or joined has none.
     """
 
     values: torch.Tensor
     names: tuple[str, ...]
+    differences: torch.Tensor | None = None
 
     @property
     def mean(self) -> torch.Tensor:
@@ -79,8 +82,8 @@ class Evidence:
         return self.values.mean(dim=1)
 
     def cpu(self) -> "Evidence":
-        """Bring the tensor to the CPU."""
-        return Evidence(self.values.cpu(), self.names)
+        """Bring the values to the CPU; differences, of which few are looked at, stay."""
+        return Evidence(self.values.cpu(), self.names, self.differences)
 
     def averaged(self) -> "Evidence":
         """Return the same evidence averaged over repeats, (B, 1, E, L)."""

@@ -20,9 +20,9 @@ class ScoringPath(nn.Module):
     """Canvases and their mask indices to evidence.
 
     Inputs: pixels (B, 3, S, S) in [0, 1]; visible (B, W, R, G, K) and hidden (B, W, R, G, Q) int64
-    places within each window. Output: (B, R, E, L), as `AnomalyModel.forward` gives. With a
-    `precision` other than float32 the autoencoder alone computes in it: the backbone's rounding
-    would move scores (docs/LOG.md).
+    places within each window. Output: values (B, R, E, L) and differences (B, L, C), as
+    `AnomalyModel.inspect` gives. With a `precision` other than float32 the autoencoder alone
+    computes in it: the backbone's rounding would move scores (docs/LOG.md).
     """
 
     def __init__(self, model: AnomalyModel, precision: torch.dtype = torch.float32) -> None:
@@ -34,10 +34,12 @@ class ScoringPath(nn.Module):
 
     def forward(
         self, pixels: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Score canvases; what is between the steps is what a graph is cut at."""
         tokens = self.model.target(pixels)  # (B, L, C)
-        return self.model.evidence(tokens, self.predict(tokens, visible, hidden)).values
+        predicted = self.predict(tokens, visible, hidden)
+        evidence = self.model.evidence(tokens, predicted)
+        return evidence.values, self.model.differences(tokens, predicted)
 
     def predict(
         self, tokens: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from anomaly.errors import ScoreNotFinite
@@ -131,7 +132,9 @@ class Region:
     """One connected anomalous area, in the caller's pixels.
 
     `bbox` is (x, y, width, height); `peak` and `centroid` are points (x, y); `area_px` counts the
-    caller's pixels; `peak_score` is the calibrated map's value at the peak.
+    caller's pixels; `peak_score` is the calibrated map's value at the peak. `kind` is what labelled
+    examples call it, `unknown` where it is like none of them, and `kind_p` the share of that kind's
+    examples that are no more like it (`anomaly.kinds`); None where nothing is labelled.
     """
 
     bbox: tuple[int, int, int, int]
@@ -139,6 +142,8 @@ class Region:
     peak: tuple[int, int]
     centroid: tuple[float, float]
     peak_score: float
+    kind: str | None = None
+    kind_p: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +158,9 @@ class Detection:
     each pixel of the canvas is altered, (H, W) uint8, 255 being sure, and `anomaly_map` is gathered
     on those pixels; None where nobody looked closer, or the model cannot.
     `errors` (E, L) is the raw evidence behind it all, from which another calibration could judge;
-    `embedding` is how far the image as a whole lies from the remembered normal ones.
+    `embedding` is how far the image as a whole lies from the remembered normal ones. `differences`
+    (L, C) is what each token is beyond its prediction, on whatever device made it; None where
+    nobody asks.
     """
 
     pred_score: float
@@ -170,6 +177,7 @@ class Detection:
     warn_threshold: float | None = None
     embedding: float | None = None
     detail: NDArray[np.uint8] | None = None
+    differences: torch.Tensor | None = None
 
     @property
     def verdict(self) -> Verdict:

@@ -8,6 +8,7 @@
                              also each camera's own
     golden.safetensors       a few generated canvases and the scores they must give
     model.onnx               the scoring path for ONNX Runtime, where that was faster on a CPU
+    kinds.safetensors        labelled regions by which defects are named, where there are some
 
 A folder is written beside its final place and then swapped in, so that it is there whole or not at
 all. Files that are not part of the model stay (`anomaly.folders`). The golden canvases are
@@ -36,6 +37,7 @@ from anomaly.checked import (
     calibrations_from,
     check_golden_form,
     corrupt_unless_sound,
+    examples_from,
     model_from,
     read_tensors,
 )
@@ -48,18 +50,21 @@ from anomaly.errors import (
     ModelUncalibrated,
     OutputRefused,
 )
+from anomaly.example_file import tensors_of_examples
 from anomaly.folders import is_plain_name, recover, recover_all, replace_folder
 from anomaly.golden import check_golden_scores, golden_tensors
+from anomaly.kinds import Examples
 from anomaly.manifest import MANIFEST, SCHEMA_VERSION, Manifest, read_files, read_manifest
 from anomaly.model import AnomalyModel
 from anomaly.onnx_model import GRAPH_ERRORS, OnnxModel
 from anomaly.targets import state_digest
 
-_WEIGHTS, _CALIBRATION, _GOLDEN, _GRAPH = (
+_WEIGHTS, _CALIBRATION, _GOLDEN, _GRAPH, _KINDS = (
     "model.safetensors",
     "calibration.safetensors",
     "golden.safetensors",
     "model.onnx",
+    "kinds.safetensors",
 )
 
 
@@ -73,6 +78,7 @@ class Bundle:
     their calibrations. `graph` is the ONNX file, if there is one; it serves on a CPU. `cameras` are
     calibrations for the parts of some cameras or products, by label; `calibration` is for all
     others. `golden` are canvases and the scores that the calibration as it was read gives them.
+    `examples` are labelled regions as these weights describe them.
     """
 
     name: str
@@ -85,6 +91,7 @@ class Bundle:
     cameras: Mapping[str, Calibration] = field(default_factory=dict)
     weights: str = ""
     golden: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    examples: Examples | None = None
 
     def calibrated(self, calibration: Calibration, camera: str | None = None) -> "Bundle":
         """Return the model with a calibration for one camera, or for all without their own."""
@@ -155,6 +162,8 @@ def save_bundle(bundle: Bundle, folder: Path, version: str) -> Bundle:
         files[_GOLDEN] = save(golden_tensors(Detector(bundle.model, bundle.calibration)))
     if bundle.graph is not None:
         files[_GRAPH] = bundle.graph
+    if bundle.examples is not None:
+        files[_KINDS] = save(tensors_of_examples(bundle.examples))
     manifest = json.dumps(_manifest(bundle, version, files), indent=2).encode()
     files[MANIFEST] = manifest
     try:
@@ -190,6 +199,7 @@ def load_bundle(folder: Path, *, check_golden: bool = True, with_graph: bool = T
         if values is not None:
             check_golden_form(tensors[_GOLDEN], manifest.config)
         model = model_from(manifest.config, tensors[_WEIGHTS])
+        examples = examples_from(tensors.get(_KINDS), model)
         if values is not None:
             calibration_tensors = tensors[_CALIBRATION]
             calibration, cameras = calibrations_from(
@@ -206,6 +216,7 @@ def load_bundle(folder: Path, *, check_golden: bool = True, with_graph: bool = T
         cameras=cameras,
         weights=manifest.files[_WEIGHTS],
         golden=tensors.get(_GOLDEN, {}),
+        examples=examples,
     )
     if check_golden and calibration is not None:
         with corrupt_unless_sound(folder):

@@ -18,6 +18,8 @@ from anomaly.calibration import Calibration
 from anomaly.calibration_file import calibration_from, check_fits, require
 from anomaly.config import from_dict
 from anomaly.errors import AnomalyError, ModelCorrupt, ModelError
+from anomaly.example_file import examples_of_tensors
+from anomaly.kinds import Examples
 from anomaly.model import AnomalyModel, ModelConfig
 
 _GOLDEN_AT_MOST = 16
@@ -96,6 +98,13 @@ def calibrations_from(
     for calibration_ in (calibration, *by_camera.values()):
         check_fits(calibration_, len(model.names), model.target.map_grid.length)
     return calibration, by_camera
+
+
+def examples_from(tensors: dict[str, torch.Tensor] | None, model: AnomalyModel) -> Examples | None:
+    """Restore labelled regions that the model can describe; raises errors of many kinds."""
+    if tensors is None:
+        return None
+    return examples_of_tensors(tensors, sum(block.channels for block in model.target.blocks))
 
 
 def check_golden_form(golden: dict[str, torch.Tensor], values: Mapping[str, Any]) -> None:

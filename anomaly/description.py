@@ -72,4 +72,5 @@ def _cover(region: Region, placement: Placement, grid: Grid) -> FloatArray:
 
 def _overlap(start: float, end: float, cells: int, side: int) -> FloatArray:
     edges = np.arange(cells) * side
-    return np.clip(np.minimum(end, edges + side) - np.maximum(start, edges), 0, side) / side
+    shared = np.minimum(end, edges + side) - np.maximum(start, edges)
+    return np.asarray(np.clip(shared, 0, side) / side, np.float32)

@@ -25,6 +25,7 @@ UNKNOWN_BELOW = 0.1
 MOST_KINDS = 30
 MOST_EXAMPLES = 100  # of each kind, the newest
 _SOFTNESS = 30.0  # inverse strength of the classifier's penalty; 10 to 1000 do the same (LOG)
+_HIGH = 0.5  # of the highest peak of a part
 _LEAST_SHRINKAGE = 1e-6
 _FOLDS = 10  # in which examples are left out, at the most
 
@@ -81,6 +82,11 @@ class Examples:
         return hashlib.sha256(b"\0".join(rows)).hexdigest()
 
 
+def high_enough(peaks: Sequence[float]) -> list[int]:
+    """Return which regions a part's name is of where nobody said: by their peaks, the high ones."""
+    return [row for row, peak in enumerate(peaks) if peak >= _HIGH * max(peaks)]
+
+
 @dataclass(frozen=True, slots=True)
 class Naming:
     """What a region is called, and its p-value; the p-value is of the likeliest kind."""
@@ -93,13 +99,13 @@ class Naming:
 class Spread:
     """How examples lie around the centres of their kinds, shrunk towards a ball.
 
-    `axes` (r, D) are principal directions, `variances` (r,) those along them and `rest` that of any
-    other direction: a covariance of (D, D) in the rank that so few examples can have.
+    `axes` (r, D) are principal directions, `variances` (r,) those along them and `floor` that of
+    any other direction: a covariance of (D, D) in the rank that so few examples can have.
     """
 
     axes: FloatArray
     variances: FloatArray
-    rest: float
+    floor: float
 
     @classmethod
     def around(cls, deviations: FloatArray) -> "Spread":
@@ -110,15 +116,15 @@ class Spread:
             return cls(np.zeros((0, width), np.float32), np.zeros(0, np.float32), 1.0)
         shrinkage = ledoit_wolf_shrinkage(deviations, assume_centered=True)
         _, lengths, axes = np.linalg.svd(deviations, full_matrices=False)
-        rest = max(shrinkage, _LEAST_SHRINKAGE) * total / width
-        variances = (1 - shrinkage) * np.square(lengths) / count + rest
-        return cls(axes.astype(np.float32), variances.astype(np.float32), rest)
+        floor = max(shrinkage, _LEAST_SHRINKAGE) * total / width
+        variances = (1 - shrinkage) * np.square(lengths) / count + floor
+        return cls(axes.astype(np.float32), variances.astype(np.float32), floor)
 
     def distances(self, deviations: FloatArray) -> FloatArray:
         """Squared Mahalanobis distances of (n, D) deviations, (n,)."""
         along = np.square(deviations @ self.axes.T)
         beside = np.maximum(np.square(deviations).sum(axis=1) - along.sum(axis=1), 0)
-        return np.asarray((along / self.variances).sum(axis=1) + beside / self.rest, np.float32)
+        return np.asarray((along / self.variances).sum(axis=1) + beside / self.floor, np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -201,13 +207,13 @@ def _left_out(examples: Examples, numbers: np.ndarray) -> FloatArray:
     folds = parts % min(_FOLDS, int(parts.max()) + 1)
     distances = np.full(len(numbers), np.inf, np.float32)
     for fold in np.unique(folds):
-        rest = folds != fold
-        present = np.unique(numbers[rest])
+        inside = folds != fold
+        present = np.unique(numbers[inside])
         out = (folds == fold) & np.isin(numbers, present)
         if not out.any():
             continue
         order = np.searchsorted(present, numbers)  # of a kind that is present
-        centres = _centres(examples.vectors[rest], order[rest], len(present))
-        spread = Spread.around(examples.vectors[rest] - centres[order[rest]])
+        centres = _centres(examples.vectors[inside], order[inside], len(present))
+        spread = Spread.around(examples.vectors[inside] - centres[order[inside]])
         distances[out] = spread.distances(examples.vectors[out] - centres[order[out]])
     return np.sort(distances)

@@ -160,7 +160,8 @@ class Detection:
     `errors` (E, L) is the raw evidence behind it all, from which another calibration could judge;
     `embedding` is how far the image as a whole lies from the remembered normal ones. `differences`
     (L, C) is what each token is beyond its prediction, on whatever device made it; None where
-    nobody asks.
+    nobody asks. `excused` is the verdict of a part that was rejected only for what its line lets
+    pass.
     """
 
     pred_score: float
@@ -178,8 +179,11 @@ class Detection:
     embedding: float | None = None
     detail: NDArray[np.uint8] | None = None
     differences: torch.Tensor | None = None
+    excused: Verdict | None = None
 
     @property
     def verdict(self) -> Verdict:
-        """What is to be done with the part; see `verdict_of`."""
+        """What is to be done with the part; see `verdict_of`, unless its kind excuses it."""
+        if self.excused is not None:
+            return self.excused
         return verdict_of(self.pred_score, self.threshold, self.warn_threshold)

@@ -126,13 +126,13 @@ def last_said(result_ids: Sequence[str] | None = None) -> Subquery:
     What was withdrawn is as if nobody had spoken.
     """
     latest = select(feedback.c.result_id, feedback.c.kind, feedback.c.defect)
-    latest = latest.where(feedback.c.kind != WITHDRAWN, _is_last())
+    latest = latest.where(feedback.c.kind != WITHDRAWN, is_last_said())
     if result_ids is not None:
         latest = latest.where(feedback.c.result_id.in_(result_ids))
     return latest.subquery()
 
 
-def _is_last() -> ColumnElement[bool]:
+def is_last_said() -> ColumnElement[bool]:
     """Whether nobody spoke later of the same result.
 
     A list of the last numbers instead tempts SQLite to go through it for every result.
@@ -160,7 +160,7 @@ def _nothing_said() -> ColumnElement[bool]:
     spoken = select(feedback.c.id).where(
         feedback.c.result_id == results.c.result_id,
         feedback.c.kind != WITHDRAWN,
-        _is_last(),
+        is_last_said(),
     )
     return ~exists(spoken.correlate(results))
 

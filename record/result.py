@@ -65,6 +65,7 @@ class Feedback:
     kind: str
     defect: str | None = None
     comment: str | None = None
+    regions: list[int] | None = None  # which of the result's regions `defect` names
 
 
 @dataclass(frozen=True, slots=True)

@@ -279,6 +279,12 @@ class Store:
                 connection.execution_options(isolation_level="REPEATABLE READ")
             yield lambda statement: connection.execute(statement).mappings().all()
 
+    @contextmanager
+    def change(self) -> Iterator[Connection]:
+        """Open what changes rows, all of them or none."""
+        with _database_errors("the store cannot be changed"), self._engine.begin() as connection:
+            yield connection
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()

@@ -125,6 +125,18 @@ feedback = Table(
     Column("kind", String(16), nullable=False),
     Column("defect", String(128)),
     Column("comment", String(1000)),
+    Column("regions", JSON(none_as_null=True)),
     Index("feedback_by_result", "result_id", "id", "kind"),
     Index("feedback_by_kind", "kind", "id"),
+)
+
+kind_rules = Table(
+    "kind_rules",
+    metadata,
+    Column("model", String(255), primary_key=True),
+    Column("kind", String(128), primary_key=True),
+    Column("rule", String(8), nullable=False),
+    Column("same_as", String(128)),
+    Column("author", String(128)),
+    Column("changed_at", Moment, nullable=False),
 )

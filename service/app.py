@@ -39,6 +39,7 @@ from service.jobs.board import Jobs
 from service.jobs.calibrations import Calibrations
 from service.jobs.folders import JobFolders
 from service.jobs.trainings import Trainings
+from service.kinds.book import KindBook
 from service.logs import hide
 from service.metrics import Metrics
 from service.recalibration.calibrator import Calibrator
@@ -54,6 +55,7 @@ from service.routes import (
     events,
     health,
     jobs,
+    kinds,
     lookout,
     models,
     oip,
@@ -75,7 +77,7 @@ from service.workers import WorkerPool
 _log = logging.getLogger(__name__)
 _TIDY_S = 60.0
 _INSPECTION = (score, oip, lookout)
-_MODELS = (models, calibration, preview, datasets, jobs, audit)
+_MODELS = (models, calibration, preview, kinds, datasets, jobs, audit)
 _RECORD = (results, pictures, review, why, cameras, report)
 _ROUTES = (*_INSPECTION, *_MODELS, *_RECORD, events, session, ui, health)
 _AGAIN_S = 5.0
@@ -192,6 +194,7 @@ def _assemble(
         budget=budget,
         drifts=DriftMonitor(metrics, settings.drift_parts_per_alarm, events.publish),
         heatmaps=Heatmaps(pool, budget, settings.max_image_pixels),
+        kinds=KindBook(engine.registry, recording, metrics, audit_of(settings)),
         recording=recording,
         publish=events.publish,
     )
@@ -258,6 +261,7 @@ async def _running(
         tasks = [
             lambda: parts.watch.run(settings.watch_models_s),
             parts.jobs.trainings.run,
+            lambda: parts.inspector.kinds.run(parts.inspector.describe_again),
             lambda: _check_audit(settings, metrics),
             lambda: _watch_status(app.state, events),
             _tidy_memory,

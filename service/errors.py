@@ -27,6 +27,8 @@
         │   └── CasesMissing
         │           or cannot be held against one
         ├── NormalsMissing · ReasonMissing
+        ├── KindUnknown · KindUncertain
+        │       what defects are called
         ├── DatasetUnknown · DatasetInUse · DatasetsFull · StorageFailed · FolderRefused
         │       good parts to train on
         ├── JobUnknown · JobEnded · JobNotResumable · JobsFull · JobExists · JobsElsewhere
@@ -404,3 +406,15 @@ class PlaceRefused(ServiceError):
     """A model cannot be put where models lie."""
 
     code = "models_unwritable"
+
+
+class KindUnknown(ServiceError):
+    """Nobody ever called a defect by this name."""
+
+    code = "kind_unknown"
+
+
+class KindUncertain(ServiceError):
+    """A kind has too few examples for what is asked of it, or is the same already."""
+
+    code = "kind_uncertain"

@@ -21,7 +21,8 @@ class StoredEvidence:
     `errors` is (E, L) float16, averaged over masks; `map` the patch scores (rows, cols) float16;
     `inputs` what `anomaly.input_statistics` says of the image; `weights` the digest of the weights
     that gathered it. `encoding` is None where it was stored before that was kept; `detail` is that
-    of the detection, if somebody looked closer.
+    of the detection, if somebody looked closer. `vectors` (n, D) float16 describe the regions of
+    the answer in their order (`anomaly.description`); None where they could not be described.
     """
 
     errors: np.ndarray
@@ -33,6 +34,7 @@ class StoredEvidence:
     encoding: Encoding | None
     weights: str
     detail: NDArray[np.uint8] | None = None
+    vectors: NDArray[np.float16] | None = None
 
     @classmethod
     def of(
@@ -43,6 +45,7 @@ class StoredEvidence:
         encoding: Encoding,
         white_level: int,
         weights: str,
+        vectors: FloatArray | None = None,
     ) -> "StoredEvidence":
         """Take what a detection rests on."""
         assert detection.errors is not None
@@ -56,6 +59,7 @@ class StoredEvidence:
             encoding=encoding,
             weights=weights,
             detail=detection.detail,
+            vectors=None if vectors is None else vectors.astype(np.float16),
         )
 
     def arrays(self) -> Arrays:
@@ -74,6 +78,8 @@ class StoredEvidence:
             kept["encoding"] = self.encoding.row()
         if self.detail is not None:  # nearly all of it is 0
             kept["detail"] = np.frombuffer(encode_grey(self.detail), np.uint8)
+        if self.vectors is not None:
+            kept["vectors"] = self.vectors
         return kept
 
     @classmethod
@@ -92,6 +98,7 @@ class StoredEvidence:
             encoding=None if encoding is None else Encoding.of_row(encoding),
             weights=kept["weights"].tobytes().hex(),
             detail=None if detail is None else decode_grey(detail),
+            vectors=kept.get("vectors"),
         )
 
 

@@ -1,5 +1,6 @@
 """What people say of results, and when that changes the cases that test new versions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
@@ -29,12 +30,23 @@ class FeedbackIn(BaseModel):
         ),
     ]
     defect: Annotated[Label | None, Field(description="Its name: scratch, pore, …")] = None
+    regions: Annotated[
+        list[Annotated[int, Field(ge=0, lt=50)]] | None,
+        Field(
+            min_length=1,
+            max_length=50,
+            description="Which of the result's regions the name is of, counted from 0; left out, "
+            "those whose peak is at least half of the highest.",
+        ),
+    ] = None
     comment: Text | None = None
 
     @model_validator(mode="after")
     def _names_what_is_there(self) -> Self:
         if self.kind == WITHDRAWN and self.defect is not None:
             raise ValueError("what is withdrawn names no defect")
+        if self.regions is not None and self.defect is None:
+            raise ValueError("regions are those that a name is of: give 'defect', too")
         return self
 
 
@@ -43,11 +55,15 @@ class FeedbackOut(FeedbackIn):
 
     created_at: datetime
     author: Annotated[str | None, Field(description="The API key's name.")]
+    notes: Annotated[
+        list[str], Field(description="What is odd about it: a name that may be misspelt.")
+    ] = []
 
     @classmethod
-    def of(cls, entry: Feedback) -> "FeedbackOut":
+    def of(cls, entry: Feedback, notes: Sequence[str] = ()) -> "FeedbackOut":
         """Convert stored feedback."""
-        return cls.model_validate(entry, from_attributes=True)
+        out = cls.model_validate(entry, from_attributes=True)
+        return out.model_copy(update={"notes": list(notes)})
 
 
 # What may be said of a result, by its verdict: WARN lets a part pass, and asks for a look.

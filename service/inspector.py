@@ -7,7 +7,7 @@ threads; the event loop only waits for them.
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
@@ -30,6 +30,8 @@ from service.inference.engine import Engine, Work
 from service.inference.inspection import Inspection, Source
 from service.inference.queue import Priority
 from service.inference.served_model import ServedModel
+from service.kinds.book import KindBook
+from service.kinds.material import Described
 from service.metrics import Metrics
 from service.results.drift import DriftMonitor
 from service.results.idempotency import Lookup, RepeatKey, Repeats, nothing_stored
@@ -67,6 +69,7 @@ class Inspector:
     budget: Budget
     drifts: DriftMonitor
     heatmaps: Heatmaps
+    kinds: KindBook
     recording: Recording | None = None
     publish: Publish = unheard
     repeats: Repeats = field(default_factory=Repeats)
@@ -110,7 +113,7 @@ class Inspector:
         return ScoreOut.of(
             inspection.detection,
             query,
-            model=_model_ref(inspection.model, query.camera),
+            model=_model_ref(inspection.model, query.camera, inspection.kinds),
             heatmap=heatmap,
             result_id=inspection.result_id,
             timings=timings.seconds,
@@ -141,8 +144,15 @@ class Inspector:
         # Judged by the calibration: what a request asks for bends no metric.
         calibrated = outcome.result
         _require_finite(calibrated)
-        detection = await self._as_asked(calibrated, model, query)
-        self.metrics.observe_detection(model.name, query.camera, calibrated)
+        asked, vectors = await self._described(
+            await self._as_asked(calibrated, model, query), model
+        )
+        learned = self.kinds.of(model)
+        detection = asked if vectors is None else learned.judged(asked, vectors)
+        bends_nothing = query.threshold is None and query.false_alarm_rate is None
+        observed = detection if bends_nothing else calibrated
+        self.metrics.observe_detection(model.name, query.camera, observed)
+        self.metrics.observe_kinds(model.name, observed)
         self.drifts.add(model, query.camera, calibrated, prepared.inputs)
         inspection = Inspection(
             model,
@@ -153,6 +163,8 @@ class Inspector:
             prepared.encoding,
             calibrated.verdict,
             self._warnings(model, query, prepared),
+            vectors,
+            learned.version,
         )
         inspected_at, is_kept = datetime.now(UTC), False
         if self.recording is not None:
@@ -167,6 +179,15 @@ class Inspector:
         # In the moment of `inspected_at`: a stream that read later has this one, or is told.
         self.publish("inspection", _event(inspection, query, inspected_at, is_kept=is_kept))
         return inspection
+
+    async def _described(
+        self, detection: Detection, model: ServedModel
+    ) -> tuple[Detection, FloatArray | None]:
+        """Describe the regions, (n, D), and let go what they are described from."""
+        bare = replace(detection, differences=None)
+        if detection.differences is None or not detection.regions:
+            return bare, None
+        return bare, await self.in_pool(lambda: model.detector.describe(detection))
 
     def _warnings(
         self, model: ServedModel, query: ScoreQuery, prepared: "_Prepared"
@@ -185,11 +206,28 @@ class Inspector:
         with self.engine.reserve(model, Priority.LOW, deadline) as reservation:
             prepared = await self.in_pool(lambda: self._prepare(source, model, camera))
             outcome = await self.engine.detect(model, prepared.work, reservation)
-        detection = outcome.result
-        _require_finite(detection)
+        _require_finite(outcome.result)
+        detection, vectors = await self._described(outcome.result, model)
         return Inspection(
-            model, source, detection, "", prepared.inputs, prepared.encoding, detection.verdict
+            model,
+            source,
+            detection,
+            "",
+            prepared.inputs,
+            prepared.encoding,
+            detection.verdict,
+            vectors=vectors,
         )
+
+    async def describe_again(
+        self, data: bytes, model: ServedModel, camera: str | None
+    ) -> Described | None:
+        """Describe the regions of a stored image by another model; None where it finds none."""
+        inspection = await self.inspect_unrecorded(data, model, camera)
+        if inspection.vectors is None:
+            return None
+        regions = [asdict(region) for region in inspection.detection.regions]
+        return Described(regions, inspection.vectors)
 
     async def check(self, data: bytes) -> None:
         """Decode an image only to see that it can be; raises what decoding raises."""
@@ -262,11 +300,14 @@ class Inspector:
         return await in_thread(self.pool, work)
 
 
-def _model_ref(model: ServedModel, camera: str | None) -> ModelRef:
-    """Say which version answers for a camera."""
-    bundle, calibration = model.bundle, model.judged_by(camera)
+def _model_ref(model: ServedModel, camera: str | None, kinds: str | None) -> ModelRef:
+    """Say which version answers for a camera, and names what it finds."""
     return ModelRef(
-        name=model.name, version=bundle.version, digest=bundle.digest, calibration=calibration
+        name=model.name,
+        version=model.bundle.version,
+        digest=model.bundle.digest,
+        calibration=model.judged_by(camera),
+        kinds=kinds,
     )
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter as Counter_
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from prometheus_client import (
@@ -14,6 +14,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from anomaly.kinds import MOST_KINDS, UNKNOWN
 from anomaly.types import Detection
 from service.logs import ACTOR, ANYBODY, SERVICE
 from service.timings import Stage, Timings
@@ -22,6 +23,7 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 _RATIOS = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 _MAX_CAMERAS = 64
 _MAX_OF_KEY = 32
+OTHER = "other"
 
 
 class Metrics:
@@ -38,6 +40,8 @@ class Metrics:
         self._trace_stage = trace_stage
         self._cameras: set[str] = set()
         self._reserved: set[str] = set()
+        self._kinds: dict[str, set[str]] = {}  # counted so far, by model
+        self._with_examples: dict[str, set[str]] = {}
         self._brought: Counter_[str] = Counter_()  # cameras by the key that sent them first
 
     def watch_queue(self, depth: Callable[[], float], limit: int) -> None:
@@ -75,6 +79,27 @@ class Metrics:
         self.score_ratio.labels(model, label).observe(ratio)
         self.last_image.labels(label).set_to_current_time()
 
+    def observe_kinds(self, model: str, detection: Detection) -> None:
+        """Count what was found on a part, each kind once; nothing is said of unnamed regions."""
+        for kind in {region.kind for region in detection.regions if region.kind is not None}:
+            self.defects.labels(model, self._kind(model, kind)).inc()
+
+    def count_examples(self, model: str, examples: Mapping[str, int]) -> None:
+        """Say how many examples each kind of a model has now."""
+        for kind in self._with_examples.pop(model, ()):
+            self.kind_examples.remove(model, kind)
+        self._with_examples[model] = set(examples)
+        for kind, count in examples.items():
+            self.kind_examples.labels(model, kind).set(count)
+
+    def _kind(self, model: str, kind: str) -> str:
+        """Bound the labels: kinds that come when there are many already share one."""
+        names = self._kinds.setdefault(model, {UNKNOWN})
+        if kind not in names and len(names) > MOST_KINDS:
+            return OTHER
+        names.add(kind)
+        return kind
+
     def reserve_cameras(self, names: Iterable[str]) -> None:
         """Give cameras with a calibration of their own a label, whoever comes before them."""
         self._reserved.update(names)
@@ -109,6 +134,12 @@ class Metrics:
         )
         self.input_warnings = self._counter(
             "input_warnings", "Images unlike those calibrated on, and in what.", "model", "code"
+        )
+        self.defects = self._counter(
+            "defects", "Parts on which a kind of defect was found.", "model", "kind"
+        )
+        self.kind_examples = self._gauge(
+            "kind_examples", "Labelled regions that a kind is named from.", "model", "kind"
         )
         self.last_image = self._gauge(
             "last_image_timestamp_seconds", "When a camera's last image came.", "camera"

@@ -18,7 +18,8 @@ class Inspection:
 
     `detection` is judged as the request asked; `calibrated_verdict` is the calibration's own.
     `inputs` is what `anomaly.input_statistics` says of the image, `encoding` what its header does,
-    `warnings` in what it is unlike those calibrated on.
+    `warnings` in what it is unlike those calibrated on. `vectors` (n, D) describe the detection's
+    regions, where they could be described; `kinds` is the version of what names them.
     """
 
     model: ServedModel
@@ -29,6 +30,8 @@ class Inspection:
     encoding: Encoding
     calibrated_verdict: Verdict
     warnings: tuple[InputWarning, ...] = ()
+    vectors: FloatArray | None = None
+    kinds: str | None = None
 
     @property
     def size(self) -> int:
@@ -48,4 +51,5 @@ class Inspection:
             encoding=self.encoding,
             white_level=self.model.config.preprocess.white_level,
             weights=self.model.bundle.weights,
+            vectors=self.vectors,
         )

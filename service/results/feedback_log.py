@@ -45,6 +45,7 @@ class FeedbackLog:
             discussed = await self._reader.find(result_id)
             speaker = Speaker(author, is_admin, datetime.now(UTC))
             change = change_of(discussed, feedback.kind, speaker, is_there=is_there)
+            _check_regions(discussed.result, feedback.regions)
             if change.is_sealed:
                 await self._seal(discussed.result, change)
             if change.is_given_up:
@@ -56,6 +57,7 @@ class FeedbackLog:
                 kind=feedback.kind,
                 defect=feedback.defect,
                 comment=feedback.comment,
+                regions=feedback.regions,
             )
             stored = await self._reader.ask(
                 lambda store: store.add_feedback(entry, after=change.after)
@@ -90,3 +92,11 @@ class FeedbackLog:
             raise AuditUnwritable(
                 f"the audit trail cannot be written ({error.strerror}), so nothing is changed"
             ) from error
+
+
+def _check_regions(result: Result, regions: list[int] | None) -> None:
+    if regions is not None and max(regions) >= len(result.regions):
+        raise FeedbackContradicts(
+            f"region {max(regions)} is named, but {len(result.regions)} were found on this part, "
+            "counted from 0"
+        )

@@ -6,13 +6,18 @@ is 1 - p for an anomalous part and p for a normal one, p being the share of norm
 anomalous.
 """
 
+import hashlib
+import math
+from collections.abc import Iterator
 from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from anomaly.heatmap import anomalous_pixels, encode_png
+from anomaly.kinds import UNKNOWN
 from anomaly.types import Detection
 from record.result import JsonObject
 from service.heatmaps import to_base64
@@ -26,7 +31,8 @@ from service.state import inspector
 
 router = APIRouter(tags=["lookout"])
 
-_COLOUR = (0x23, 0xA4, 0x36)  # of anomalous pixels in the mask; the background is white
+_ANOMALY = "anomaly"  # what nobody named
+_COLOURS = {_ANOMALY: (0x23, 0xA4, 0x36)}  # in the mask; the background is white
 _RESPONSES = problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 _IMAGE = {"schema": {"type": "string", "format": "binary"}}
 _BODY: JsonObject = {
@@ -43,7 +49,7 @@ class PixelAnomaly(BaseModel):
 
 
 class Anomaly(BaseModel):
-    """`background` or `anomaly`."""
+    """`background`, a kind of defect that labelled parts taught, or `anomaly`."""
 
     Name: str
     PixelAnomaly: PixelAnomaly
@@ -88,13 +94,12 @@ def _result(detection: Detection) -> DetectAnomalyResult:
     mask = anomalous_pixels(detection.anomaly_map, detection.placement, detection.map_threshold)
     if not detection.is_anomalous:
         mask[:] = False
-    share = float(mask.mean())
     picture = np.full((*mask.shape, 3), 255, np.uint8)
-    picture[mask] = _COLOUR
-    parts = [
-        ("background", 1 - share, "#FFFFFF"),
-        ("anomaly", share, "#{:02X}{:02X}{:02X}".format(*_COLOUR)),
-    ]
+    parts = [("background", 1 - float(mask.mean()), "#FFFFFF")]
+    for name, within in _by_kind(detection, mask):
+        colour = _COLOURS.get(name) or _colour_of(name)
+        picture[within] = colour
+        parts.append((name, float(within.mean()), "#{:02X}{:02X}{:02X}".format(*colour)))
     return DetectAnomalyResult(
         Source={"Type": "direct"},
         IsAnomalous=detection.is_anomalous,
@@ -106,3 +111,33 @@ def _result(detection: Detection) -> DetectAnomalyResult:
         ],
         AnomalyMask=to_base64(encode_png(picture)),
     )
+
+
+def _by_kind(
+    detection: Detection, mask: NDArray[np.bool_]
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Part anomalous pixels by the kind of the region around them, the strongest first.
+
+    Pixels around which no region is, and those of regions without a name, are `anomaly`.
+    """
+    scale = mask.shape[0] / detection.placement.source[0]
+    left = mask.copy()
+    by_kind: dict[str, NDArray[np.bool_]] = {}
+    for region in detection.regions:
+        if region.kind in (None, UNKNOWN):
+            continue
+        x, y, width, height = region.bbox
+        rows = slice(int(y * scale), math.ceil((y + height) * scale))
+        columns = slice(int(x * scale), math.ceil((x + width) * scale))
+        within = by_kind.setdefault(region.kind or "", np.zeros_like(mask))
+        within[rows, columns] |= left[rows, columns]
+        left[rows, columns] = False
+    yield from ((name, within) for name, within in by_kind.items() if within.any())
+    if left.any():
+        yield _ANOMALY, left
+
+
+def _colour_of(name: str) -> tuple[int, int, int]:
+    """Return a colour that is the name's own wherever it appears, neither white nor black."""
+    red, green, blue = hashlib.sha256(name.encode()).digest()[:3]
+    return red % 224 + 16, green % 224 + 16, blue % 224 + 16

@@ -173,20 +173,30 @@ async def read_result(result_id: str, record: Record) -> ResultDetailOut:
     status_code=201,
 )
 async def say(
-    request: Request, result_id: str, feedback: FeedbackIn, record: Record
+    request: Request,
+    result_id: str,
+    feedback: FeedbackIn,
+    record: Record,
+    *,
+    inspector: Annotated[Inspector, Depends(inspector)],
 ) -> FeedbackOut:
     """Say what the part really was: a false alarm, a confirmed defect, or one that was missed.
 
     It may be said again; the last counts, and `withdrawn` is as if nobody had spoken. A confirmed
     defect, which new versions are held against, is taken back by an admin only (403
     `role_insufficient`), or withdrawn within ten minutes by who confirmed it. What somebody else
-    has claimed (`:claim`) is refused (409 `claimed`).
+    has claimed (`:claim`) is refused (409 `claimed`). From a `defect`'s name on, other parts'
+    regions are named (`GET /v1/models/{name}/kinds`).
     """
     record.review.check(result_id, reviewer_of(request))
     author = getattr(request.state, "key", None)
     entry = await record.feedback.add(result_id, feedback, author, is_admin=_is_admin(request))
     record.review.judged(result_id)
-    return FeedbackOut.of(entry)
+    inspector.kinds.wake()
+    if feedback.defect is None:
+        return FeedbackOut.of(entry)
+    result = (await record.reader.find(result_id)).result
+    return FeedbackOut.of(entry, inspector.kinds.notes(result.model, feedback.defect))
 
 
 def _is_admin(request: Request) -> bool:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from anomaly.familiarity import CODES, InputWarning
+from anomaly.kinds import UNKNOWN_BELOW
 from anomaly.types import Detection, Region, Verdict
 from record.result import Result
 from service.wire import IdempotencyKey, Label, Moment
@@ -73,6 +74,19 @@ class RegionOut(BaseModel):
     peak: Annotated[tuple[int, int], Field(description="x, y")]
     centroid: Annotated[tuple[float, float], Field(description="x, y")]
     peak_score: float
+    kind: Annotated[
+        str | None,
+        Field(
+            description="What labelled parts call it; `unknown` where it is like none of them. "
+            "null where nothing is labelled yet."
+        ),
+    ] = None
+    kind_p: Annotated[
+        float | None,
+        Field(
+            description=f"Below {UNKNOWN_BELOW} hardly a labelled example is as far from its kind."
+        ),
+    ] = None
 
     @classmethod
     def of(cls, region: Region) -> "RegionOut":
@@ -83,6 +97,8 @@ class RegionOut(BaseModel):
             peak=region.peak,
             centroid=region.centroid,
             peak_score=region.peak_score,
+            kind=region.kind,
+            kind_p=region.kind_p,
         )
 
 
@@ -106,6 +122,28 @@ class ModelRef(BaseModel):
     version: str
     digest: str
     calibration: Annotated[str, Field(description="Digest of the calibration that judged.")]
+    kinds: Annotated[
+        str | None,
+        Field(description="Version of what names defects; it follows from its examples."),
+    ] = None
+
+
+class ExcusedOut(BaseModel):
+    """Why a part passes that its calibration rejects: a line's rule for all kinds found on it."""
+
+    verdict: Annotated[Verdict, Field(description="What it would be without the rule.")]
+    kinds: list[str]
+    rule: Literal["warn", "ignore"]
+
+    @classmethod
+    def of(cls, detection: Detection) -> "ExcusedOut | None":
+        """Say why a detection is excused, if it is."""
+        if detection.excused is None:
+            return None
+        kinds = sorted({region.kind or "" for region in detection.regions})
+        return cls(
+            verdict="NG", kinds=kinds, rule="warn" if detection.excused == "WARN" else "ignore"
+        )
 
 
 class InputWarningOut(BaseModel):
@@ -132,6 +170,12 @@ class ScoreOut(BaseModel):
     is_anomalous: bool
     verdict: Annotated[Verdict, Field(description="WARN only where a warning rate was calibrated.")]
     score_std: Annotated[float, Field(description="Spread of the score over repeated masks.")]
+    excused: Annotated[
+        ExcusedOut | None,
+        Field(
+            description="null unless a rule for its kinds lets the part pass, and when repeated."
+        ),
+    ] = None
     regions: list[RegionOut]
     heatmap: HeatmapOut | None
     model: ModelRef
@@ -167,6 +211,7 @@ class ScoreOut(BaseModel):
             is_anomalous=detection.is_anomalous,
             verdict=detection.verdict,
             score_std=detection.score_std,
+            excused=ExcusedOut.of(detection),
             regions=[RegionOut.of(region) for region in detection.regions],
             heatmap=heatmap,
             model=model,

@@ -190,6 +190,8 @@ def test_feedback_is_kept_with_its_result_and_the_last_counts(client: TestClient
         "comment": "dust",
         "created_at": "",
         "author": None,
+        "regions": None,
+        "notes": [],
     }
     said = client.get(f"/v1/results/{bad}").json()["feedback"]
     assert [one["kind"] for one in said] == ["false_alarm", "confirmed_defect"]

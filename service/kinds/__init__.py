@@ -1,0 +1,1 @@
+"""What regions are called: learned from what people say, while the service runs."""

@@ -242,7 +242,8 @@ def _refuse_annotated(folder: Folder, reading: Reading) -> None:
             ):
                 raise DataError(
                     f"{printable(below.path / name)} looks like annotations (COCO, YOLO, VOC or "
-                    f"such), which are not read{_UNSAID}"
+                    f"such), which are not read{_UNSAID}; maskline labels convert makes such "
+                    "folders of most"
                 )
     stems = {Path(name).stem for name in folder.images}
     beside = [n for n in folder.others if Path(n).stem in stems and n.lower().endswith(_SIDECARS)]

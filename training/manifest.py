@@ -45,7 +45,7 @@ def read_manifest(path: Path, notes: list[str]) -> list[Sample]:
             'one {"image": "a.png", "label": "good"} a line'
         )
     goods: Counter[str] = Counter()
-    rows = (pair for pair in _lines(path) if pair[1].strip())
+    rows = (pair for pair in lines(path) if pair[1].strip())
     samples = [_sample(path, number, line, goods) for number, line in rows]
     if any(name != json.dumps(NORMAL) for name in goods):
         notes.append(f"labels taken for good parts: {', '.join(sorted(goods))}")
@@ -72,7 +72,8 @@ def _with_drawn(samples: list[Sample]) -> list[Sample]:
     ]
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield a manifest's lines with their numbers; raises `DataError` for what is no text."""
     with path.open("rb") as file:
         start = file.read(4)
         bom, encoding = next(((b, e) for b, e in _BOMS if start.startswith(b)), (b"", "utf-8"))
@@ -104,7 +105,7 @@ def _decoded(data: bytes, encoding: str, where: str) -> str:
 
 def _sample(path: Path, number: int, line: str, goods: Counter[str]) -> Sample:
     where = f"{printable(path)}, line {number}"
-    row = _row(where, line)
+    row = _row(path, where, line)
     image = _file(path, where, row, "image")
     if image is None:
         raise DataError(f"{where} lacks 'image'")
@@ -117,7 +118,7 @@ def _sample(path: Path, number: int, line: str, goods: Counter[str]) -> Sample:
     return Sample(image, label, split, name if session is None else session, mask, name=name)
 
 
-def _row(where: str, line: str) -> dict[str, Any]:
+def _row(path: Path, where: str, line: str) -> dict[str, Any]:
     try:
         row: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -129,6 +130,12 @@ def _row(where: str, line: str) -> dict[str, Any]:
         raise DataError(f"{where} is a JSON array and lacks 'image'; want one object a line")
     if not isinstance(row, dict):
         raise DataError(f'{where} lacks \'image\'; want {{"image": "a.png"}}')
+    if "source-ref" in row:
+        raise DataError(
+            f"{where} is of Lookout for Vision; first: maskline labels convert "
+            f"{printable(path)} TARGET "
+            "--to mvtec --images FOLDER"
+        )
     if unknown := row.keys() - set(_KEYS):
         raise DataError(f"{where} has the unknown key {min(unknown)!r}; known: {sorted(_KEYS)}")
     return row

@@ -115,9 +115,9 @@ def check_mask_sizes(samples: Sequence[Sample]) -> None:
     An image's header that cannot be read is left to whoever reads its pixels.
     """
     for sample in samples:
-        size = _header_size(sample.path) if sample.mask is not None else None
+        size = header_size(sample.path) if sample.mask is not None else None
         for path in mask_files(sample):
-            mask_size = _header_size(path)
+            mask_size = header_size(path)
             if mask_size is None:
                 raise _unreadable(path)
             if size is not None and mask_size != size:
@@ -131,7 +131,7 @@ def _size_error(path: Path, mask: tuple[int, ...], image: tuple[int, int]) -> Da
     )
 
 
-def _header_size(path: Path) -> tuple[int, int] | None:
+def header_size(path: Path) -> tuple[int, int] | None:
     """(H, W) of a picture turned upright, without its pixels; None where that cannot be read."""
     try:
         with Image.open(path) as picture:

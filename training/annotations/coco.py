@@ -19,6 +19,7 @@ from training.annotations.labelled import Instance, LabelledImage, LabelSet
 from training.annotations.lookup import Images, Opened
 from training.annotations.reading import (
     Notes,
+    abridged,
     box_of_numbers,
     kind_of,
     mapping,
@@ -26,7 +27,6 @@ from training.annotations.reading import (
     ring_of_flat,
     runs_down_columns,
     sequence,
-    shown,
     size_of,
     with_shape,
     without_good,
@@ -109,7 +109,7 @@ class _Reader:
         for where, row in self._rows("categories"):
             key = _identity(row, "id", where)
             if key in kinds:
-                raise DataError(f"{where} has the id {shown(key)} again; number them anew")
+                raise DataError(f"{where} has the id {abridged(key)} again; number them anew")
             kinds[key] = kind_of(row.get("name"), where)
         return kinds
 
@@ -118,7 +118,7 @@ class _Reader:
         for where, row in self._rows("images"):
             key = _identity(row, "id", where)
             if key in by_image:
-                raise DataError(f"{where} has the id {shown(key)} again; number them anew")
+                raise DataError(f"{where} has the id {abridged(key)} again; number them anew")
             size = size_of(row.get("height"), row.get("width"), where)
             by_image[key] = (self.images.open(row.get("file_name"), where, size), [])
         seen: set[object] = set()
@@ -126,12 +126,14 @@ class _Reader:
             key = _identity(row, "image_id", where)
             if key not in by_image:
                 raise DataError(
-                    f"{where} belongs to the image {shown(key)}, which is not in the file; remove "
+                    f"{where} belongs to the image {abridged(key)}, which is not in the file; remove "
                     "it, or add the image"
                 )
             if (number := row.get("id")) is not None:
                 if _identity(row, "id", where) in seen:
-                    raise DataError(f"{where} has the id {shown(number)} again; number them anew")
+                    raise DataError(
+                        f"{where} has the id {abridged(number)} again; number them anew"
+                    )
                 seen.add(number)
             by_image[key][1].append((where, row))
         return by_image
@@ -143,7 +145,7 @@ class _Reader:
         key = _identity(row, "category_id", where)
         if key not in kinds:
             raise DataError(
-                f"{where} has the category {shown(key)}, which is not in the file; add it to "
+                f"{where} has the category {abridged(key)}, which is not in the file; add it to "
                 "'categories'"
             )
         shape = _shape(row.get("segmentation"), opened.size, where)
@@ -159,7 +161,7 @@ class _Reader:
 def _identity(row: Mapping[str, Any], key: str, where: str) -> object:
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise DataError(f"{where} has the {key} {shown(value)}; want a number or a text")
+        raise DataError(f"{where} has the {key} {abridged(value)}; want a number or a text")
     return value
 
 
@@ -173,7 +175,7 @@ def _shape(value: object, size: tuple[int, int], where: str) -> Shape | None:
     declared = row.get("size")
     if declared != list(size):
         raise DataError(
-            f"{where} has run lengths for the size {shown(declared)}; its image has {list(size)}"
+            f"{where} has run lengths for the size {abridged(declared)}; its image has {list(size)}"
         )
     counts = row.get("counts")
     if isinstance(counts, str):
@@ -201,7 +203,8 @@ def write(labels: LabelSet, folder: Path) -> None:
     categories = [{"id": numbers[key], "name": kinds[key]} for key in kinds]
     for split in dict.fromkeys(image.split for image in labels.images):
         of_split = [image for image in labels.images if image.split == split]
-        rows, annotations = [], []
+        rows: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for i, image in enumerate(of_split, start=1):
             name = plain_name(image.name)
             place_image(image.path, folder / "images" / name)

@@ -32,7 +32,15 @@ def _any_json(source: Path, is_such: Callable[[Any], bool], *folders: str) -> bo
     patterns = ("*.json", *(f"{folder}/*.json" for folder in folders))
     paths = [source] if source.is_file() else [p for g in patterns for p in sorted(source.glob(g))]
     paths = [path for path in paths if path.suffix.lower() == ".json"]
-    return any(is_such(read_json(path)) for path in paths[:_MOST_SNIFFED])
+    return any(is_such(_value(path)) for path in paths[:_MOST_SNIFFED])
+
+
+def _value(path: Path) -> object:
+    """Return what a JSON file holds; None where it is damaged, which is said if no format fits."""
+    try:
+        return read_json(path)
+    except DataError:
+        return None
 
 
 _MOST_SNIFFED = 20
@@ -103,12 +111,13 @@ def recognised(source: Path) -> str:
     """Return the name of the only format that fits; raises `DataError`."""
     if not source.exists():
         raise DataError(f"{printable(source)} does not exist")
-    if source.suffix.lower() == ".json" and source.is_file():
-        read_json(source)  # a damaged one fits no format, and says so here
     names = [name for name, form in FORMATS.items() if form.fits(source)]
     if len(names) == 1:
         return names[0]
     if not names:
+        for path in [source] if source.is_file() else sorted(source.glob("*.json")):
+            if path.suffix.lower() == ".json":
+                read_json(path)  # says so where it is damaged
         raise DataError(
             f"{printable(source)} is of no format that is recognised; say which: --from "
             f"{'|'.join(FORMATS)}"

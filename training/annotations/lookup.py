@@ -1,5 +1,6 @@
 """Which file an annotation means by an image's name: below the set, and nowhere else."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,11 +9,12 @@ from typing import Any
 
 from anomaly.image import EXTENSIONS
 from training.annotations.labelled import LabelledImage
-from training.annotations.reading import shown
+from training.annotations.reading import abridged
 from training.errors import DataError
 from training.samples import printable
 from training.truth import header_size
 
+_ELSEWHERE = re.compile(r"[A-Za-z]:[/\\]|[A-Za-z][\w+.-]*://")  # a drive, a URI
 _UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")  # that Label Studio puts before names
 
 
@@ -22,7 +24,7 @@ class Images:
 
     folders: tuple[Path, ...]
     is_explicit: bool = False  # --images was given: foreign paths are looked up by their tail
-    names: dict[str, str] = field(default_factory=dict)  # folded name to where it was used
+    used: dict[str, str] = field(default_factory=dict)  # where a file was named, by its path
 
     @classmethod
     def beside(cls, folder: Path, images: Path | None) -> "Images":
@@ -43,7 +45,7 @@ class Images:
         if leads_out(text):
             if not self.is_explicit:
                 raise DataError(
-                    f"{where} names the image {shown(text)}, which leads out of the set; say where "
+                    f"{where} names the image {abridged(text)}, which leads out of the set; say where "
                     "the images lie: --images FOLDER"
                 )
             return self.open_tail(text, where, declared)
@@ -65,7 +67,7 @@ class Images:
 
     def _text(self, name: object, where: str) -> str:
         if not isinstance(name, str) or not name.strip() or "\0" in name or printable(name) != name:
-            raise DataError(f"{where} names the image {shown(name)}; want the path of a file")
+            raise DataError(f"{where} names the image {abridged(name)}; want the path of a file")
         return name
 
     def _opened(
@@ -78,17 +80,17 @@ class Images:
                     return self._checked(folder / name, relative, where, declared)
         places = ", ".join(dict.fromkeys(str(printable(folder)) for folder in self.folders))
         raise DataError(
-            f"{where} names the image {shown(text)}, which is not below {places}; put it there, or "
+            f"{where} names the image {abridged(text)}, which is not below {places}; put it there, or "
             "say where the images lie: --images FOLDER"
         )
 
     def _checked(
         self, path: Path, name: str, where: str, declared: tuple[int, int] | None
     ) -> "Opened":
-        if self.names.setdefault(name.casefold(), where) != where:
+        if self.used.setdefault(os.path.realpath(path), where) != where:
             raise DataError(
-                f"{where} and {self.names[name.casefold()]} name the same image {shown(name)}; "
-                "every image counts once: remove or rename it"
+                f"{where} and {self.used[os.path.realpath(path)]} name the same image "
+                f"{abridged(name)}; every image counts once: remove or rename it"
             )
         return Opened(path, name, measured(path, where, declared))
 
@@ -130,7 +132,7 @@ def measured(path: Path, where: str, declared: tuple[int, int] | None) -> tuple[
 def leads_out(name: str) -> bool:
     """Whether a path is absolute, a URI, or leads upwards."""
     path = PurePosixPath(name.replace("\\", "/"))
-    return path.is_absolute() or ".." in path.parts or bool(re.match(r"[A-Za-z][\w+.-]*:", name))
+    return path.is_absolute() or ".." in path.parts or bool(_ELSEWHERE.match(name))
 
 
 def _is_file(path: Path) -> bool:

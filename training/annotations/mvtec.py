@@ -45,10 +45,10 @@ def read(source: Path, images: Path | None = None) -> LabelSet:
     dataset = listed(source)
     has_splits = not any("train" in sample.drawn_into for sample in dataset.samples)
     labelled = [_image(sample, has_splits=has_splits) for sample in dataset.samples]
-    return LabelSet(tuple(labelled), tuple(_said(dataset)))
+    return LabelSet(tuple(labelled), tuple(_notes_on(dataset)))
 
 
-def _said(dataset: Dataset) -> Iterator[str]:
+def _notes_on(dataset: Dataset) -> Iterator[str]:
     yield from dataset.listing.notes
     if dataset.listing.left_out:
         left = ", ".join(f"{count} {kind}" for kind, count in dataset.listing.left_out.items())

@@ -11,7 +11,7 @@ from training.samples import few_of
 
 _ALIKE = 0.8  # of two spellings, by difflib's ratio
 _MOST_COMPARED = 200  # kinds
-_SHOWN = 60  # characters of a kind
+_LONGEST_TEXT = 60  # characters of a kind
 
 
 def table(labels: LabelSet) -> str:
@@ -59,10 +59,10 @@ def _spellings(labels: LabelSet) -> Iterator[str]:
         variants = sorted(name for name in written if name.casefold() == key)
         if len(variants) > 1:
             yield f"{', '.join(map(_short, variants))} are taken for a single kind, {_short(kind)}"
-    for a, b in combinations([k for k in kinds if len(k) <= _SHOWN][:_MOST_COMPARED], 2):
+    for a, b in combinations([k for k in kinds if len(k) <= _LONGEST_TEXT][:_MOST_COMPARED], 2):
         if SequenceMatcher(None, a, b).ratio() >= _ALIKE and min(len(a), len(b)) > 3:
             yield f"{kinds[a]} and {kinds[b]} are spelt alike: if they are one kind, rename it"
 
 
 def _short(kind: str) -> str:
-    return kind if len(kind) <= _SHOWN else f"{kind[:_SHOWN]}…"
+    return kind if len(kind) <= _LONGEST_TEXT else f"{kind[:_LONGEST_TEXT]}…"

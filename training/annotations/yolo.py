@@ -19,12 +19,12 @@ from training.annotations.labelled import Instance, LabelledImage, LabelSet
 from training.annotations.lookup import Opened, leads_out, measured
 from training.annotations.reading import (
     Notes,
+    abridged,
     box_of_numbers,
     kind_of,
     number,
     read_text,
     ring_of_flat,
-    shown,
     whole_number,
     with_shape,
     without_good,
@@ -46,6 +46,15 @@ class _Set:
     root: Path
     names: tuple[str, ...]
     folders: tuple[tuple[str, Path], ...]  # (split, folder of images)
+
+
+class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """Reads YAML without aliases, by which a small file can stand for a huge value."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not read")
+        return super().compose_node(parent, index)
 
 
 def fits(source: Path) -> bool:
@@ -104,9 +113,9 @@ def _settings(path: Path) -> dict[str, Any]:
     try:
         if len(text) > _LARGEST_SETTINGS:
             raise ValueError(f"{len(text)} characters")
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _PlainLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{printable(path)} is not YAML: {shown(error)}; correct it") from error
+        raise DataError(f"{printable(path)} is not YAML: {abridged(error)}; correct it") from error
     if not isinstance(value, dict) or "names" not in value:
         raise DataError(f"{printable(path)} lacks 'names', so that it is no data set of YOLO")
     return value
@@ -116,11 +125,11 @@ def _names(value: object, where: str) -> tuple[str, ...]:
     if isinstance(value, dict):
         if set(value) != set(range(len(value))):
             raise DataError(
-                f"{where} numbers its names {shown(sorted(map(str, value)))}; want 0, 1 …"
+                f"{where} numbers its names {abridged(sorted(map(str, value)))}; want 0, 1 …"
             )
         value = [value[i] for i in range(len(value))]
     if not isinstance(value, list):
-        raise DataError(f"{where} has the names {shown(value)}; want a list")
+        raise DataError(f"{where} has the names {abridged(value)}; want a list")
     texts = [name if isinstance(name, str) else str(name) for name in value]
     return tuple(kind_of(text, f"{where}: name {i}") for i, text in enumerate(texts))
 
@@ -143,19 +152,19 @@ def _folders(root: Path, value: dict[str, Any], settings: Path) -> Iterator[tupl
 def _folder(bases: Sequence[Path], name: object, where: str) -> Path:
     """Return a split's folder; Roboflow writes `../train/images` for `train/images`."""
     if not isinstance(name, str) or not name:
-        raise DataError(f"{where} is {shown(name)}; want the name of a folder of images")
+        raise DataError(f"{where} is {abridged(name)}; want the name of a folder of images")
     inner = name
     while inner.startswith("../"):
         inner = inner[3:]
     if leads_out(inner):
         raise DataError(
-            f"{where} is {shown(name)}, which leads out of the set; name a folder in it"
+            f"{where} is {abridged(name)}, which leads out of the set; name a folder in it"
         )
     for base in bases:
         if (base / inner).is_dir():
             return base / inner
     raise DataError(
-        f"{where} is {shown(name)}, which is no folder below {printable(bases[-1])}; put the "
+        f"{where} is {abridged(name)}, which is no folder below {printable(bases[-1])}; put the "
         "images there (a .txt that lists them is not read)"
     )
 

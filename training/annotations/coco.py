@@ -19,8 +19,8 @@ from training.annotations.labelled import Instance, LabelledImage, LabelSet
 from training.annotations.lookup import Images, Opened
 from training.annotations.reading import (
     Notes,
-    abridged,
     box_of_numbers,
+    brief,
     kind_of,
     mapping,
     read_json,
@@ -38,6 +38,7 @@ from training.errors import DataError
 from training.labels import split_of
 from training.samples import printable
 
+_ROBOFLOW = "_annotations.coco.json"
 _KEYS = ("images", "annotations", "categories")
 
 
@@ -50,7 +51,7 @@ def files(source: Path) -> list[Path]:
     """Return the files of a source that may be of this format."""
     if source.is_file():
         return [source]
-    patterns = ("*.json", "annotations/*.json", "*/_annotations.coco.json")
+    patterns = ("*.json", "annotations/*.json", f"*/{_ROBOFLOW}")
     return sorted({path for pattern in patterns for path in source.glob(pattern)})
 
 
@@ -109,7 +110,7 @@ class _Reader:
         for where, row in self._rows("categories"):
             key = _identity(row, "id", where)
             if key in kinds:
-                raise DataError(f"{where} has the id {abridged(key)} again; number them anew")
+                raise DataError(f"{where} has the id {brief(key)} again; number them anew")
             kinds[key] = kind_of(row.get("name"), where)
         return kinds
 
@@ -118,7 +119,7 @@ class _Reader:
         for where, row in self._rows("images"):
             key = _identity(row, "id", where)
             if key in by_image:
-                raise DataError(f"{where} has the id {abridged(key)} again; number them anew")
+                raise DataError(f"{where} has the id {brief(key)} again; number them anew")
             size = size_of(row.get("height"), row.get("width"), where)
             by_image[key] = (self.images.open(row.get("file_name"), where, size), [])
         seen: set[object] = set()
@@ -126,14 +127,12 @@ class _Reader:
             key = _identity(row, "image_id", where)
             if key not in by_image:
                 raise DataError(
-                    f"{where} belongs to the image {abridged(key)}, which is not in the file; remove "
+                    f"{where} belongs to the image {brief(key)}, which is not in the file; remove "
                     "it, or add the image"
                 )
             if (number := row.get("id")) is not None:
                 if _identity(row, "id", where) in seen:
-                    raise DataError(
-                        f"{where} has the id {abridged(number)} again; number them anew"
-                    )
+                    raise DataError(f"{where} has the id {brief(number)} again; number them anew")
                 seen.add(number)
             by_image[key][1].append((where, row))
         return by_image
@@ -145,7 +144,7 @@ class _Reader:
         key = _identity(row, "category_id", where)
         if key not in kinds:
             raise DataError(
-                f"{where} has the category {abridged(key)}, which is not in the file; add it to "
+                f"{where} has the category {brief(key)}, which is not in the file; add it to "
                 "'categories'"
             )
         shape = _shape(row.get("segmentation"), opened.size, where)
@@ -161,7 +160,7 @@ class _Reader:
 def _identity(row: Mapping[str, Any], key: str, where: str) -> object:
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise DataError(f"{where} has the {key} {abridged(value)}; want a number or a text")
+        raise DataError(f"{where} has the {key} {brief(value)}; want a number or a text")
     return value
 
 
@@ -175,7 +174,7 @@ def _shape(value: object, size: tuple[int, int], where: str) -> Shape | None:
     declared = row.get("size")
     if declared != list(size):
         raise DataError(
-            f"{where} has run lengths for the size {abridged(declared)}; its image has {list(size)}"
+            f"{where} has run lengths for the size {brief(declared)}; its image has {list(size)}"
         )
     counts = row.get("counts")
     if isinstance(counts, str):
@@ -184,7 +183,8 @@ def _shape(value: object, size: tuple[int, int], where: str) -> Shape | None:
 
 
 def _split(path: Path) -> str:
-    words = [word for text in (path.stem, path.parent.name) for word in re.split("[^A-Za-z]", text)]
+    name = path.parent.name if path.name == _ROBOFLOW else path.stem
+    words = re.split("[^A-Za-z]", name)
     return next((split for word in words if (split := split_of(word)) is not None), "")
 
 

@@ -16,8 +16,8 @@ from training.annotations.labelled import Instance, LabelledImage, LabelSet
 from training.annotations.lookup import Images
 from training.annotations.reading import (
     Notes,
-    abridged,
     box_of_numbers,
+    brief,
     defects_of,
     kind_of,
     number,
@@ -65,7 +65,7 @@ def read(source: Path, images: Path | None = None) -> LabelSet:
     name = str(printable(path))
     root = _parsed(path)
     if root.tag != "annotations":
-        raise DataError(f"{name} is no file of CVAT: it begins with <{abridged(root.tag)}>")
+        raise DataError(f"{name} is no file of CVAT: it begins with <{brief(root.tag)}>")
     if root.find("track") is not None:
         raise DataError(f"{name} is CVAT for video; export it as CVAT for images 1.1")
     lookup = Images.beside(path.parent, images)
@@ -100,7 +100,7 @@ def _image(element: ElementTree.Element, lookup: Images, where: str, notes: Note
     opened = lookup.open(element.get("name"), where, size)
     instances, kinds = [], []
     for i, child in enumerate(element):
-        place = f"{where}, {abridged(child.tag)} {i}"
+        place = f"{where}, {brief(child.tag)} {i}"
         if child.tag == "tag":
             kinds.append(kind_of(child.get("label"), place))
         elif child.tag in _SHAPES:
@@ -108,7 +108,7 @@ def _image(element: ElementTree.Element, lookup: Images, where: str, notes: Note
             instances.append(_SHAPES[child.tag](kind, child.attrib, size, place))
         else:
             raise DataError(
-                f"{place} is a {abridged(child.tag)}, which is not read; draw a box, a polygon or a "
+                f"{place} is a {brief(child.tag)}, which is not read; draw a box, a polygon or a "
                 "mask instead"
             )
     if not instances and not kinds:
@@ -202,5 +202,5 @@ def _write_instance(element: ElementTree.Element, instance: Instance, image: Lab
 
 def _checked(text: str) -> str:
     if _NO_XML.search(text):
-        raise DataError(f"{abridged(text)} has characters that XML cannot hold; rename it")
+        raise DataError(f"{brief(text)} has characters that XML cannot hold; rename it")
     return text

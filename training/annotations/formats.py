@@ -66,7 +66,7 @@ FORMATS: Mapping[str, Format] = {
     ),
     "labelme": Format(
         "LabelMe (.json for each image)",
-        lambda source: _any_json(source, labelme.is_labelme, "*"),
+        lambda source: _any_json(source, labelme.is_labelme, "**"),
         labelme.read,
         labelme.write,
     ),

@@ -13,8 +13,8 @@ from training.annotations.labelled import Instance, LabelledImage, LabelSet
 from training.annotations.lookup import Images
 from training.annotations.reading import (
     Notes,
-    abridged,
     box_of_numbers,
+    brief,
     defects_of,
     kind_of,
     mapping,
@@ -57,7 +57,7 @@ def read(source: Path, images: Path | None = None) -> LabelSet:
     lookup = Images.beside(path.parent, images)
     labelled = []
     for i, row in enumerate(value):
-        where = f"{name}, task {abridged(row.get('id', i)) if isinstance(row, dict) else i}"
+        where = f"{name}, task {brief(row.get('id', i)) if isinstance(row, dict) else i}"
         if (image := _task(mapping(row, where), lookup, where, notes)) is not None:
             labelled.append(image)
     return LabelSet(tuple(labelled), notes.lines())
@@ -99,7 +99,7 @@ def _task(row: Mapping[str, Any], lookup: Images, where: str, notes: Notes) -> L
             instances += _SHAPES[form](value, opened.size, place)
         elif form not in _UNPLACED:
             raise DataError(
-                f"{place} is of the type {abridged(form)}, which is not read; draw a rectangle, a "
+                f"{place} is of the type {brief(form)}, which is not read; draw a rectangle, a "
                 "polygon or a brush instead"
             )
     if not instances and not kinds:
@@ -180,9 +180,7 @@ def _polygon(value: Mapping[str, Any], size: tuple[int, int], where: str) -> lis
 
 def _brush(value: Mapping[str, Any], size: tuple[int, int], where: str) -> list[Instance]:
     if value.get("format") != "rle":
-        raise DataError(
-            f"{where} is a brush of the format {abridged(value.get('format'))}; want rle"
-        )
+        raise DataError(f"{where} is a brush of the format {brief(value.get('format'))}; want rle")
     code = sequence(value.get("rle"), f"{where}: rle")
     runs = Runs.of(brush_pixels(code, size, where))
     return [with_shape(kind, runs, where) for kind in _kinds(value, "brushlabels", where)]

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from training.annotations.shapes import Box, Mask, Shape, rectangle
-from training.labels import is_normal_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +78,3 @@ class LabelSet:
     def has_splits(self) -> bool:
         """Whether any image has a split."""
         return any(image.split for image in self.images)
-
-
-def of_defects(kinds: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the kinds that are not names of a good part."""
-    return tuple(kind for kind in kinds if not is_normal_name(kind))

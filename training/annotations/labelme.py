@@ -20,8 +20,8 @@ from training.annotations.labelled import Instance, LabelledImage, LabelSet
 from training.annotations.lookup import Images
 from training.annotations.reading import (
     Notes,
-    abridged,
     box_of_numbers,
+    brief,
     defects_of,
     kind_of,
     mapping,
@@ -119,7 +119,7 @@ def _instance(row: Mapping[str, Any], size: tuple[int, int], where: str) -> Inst
         return with_shape(kind, Outlines((ring_of(points, size, where),)), where)
     if form not in ("rectangle", "circle", "mask"):
         raise DataError(
-            f"{where} is a {abridged(form)}, which covers no area; draw a polygon, a rectangle or a "
+            f"{where} is a {brief(form)}, which covers no area; draw a polygon, a rectangle or a "
             "mask instead"
         )
     if len(points) != 2:
@@ -140,7 +140,7 @@ def _instance(row: Mapping[str, Any], size: tuple[int, int], where: str) -> Inst
 def _point(point: object, where: str) -> tuple[float, float]:
     pair = sequence(point, where)
     if len(pair) != 2:
-        raise DataError(f"{where} has the point {abridged(point)}; want x, y")
+        raise DataError(f"{where} has the point {brief(point)}; want x, y")
     return number(pair[0], where), number(pair[1], where)
 
 

@@ -21,7 +21,7 @@ from anomaly.image import decode_image
 from anomaly.limits import MASK_LIMITS
 from training.annotations.labelled import Instance, LabelledImage, LabelSet
 from training.annotations.lookup import Images, Opened
-from training.annotations.reading import Notes, abridged, defects_of, kind_of, mapping, without_good
+from training.annotations.reading import Notes, brief, defects_of, kind_of, mapping, without_good
 from training.annotations.shapes import Runs
 from training.annotations.writing import place_image, plain_name, write_png
 from training.errors import DataError
@@ -97,7 +97,7 @@ def _image(row: Mapping[str, Any], lookup: Images, path: Path, where: str) -> La
     kinds = tuple(kind for kind in kinds if kind.casefold() not in is_marked)
     if defects and named is not None and _kind(row, named, where) == NORMAL:
         raise DataError(
-            f"{where} is called normal, but its mask marks {abridged(defects[0].kind)}; correct one"
+            f"{where} is called normal, but its mask marks {brief(defects[0].kind)}; correct one"
         )
     split = split_of(path.stem) or ""
     return opened.labelled(instances=defects, kinds=kinds, split=split)
@@ -119,7 +119,7 @@ def _kind(row: Mapping[str, Any], key: str, where: str) -> str:
     if "class-name" in about:
         return kind_of(about["class-name"], where)
     if row.get(key) not in (0, 1) or isinstance(row.get(key), bool):
-        raise DataError(f"{where} has the {key} {abridged(row.get(key))}; want 0 (normal) or 1")
+        raise DataError(f"{where} has the {key} {brief(row.get(key))}; want 0 (normal) or 1")
     return NORMAL if row[key] == 0 else "anomaly"
 
 
@@ -154,11 +154,11 @@ def _colours(row: Mapping[str, Any], key: str, where: str) -> dict[int, str | No
     colours: dict[int, str | None] = {}
     named = mapping(about.get("internal-color-map"), f"{where}: internal-color-map")
     for number, value in named.items():
-        place = f"{where}: internal-color-map {abridged(number)}"
+        place = f"{where}: internal-color-map {brief(number)}"
         entry = mapping(value, place)
         text, name = entry.get("hex-color"), entry.get("class-name")
         if not isinstance(text, str) or _COLOUR.fullmatch(text) is None:
-            raise DataError(f"{place} has the hex-color {abridged(text)}; want one such as #2ca02c")
+            raise DataError(f"{place} has the hex-color {brief(text)}; want one such as #2ca02c")
         is_background = isinstance(name, str) and name.casefold() == _BACKGROUND
         kind = None if is_background else kind_of(name, place)
         colour = int(text[1:], 16)

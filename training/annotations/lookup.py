@@ -9,7 +9,7 @@ from typing import Any
 
 from anomaly.image import EXTENSIONS
 from training.annotations.labelled import LabelledImage
-from training.annotations.reading import abridged
+from training.annotations.reading import brief
 from training.errors import DataError
 from training.samples import printable
 from training.truth import header_size
@@ -45,7 +45,7 @@ class Images:
         if leads_out(text):
             if not self.is_explicit:
                 raise DataError(
-                    f"{where} names the image {abridged(text)}, which leads out of the set; say where "
+                    f"{where} names the image {brief(text)}, which leads out of the set; say where "
                     "the images lie: --images FOLDER"
                 )
             return self.open_tail(text, where, declared)
@@ -67,7 +67,7 @@ class Images:
 
     def _text(self, name: object, where: str) -> str:
         if not isinstance(name, str) or not name.strip() or "\0" in name or printable(name) != name:
-            raise DataError(f"{where} names the image {abridged(name)}; want the path of a file")
+            raise DataError(f"{where} names the image {brief(name)}; want the path of a file")
         return name
 
     def _opened(
@@ -80,7 +80,7 @@ class Images:
                     return self._checked(folder / name, relative, where, declared)
         places = ", ".join(dict.fromkeys(str(printable(folder)) for folder in self.folders))
         raise DataError(
-            f"{where} names the image {abridged(text)}, which is not below {places}; put it there, or "
+            f"{where} names the image {brief(text)}, which is not below {places}; put it there, or "
             "say where the images lie: --images FOLDER"
         )
 
@@ -90,7 +90,7 @@ class Images:
         if self.used.setdefault(os.path.realpath(path), where) != where:
             raise DataError(
                 f"{where} and {self.used[os.path.realpath(path)]} name the same image "
-                f"{abridged(name)}; every image counts once: remove or rename it"
+                f"{brief(name)}; every image counts once: remove or rename it"
             )
         return Opened(path, name, measured(path, where, declared))
 

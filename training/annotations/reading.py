@@ -53,7 +53,7 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def abridged(value: object) -> str:
+def brief(value: object) -> str:
     """Return the beginning of a value for an error."""
     text = printable(ascii(value) if isinstance(value, str) else str(value))
     return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
@@ -62,14 +62,14 @@ def abridged(value: object) -> str:
 def mapping(value: object, where: str) -> Mapping[str, Any]:
     """Return a JSON object."""
     if not isinstance(value, dict):
-        raise DataError(f"{where} is {abridged(value)}; want an object {{…}}")
+        raise DataError(f"{where} is {brief(value)}; want an object {{…}}")
     return value
 
 
 def sequence(value: object, where: str) -> Sequence[Any]:
     """Return a JSON array."""
     if not isinstance(value, list):
-        raise DataError(f"{where} is {abridged(value)}; want an array […]")
+        raise DataError(f"{where} is {brief(value)}; want an array […]")
     return value
 
 
@@ -82,7 +82,7 @@ def number(value: object, where: str) -> float:
     except (ValueError, OverflowError):
         result = math.nan
     if not math.isfinite(result):
-        raise DataError(f"{where} is {abridged(value)}; want a finite number")
+        raise DataError(f"{where} is {brief(value)}; want a finite number")
     return result
 
 
@@ -90,19 +90,17 @@ def whole_number(value: object, where: str) -> int:
     """Return an integer that is not negative, also where it is written as text."""
     result = number(value, where)
     if result < 0 or result != int(result):
-        raise DataError(f"{where} is {abridged(value)}; want a whole number from 0 on")
+        raise DataError(f"{where} is {brief(value)}; want a whole number from 0 on")
     return int(result)
 
 
 def kind_of(value: object, where: str) -> str:
     """Return the name of a kind: `good` for a good part, any other as it is written."""
     if not isinstance(value, str) or not value.strip():
-        raise DataError(
-            f"{where} has the kind {abridged(value)}; want the name of a kind of defect"
-        )
+        raise DataError(f"{where} has the kind {brief(value)}; want the name of a kind of defect")
     if len(value) > _LONGEST_KIND or printable(value) != value or "\0" in value:
         raise DataError(
-            f"{where} has the kind {abridged(value)}, which is no name: want Unicode of at most "
+            f"{where} has the kind {brief(value)}, which is no name: want Unicode of at most "
             f"{_LONGEST_KIND} characters"
         )
     return label_of(value, where)
@@ -150,7 +148,7 @@ def ring_of(points: Sequence[object], size: tuple[int, int], where: str) -> Ring
     ring = np.empty((len(points), 2))
     for i, point in enumerate(points):
         if not isinstance(point, list | tuple) or len(point) != 2:
-            raise DataError(f"{where}, point {i} is {abridged(point)}; want x, y")
+            raise DataError(f"{where}, point {i} is {brief(point)}; want x, y")
         for axis, side in ((0, size[1]), (1, size[0])):
             value = number(point[axis], f"{where}, point {i}")
             ring[i, axis] = _inside(value, side, f"{where}, point {i}")
@@ -195,7 +193,7 @@ def checked_counts(counts: Sequence[object], total: int, where: str) -> np.ndarr
     lengths = [whole_number(count, f"{where}: a run's length") for count in counts]
     if sum(lengths) != total:
         raise DataError(
-            f"{where} has runs of {abridged(sum(lengths))} pixels together, but its image or box has "
+            f"{where} has runs of {brief(sum(lengths))} pixels together, but its image or box has "
             f"{total}; it is cut short, or belongs to another image"
         )
     return np.array(lengths, np.int64)

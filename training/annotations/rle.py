@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from training.annotations.reading import abridged
+from training.annotations.reading import brief
 from training.annotations.shapes import Mask, run_lengths
 from training.errors import DataError
 
@@ -39,7 +39,7 @@ def coco_counts(text: str, where: str) -> list[int]:
     for letter in text:
         code = ord(letter) - _OFFSET
         if not 0 <= code < 64 or digits >= _MOST_DIGITS:
-            raise DataError(f"{where} has the run lengths {abridged(text)}, which are damaged")
+            raise DataError(f"{where} has the run lengths {brief(text)}, which are damaged")
         value |= (code & 0x1F) << 5 * digits
         digits += 1
         if not code & 0x20:

@@ -19,8 +19,8 @@ from training.annotations.labelled import Instance, LabelledImage, LabelSet
 from training.annotations.lookup import Opened, leads_out, measured
 from training.annotations.reading import (
     Notes,
-    abridged,
     box_of_numbers,
+    brief,
     kind_of,
     number,
     read_text,
@@ -46,6 +46,7 @@ class _Set:
     root: Path
     names: tuple[str, ...]
     folders: tuple[tuple[str, Path], ...]  # (split, folder of images)
+    rows: Path | None = None  # where the rows lie, if not beside the images
 
 
 class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
@@ -93,11 +94,17 @@ def _described(source: Path, images: Path | None) -> _Set:
             )
         lines = [line.strip() for line in read_text(classes).splitlines()]
         names = tuple(kind_of(line, str(printable(classes))) for line in lines if line)
-        return _Set(root, names, (("", images or _images_folder(root)),))
+        return _Set(root, names, (("", images or _images_folder(root)),), _rows_root(root, images))
     value = _settings(settings)
     names = _names(value.get("names"), str(printable(settings)))
     folders = tuple(_folders(root, value, settings)) if images is None else (("", images),)
-    return _Set(root, names, folders)
+    return _Set(root, names, folders, _rows_root(root, images))
+
+
+def _rows_root(root: Path, images: Path | None) -> Path | None:
+    if images is None:
+        return None
+    return root / "labels" if (root / "labels").is_dir() else root
 
 
 def _first(root: Path, names: Sequence[str]) -> Path | None:
@@ -115,7 +122,7 @@ def _settings(path: Path) -> dict[str, Any]:
             raise ValueError(f"{len(text)} characters")
         value = yaml.load(text, _PlainLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{printable(path)} is not YAML: {abridged(error)}; correct it") from error
+        raise DataError(f"{printable(path)} is not YAML: {brief(error)}; correct it") from error
     if not isinstance(value, dict) or "names" not in value:
         raise DataError(f"{printable(path)} lacks 'names', so that it is no data set of YOLO")
     return value
@@ -125,11 +132,11 @@ def _names(value: object, where: str) -> tuple[str, ...]:
     if isinstance(value, dict):
         if set(value) != set(range(len(value))):
             raise DataError(
-                f"{where} numbers its names {abridged(sorted(map(str, value)))}; want 0, 1 …"
+                f"{where} numbers its names {brief(sorted(map(str, value)))}; want 0, 1 …"
             )
         value = [value[i] for i in range(len(value))]
     if not isinstance(value, list):
-        raise DataError(f"{where} has the names {abridged(value)}; want a list")
+        raise DataError(f"{where} has the names {brief(value)}; want a list")
     texts = [name if isinstance(name, str) else str(name) for name in value]
     return tuple(kind_of(text, f"{where}: name {i}") for i, text in enumerate(texts))
 
@@ -152,26 +159,26 @@ def _folders(root: Path, value: dict[str, Any], settings: Path) -> Iterator[tupl
 def _folder(bases: Sequence[Path], name: object, where: str) -> Path:
     """Return a split's folder; Roboflow writes `../train/images` for `train/images`."""
     if not isinstance(name, str) or not name:
-        raise DataError(f"{where} is {abridged(name)}; want the name of a folder of images")
+        raise DataError(f"{where} is {brief(name)}; want the name of a folder of images")
     inner = name
     while inner.startswith("../"):
         inner = inner[3:]
     if leads_out(inner):
         raise DataError(
-            f"{where} is {abridged(name)}, which leads out of the set; name a folder in it"
+            f"{where} is {brief(name)}, which leads out of the set; name a folder in it"
         )
     for base in bases:
         if (base / inner).is_dir():
             return base / inner
     raise DataError(
-        f"{where} is {abridged(name)}, which is no folder below {printable(bases[-1])}; put the "
+        f"{where} is {brief(name)}, which is no folder below {printable(bases[-1])}; put the "
         "images there (a .txt that lists them is not read)"
     )
 
 
 def _of_folder(folder: Path, described: _Set, notes: Notes) -> Iterator[LabelledImage]:
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-    rows_of = {_rows_path(path, folder): path for path in paths}
+    rows_of = {_rows_path(path, folder, described.rows): path for path in paths}
     if len(rows_of) < len(paths):
         raise DataError(
             f"{printable(folder)} has images that differ in their extension alone, and so share "
@@ -183,12 +190,20 @@ def _of_folder(folder: Path, described: _Set, notes: Notes) -> Iterator[Labelled
                 raise DataError(
                     f"{printable(rows)} has no image below {printable(folder)}; remove it"
                 )
+    if rows_of and not any(rows.is_file() for rows in rows_of):
+        raise DataError(
+            f"no image below {printable(folder)} has rows, such as "
+            f"{printable(next(iter(rows_of)))}; put the .txt files there (an empty one for a good "
+            "part), as else all would be good parts"
+        )
     for rows, path in rows_of.items():
         yield _image(rows, path, described, notes)
 
 
-def _rows_path(image: Path, folder: Path) -> Path:
+def _rows_path(image: Path, folder: Path, rows: Path | None) -> Path:
     """Return the file of an image's rows: `labels` for the last `images` of its path."""
+    if rows is not None:
+        return (rows / image.relative_to(folder)).with_suffix(".txt")
     parts = list(image.with_suffix(".txt").parts)
     places = [i for i, part in enumerate(parts[:-1]) if part == "images"]
     if places:

@@ -260,6 +260,8 @@ def test_bad_rows_of_yolo(tmp_path: Path, row: str, pattern: str) -> None:
 def test_yolo_sets_whose_files_do_not_agree(tmp_path: Path) -> None:
     draw(tmp_path / "images/a.png")
     write_text(tmp_path / "data.yaml", "names: [scratch]")
+    with pytest.raises(DataError, match="as else all would be good parts"):
+        read_labels(tmp_path)
     write_text(tmp_path / "labels/a.txt", "")
     write_text(tmp_path / "labels/b.txt", "0 0.5 0.5 0.1 0.1\n")
     with pytest.raises(DataError, match=r"b\.txt has no image"):

@@ -140,6 +140,14 @@ def test_yolo_of_label_studio(tmp_path: Path) -> None:
     assert only(tmp_path, "yolo").instances[0].box == (8, 6, 16, 12)
 
 
+def test_yolo_whose_images_lie_elsewhere(tmp_path: Path) -> None:
+    draw(tmp_path / "camera/lot/a.jpg")
+    (tmp_path / "set/labels/lot").mkdir(parents=True)
+    (tmp_path / "set/labels/lot/a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "set/classes.txt").write_text("scratch\n")
+    assert not only(tmp_path / "set", "yolo", tmp_path / "camera").is_good
+
+
 def test_labelme(tmp_path: Path) -> None:
     """github.com/wkentaro/labelme, version 5.5: a polygon, a rectangle, a circle and an AI mask.
 

@@ -415,3 +415,43 @@ def test_junk_in_any_place_is_read_or_refused(
         read_labels(path, name)
     except DataError as error:
         assert path.name in str(error)  # noqa: PT017 - either end is right
+
+
+words = st.text(st.characters(codec="ascii"), max_size=6) | st.floats().map(str)
+words |= st.integers().map(str)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(key=st.integers(0, 40), text=words)
+def test_junk_in_any_attribute_of_cvat_is_read_or_refused(
+    key: int, text: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("x")
+    defects = masked("scratch", block(2, 2, 5, 5)), ring("dent", [[9, 9], [20, 9], [9, 20]])
+    labels = LabelSet((image(folder / "in", "a.png", *defects, Instance("pore", (1, 1, 3, 3))),))
+    path = folder / "set/annotations.xml"
+    path.parent.mkdir()
+    FORMATS["cvat"].write(labels, path.parent)
+    parts = path.read_text().split('"')
+    place = 2 * (key % (len(parts) // 2)) + 1
+    path.write_text('"'.join([*parts[:place], text, *parts[place + 1 :]]))
+    try:
+        read_labels(path, "cvat")
+    except DataError as error:
+        assert path.name in str(error)  # noqa: PT017 - either end is right
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(row=st.lists(words, max_size=8).map(" ".join) | st.text(max_size=20))
+def test_junk_in_a_row_of_yolo_is_read_or_refused(
+    row: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("x")
+    draw(folder / "images/a.png")
+    write_text(folder / "data.yaml", "names: [scratch]")
+    (folder / "labels").mkdir()
+    (folder / "labels/a.txt").write_bytes(row.encode("utf-8", "surrogatepass"))
+    try:
+        read_labels(folder)
+    except DataError as error:
+        assert "a.txt" in str(error)  # noqa: PT017 - either end is right

@@ -106,6 +106,32 @@ LINE: dict[str, tuple[Plot, ...]] = {
             kind=Heatmap,
         ),
     ),
+    "Defects": (
+        Plot(
+            "Kinds of defects, shift",
+            "Parts of the last eight hours by what was found on them, the ten commonest kinds: "
+            "what to mend first. Kinds are named from labelled parts.",
+            "short",
+            (
+                Query(
+                    "topk(10, sum by (kind) "
+                    '(increase(maskline_defects_total{model=~"$model"}[8h])))',
+                    "{{kind}}",
+                ),
+            ),
+        ),
+        Plot(
+            "Kinds of defects an hour",
+            "How often each kind is found; unknown is what no labelled part is like.",
+            "short",
+            (
+                Query(
+                    'sum by (kind) (increase(maskline_defects_total{model=~"$model"}[1h]))',
+                    "{{kind}}",
+                ),
+            ),
+        ),
+    ),
     "Cameras": (
         Plot(
             "Seconds since the last image",

@@ -11,14 +11,14 @@ here. What this does not know: a new kind that looks like an old one is called b
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.linear_model import LogisticRegression
 
 from anomaly.errors import ConfigError, require_shape
-from anomaly.types import FloatArray
+from anomaly.types import FloatArray, Region
 
 UNKNOWN = "unknown"
 UNKNOWN_BELOW = 0.1
@@ -155,6 +155,13 @@ class KindHead:
         return tuple(
             Naming(self.kinds[kind] if p >= UNKNOWN_BELOW else UNKNOWN, float(p))
             for kind, p in zip(likeliest, p_values, strict=True)
+        )
+
+    def named(self, regions: Sequence[Region], vectors: FloatArray) -> tuple[Region, ...]:
+        """Return regions with their kinds, by their descriptions (n, D)."""
+        return tuple(
+            replace(region, kind=naming.kind, kind_p=round(naming.p, 4))
+            for region, naming in zip(regions, self.name(vectors), strict=True)
         )
 
 

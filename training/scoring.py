@@ -4,7 +4,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from anomaly.familiarity import unfamiliar
 from anomaly.heatmap import encode_jpeg, overlay
 from anomaly.image import EXTENSIONS, decode_image
 from anomaly.input_statistics import input_statistics
+from anomaly.kinds import KindHead, fit_kinds
 from anomaly.preprocess import preprocess
 from anomaly.runtime import detector_of
 from anomaly.types import Detection, FloatArray, RgbImage
@@ -56,7 +57,9 @@ def score_files(
     where, cores = choose_device(device), usable_cores()
     share = share_cores(where.type, cores, batches=cores)
     torch.set_num_threads(share.threads)
-    detector = detector_of(load_bundle(model), where)
+    bundle = load_bundle(model)
+    detector = detector_of(bundle, where)
+    head = None if bundle.examples is None else fit_kinds(bundle.examples.bounded())
     if heatmaps is not None:
         claim(heatmaps, HEATMAPS)
     to_score = (path for path in expand(images) if str(path) not in done)
@@ -65,7 +68,8 @@ def score_files(
     with ThreadPoolExecutor(_DECODERS) as decoders, ThreadPoolExecutor(share.lanes) as pool:
 
         def score(chunk: list[Path]) -> list[dict[str, Any]]:
-            return list(_score_chunk(detector, chunk, list(decoders.map(decode, chunk)), heatmaps))
+            decoded = list(decoders.map(decode, chunk))
+            return list(_score_chunk(detector, chunk, decoded, heatmaps, head=head))
 
         for records in _in_order(pool, score, chunks, ahead=share.lanes):
             yield from records
@@ -123,6 +127,8 @@ def _score_chunk(
     paths: Sequence[Path],
     decoded: Sequence[RgbImage | dict[str, Any]],
     heatmaps: Path | None,
+    *,
+    head: KindHead | None,
 ) -> Iterator[dict[str, Any]]:
     readable = [image for image in decoded if isinstance(image, RgbImage)]
     inspections = iter(_inspected(detector, readable))
@@ -135,6 +141,7 @@ def _score_chunk(
             detail = {"code": detection.code, "detail": str(detection)}
             yield {"image": str(path), "status": "error", **detail}
             continue
+        detection = _named(detector, head, detection)
         warnings = unfamiliar(detector.calibration, encoding_of(read_header(path), image), inputs)
         record = _record(path, detection) | {"warnings": [asdict(warning) for warning in warnings]}
         if heatmaps is not None:
@@ -164,6 +171,14 @@ def is_records(ends: bytes) -> bool:
 
 def _begins_a_record(line: bytes) -> bool:
     return line[: len(_RECORD)] == _RECORD[: len(line)]
+
+
+def _named(detector: Detector, head: KindHead | None, detection: Detection) -> Detection:
+    """Name the regions by what the model learned from folders, if it did."""
+    vectors = None if head is None else detector.describe(detection)
+    if head is None or vectors is None or not len(vectors):
+        return detection
+    return replace(detection, regions=head.named(detection.regions, vectors))
 
 
 def _inspected(

@@ -55,11 +55,7 @@ class Learned:
         """Name regions by their descriptions (n, D), and let pass what a line's rules excuse."""
         if self.head is None or not len(vectors):
             return detection
-        namings = self.head.name(vectors)
-        regions = tuple(
-            replace(region, kind=naming.kind, kind_p=round(naming.p, 4))
-            for region, naming in zip(detection.regions, namings, strict=True)
-        )
+        regions = self.head.named(detection.regions, vectors)
         verdict = self._excuse(detection.verdict, regions)
         if verdict is None:
             return replace(detection, regions=regions)

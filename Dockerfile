@@ -20,6 +20,7 @@ COPY anomaly anomaly
 COPY cli cli
 COPY record record
 COPY service service
+COPY supervised supervised
 COPY training training
 RUN /opt/maskline/bin/pip wheel --no-deps --wheel-dir /wheels . \
   && /opt/maskline/bin/pip install --no-deps /wheels/*.whl

@@ -55,9 +55,9 @@ postgresql:
 	  echo "no PostgreSQL here: its tests are skipped (apt install postgresql)"
 
 .PHONY: coverage
-coverage: $(VENV)/.dev postgresql prometheus chromium ## Run the tests and require 90 % branch coverage of anomaly/, record/ and service/
+coverage: $(VENV)/.dev postgresql prometheus chromium ## Run the tests and require 90 % branch coverage of anomaly/, record/, service/ and supervised/
 	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report= -p no:cacheprovider | tee $(VENV)/pytest.log; exit $${PIPESTATUS[0]}
-	$(BIN)/coverage report --include 'anomaly/*,record/*,service/*' --fail-under 90
+	$(BIN)/coverage report --include 'anomaly/*,record/*,service/*,supervised/*' --fail-under 90
 	$(BIN)/coverage report --include 'training/*' --fail-under 85
 	@tail -n 1 $(VENV)/pytest.log
 

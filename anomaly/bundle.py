@@ -47,6 +47,7 @@ from anomaly.errors import (
     CalibrationError,
     ModelCorrupt,
     ModelNotSaved,
+    ModelOfOtherKind,
     ModelUncalibrated,
     OutputRefused,
 )
@@ -54,7 +55,15 @@ from anomaly.example_file import tensors_of_examples
 from anomaly.folders import is_plain_name, recover, recover_all, replace_folder
 from anomaly.golden import check_golden_scores, golden_tensors
 from anomaly.kinds import Examples
-from anomaly.manifest import MANIFEST, SCHEMA_VERSION, Manifest, read_files, read_manifest
+from anomaly.manifest import (
+    ANOMALY,
+    MANIFEST,
+    SCHEMA_VERSION,
+    Manifest,
+    kind_of,
+    read_files,
+    read_manifest,
+)
 from anomaly.model import AnomalyModel
 from anomaly.onnx_model import GRAPH_ERRORS, OnnxModel
 from anomaly.targets import state_digest
@@ -126,14 +135,15 @@ def model_folders(folder: Path) -> list[Path]:
     """Return `folder` if it is a model, or those of its subfolders that are, by name.
 
     Hidden folders are left out: a process killed while saving leaves a half-written one behind. A
-    model that it had moved away is restored.
+    model that it had moved away is restored. Models of labels are no part of it.
     """
     recover(folder.absolute())
     recover_all(folder)
     if (folder / MANIFEST).is_file():
-        return [folder]
+        return [folder] if kind_of(folder) == ANOMALY else []
     folders = (path.parent for path in folder.glob(f"*/{MANIFEST}"))
-    return sorted(path for path in folders if not path.name.startswith("."))
+    visible = (path for path in folders if not path.name.startswith("."))
+    return sorted(path for path in visible if kind_of(path) == ANOMALY)
 
 
 def stored_version(folder: Path) -> str:
@@ -166,13 +176,7 @@ def save_bundle(bundle: Bundle, folder: Path, version: str) -> Bundle:
         files[_KINDS] = save(tensors_of_examples(bundle.examples))
     manifest = json.dumps(_manifest(bundle, version, files), indent=2).encode()
     files[MANIFEST] = manifest
-    try:
-        _write_whole(files, folder)
-    except OSError as error:
-        raise ModelNotSaved(
-            f"could not write the model to {folder}: {error.strerror or error}; nothing was "
-            "changed there. Free some space or choose another place and save again"
-        ) from error
+    write_model(files, folder)
     return dataclasses.replace(
         bundle,
         version=version,
@@ -184,10 +188,16 @@ def save_bundle(bundle: Bundle, folder: Path, version: str) -> Bundle:
 def load_bundle(folder: Path, *, check_golden: bool = True, with_graph: bool = True) -> Bundle:
     """Read a model folder, checking schema, digests and golden scores; its graph may be left out.
 
-    Raises `ModelNotFound`, `ModelSchemaUnknown` or `ModelCorrupt`, whatever lies in the folder.
+    Raises `ModelNotFound`, `ModelSchemaUnknown`, `ModelOfOtherKind` or `ModelCorrupt`, whatever
+    lies in the folder.
     """
     recover(folder.absolute())
     manifest = read_manifest(folder)
+    if manifest.kind != ANOMALY:
+        raise ModelOfOtherKind(
+            f"the model in {folder} was made by 'maskline finetune' for {manifest.kind}; it finds "
+            "no anomalies. Name a model that 'maskline train' made"
+        )
     _check_complete(folder, manifest)
     stored = dict(read_files(folder, manifest))
     graph = stored.pop(_GRAPH, None)
@@ -275,8 +285,21 @@ def _manifest(bundle: Bundle, version: str, files: dict[str, bytes]) -> dict[str
     }
 
 
+def write_model(files: dict[str, bytes], folder: Path, kind: str = ANOMALY) -> None:
+    """Put a model's files, its manifest among them, in the place of what lies there.
+
+    Raises `OutputRefused`, or `ModelNotSaved`; the folder is then as it was.
+    """
+    try:
+        _write_whole(files, model_place(folder, kind))
+    except OSError as error:
+        raise ModelNotSaved(
+            f"could not write the model to {folder}: {error.strerror or error}; nothing was "
+            "changed there. Free some space or choose another place and save again"
+        ) from error
+
+
 def _write_whole(files: dict[str, bytes], folder: Path) -> None:
-    folder = model_place(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -291,11 +314,11 @@ def _write_whole(files: dict[str, bytes], folder: Path) -> None:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def model_place(folder: Path) -> Path:
+def model_place(folder: Path, kind: str = ANOMALY) -> Path:
     """Return where a model would be written, links followed.
 
     Raises `OutputRefused` unless the place is free, an empty folder, or a model, which would be
-    replaced.
+    replaced: one of anomalies by its like, one of labels by its like.
     """
     place = Path(os.path.realpath(folder))
     recover(place)
@@ -306,6 +329,11 @@ def model_place(folder: Path) -> Path:
     if any(place.iterdir()) and not is_model(place):
         raise OutputRefused(
             f"{folder} holds something else than a model and stays as it is; choose a new folder"
+        )
+    if is_model(place) and (kind_of(place) == ANOMALY) != (kind == ANOMALY):
+        raise OutputRefused(
+            f"{folder} holds a model of another kind ({kind_of(place)}) and stays as it is; choose "
+            "a new folder"
         )
     return place
 

@@ -72,14 +72,19 @@ def model_from(values: Mapping[str, Any], weights: dict[str, torch.Tensor]) -> A
     config = from_dict(ModelConfig, values)
     with torch.device("meta"):
         layout = AnomalyModel.empty(config).state_dict()
+    check_layout(layout, weights)
+    model = AnomalyModel.empty(config)
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def check_layout(layout: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
+    """Raise `ConfigError` unless weights have the names, shapes and types of a layout."""
     require(layout.keys() == weights.keys(), _difference(layout.keys() ^ weights.keys()))
     for name, tensor in weights.items():
         expected = layout[name]
         fits = expected.shape == tensor.shape and expected.dtype == tensor.dtype
         require(fits, f"{name} is {_form(tensor)}, where {_form(expected)} belongs")
-    model = AnomalyModel.empty(config)
-    model.load_state_dict(weights)
-    return model.eval()
 
 
 def calibrations_from(

@@ -18,6 +18,7 @@
         ├── ModelNotFound          model_not_found
         ├── ModelCorrupt           model_corrupt
         ├── ModelSchemaUnknown     model_schema_unknown
+        ├── ModelOfOtherKind       model_other_kind
         ├── ModelUncalibrated      model_uncalibrated
         └── ModelNotSaved          model_not_saved
 
@@ -133,6 +134,12 @@ class ModelSchemaUnknown(ModelError):
     """The manifest was written by another version of Maskline."""
 
     code = "model_schema_unknown"
+
+
+class ModelOfOtherKind(ModelError):
+    """The model finds anomalies where one of labels belongs, or the other way round."""
+
+    code = "model_other_kind"
 
 
 class ModelUncalibrated(ModelError):

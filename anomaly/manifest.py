@@ -21,6 +21,7 @@ from anomaly.errors import ConfigError, ModelCorrupt, ModelNotFound, ModelSchema
 
 SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
+ANOMALY = "anomaly"  # the kind of a model of anomalies; models of labels name their task
 _MOST_BYTES = 16 * 1024 * 1024
 _MOST_DEPTH = 32
 _MOST_LABEL = 128
@@ -40,6 +41,7 @@ class Manifest:
     card: dict[str, Any]
     files: dict[str, str]
     digest: str = ""
+    kind: str = ANOMALY
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -64,6 +66,15 @@ def read_manifest(folder: Path) -> Manifest:
         **{name: getattr(manifest, name) for name in names},
         digest=hashlib.sha256(raw).hexdigest(),
     )
+
+
+def kind_of(folder: Path) -> str:
+    """Return the kind that a folder's manifest states, `anomaly` where it states or holds none."""
+    try:
+        kind = parse(read_plain(folder / MANIFEST, _MOST_BYTES)).get("kind", ANOMALY)
+    except (ModelCorrupt, ValueError, RecursionError):
+        return ANOMALY  # whoever loads it says what is wrong
+    return kind if isinstance(kind, str) else ANOMALY
 
 
 def parse(raw: bytes) -> dict[str, Any]:

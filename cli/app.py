@@ -53,6 +53,7 @@ app = typer.Typer(
 for command in (  # in the order of the help
     train.train,
     train.pretrain,
+    train.finetune,
     train.compare,
     train.sweep,
     train.pack,

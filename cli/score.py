@@ -183,9 +183,14 @@ def score(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Score images; exit code 1 when any is NG, 2 when any cannot be read."""
+    """Score images; exit code 1 when any is NG, 2 when any cannot be read.
+
+    A model of labels says their kinds instead, and none of them is NG.
+    """
     from tqdm import tqdm
 
+    from supervised.bundle import is_supervised
+    from training.finetune.scoring import label_files
     from training.outputs import HEATMAPS, check_own_file, check_own_folder
     from training.scoring import is_records, read_done, score_files
 
@@ -195,7 +200,12 @@ def score(
         check_own_file(out, is_records)
     ng = unreadable = count = 0
     done = set() if out is None else read_done(out)
-    rows = score_files(model, images, heatmaps=heatmaps, device=device, done=done)
+    if is_supervised(model):
+        if heatmaps is not None:
+            raise typer.BadParameter("a model of labels has no heatmaps; leave out --heatmaps")
+        rows = label_files(model, images, device=device, done=done)
+    else:
+        rows = score_files(model, images, heatmaps=heatmaps, device=device, done=done)
     with contextlib.nullcontext() if out is None else out.open("a", encoding="utf-8") as file:
         for row in rows if out is None else tqdm(rows, desc="scoring", unit="image"):
             if file is None:
@@ -221,5 +231,9 @@ def _score_line(row: dict[str, Any]) -> str:
     image = printable(row["image"])
     if row["status"] == "error":
         return f"ERROR  {image}: {printable(row['detail'])}"
+    if "task" in row:
+        from training.finetune.scoring import label_line
+
+        return f"{printable(label_line(row))}  {image}"
     unlike = "".join(f"\n       ! {warning['text']}" for warning in row.get("warnings", ()))
     return f"{row['verdict']:<5}  {row['score']:8.3f}  p={row['p_value']:.4f}  {image}{unlike}"

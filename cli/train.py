@@ -105,6 +105,60 @@ def pretrain(
         )
 
 
+def finetune(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="Labelled set: train/<kind>/ and test/<kind>/, any layout that names kinds, or a "
+            ".jsonl manifest."
+        ),
+    ],
+    init: Annotated[
+        Path,
+        typer.Option(
+            help="Whose encoder to start from: a model folder (train, pretrain, import-mae), or a "
+            "checkpoint of public weights, with or without a decoder."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
+    recipe: Annotated[
+        str,
+        typer.Option(help="finetune-linear, finetune-partial, finetune-full, or a TOML file."),
+    ] = "finetune-partial",
+    *,
+    set_: Overrides = None,
+    group_by: GroupBy = None,
+    beside_scratch: Annotated[
+        bool,
+        typer.Option(
+            "--beside-scratch", help="Train the same network from nothing, too, and compare."
+        ),
+    ] = False,
+    progress_file: ProgressFile = None,
+) -> None:
+    """Train a model of labels (which kind is it?) from a pretrained autoencoder's encoder."""
+    from training.finetune.config import load_finetune
+    from training.finetune.data import labelled_set
+    from training.finetune.pipeline import finetune as run
+    from training.finetune.report import summary
+    from training.outputs import check_model
+    from training.progress import progress_to
+
+    config = load_finetune(recipe, set_ or ())
+    check_model(out, [data, init], config.task)
+    labelled = labelled_set(data, group_by, config.run.seed)
+    bundle = run(
+        labelled,
+        init,
+        out,
+        config,
+        beside_scratch=beside_scratch,
+        progress=progress_to(progress_file),
+    )
+    typer.echo(summary(bundle.card["training"]))
+    typer.echo(f"saved {out}, version {bundle.version}")
+
+
 def compare(
     runs: Annotated[
         list[Path], typer.Argument(help="Trained model folders, or their .run folders.")
@@ -190,11 +244,21 @@ def import_mae(
         ),
     ] = False,
 ) -> None:
-    """Make a model of public masked-autoencoder weights; next calibrate it on normal images."""
+    """Make a model of public masked-autoencoder weights; next calibrate it on normal images.
+
+    Of a classifier's weights it makes a model of labels, which answers as it is.
+    """
+    from training.finetune.official import has_head
     from training.outputs import check_model
     from training.pipeline import import_model
     from training.pretrained import MaeChoices
 
+    if has_head(checkpoint):
+        from training.finetune.pipeline import import_head
+
+        check_model(out, [checkpoint], "classification")
+        typer.echo(f"saved {out}, version {import_head(checkpoint, out).version}")
+        return
     check_model(out, [checkpoint])
     bundle = import_model(checkpoint, out, MaeChoices(norm_patches=norm_pixels))
     typer.echo(f"saved {out}, version {bundle.version}")
@@ -203,10 +267,16 @@ def import_mae(
 
 def export(model: Model) -> None:
     """Add an ONNX graph to a model; the service then uses it on a CPU."""
+    from supervised.bundle import is_supervised
     from training.outputs import check_changed_model
     from training.pipeline import export_folder
 
     check_changed_model(model)
+    if is_supervised(model):
+        from training.finetune.pipeline import export_folder as export_labels
+
+        typer.echo(f"exported {model}, version {export_labels(model).version}")
+        return
     bundle, exported = export_folder(model)
     typer.echo(f"exported {model}, version {bundle.version}")
     typer.echo(f"one image: {exported}")

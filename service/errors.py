@@ -10,7 +10,7 @@
         ├── KeyMissing · KeyUnknown · SessionEnded · TooManyLogins
         ├── RoleInsufficient · ForeignHost · CrossOrigin
         │       who asks
-        ├── ModelUnknown · NotReady · NoModel · InferenceFailed · ClientGone
+        ├── ModelUnknown · NotReady · NoModel · NotForLabels · InferenceFailed · ClientGone
         │       the inspection
         ├── TooManyStreams
         │       who watches
@@ -78,6 +78,12 @@ class ModelUnknown(ServiceError):
     """No model of that name is loaded."""
 
     code = "model_not_found"
+
+
+class NotForLabels(ServiceError):
+    """Something was asked of a model of labels that only one of anomalies can do."""
+
+    code = "not_for_labels"
 
 
 class BodyTooSlow(ServiceError):

@@ -18,7 +18,7 @@ from anomaly.detector import judge
 from anomaly.encoding import Encoding, Header, encoding_of, read_header
 from anomaly.familiarity import InputWarning, uncertified, unfamiliar
 from anomaly.input_statistics import input_statistics
-from anomaly.preprocess import place
+from anomaly.preprocess import PreprocessConfig, place
 from anomaly.types import Detection, FloatArray, Placement, RgbImage
 from record.result import JsonObject
 from service.budget import Budget
@@ -242,7 +242,8 @@ class Inspector:
 
     async def place(self, data: bytes, model: ServedModel) -> tuple[FloatArray, Placement]:
         """Decode and place a stored image as its inspection did; raises `ImageError`."""
-        canvas, placement, _ = await self.in_pool(lambda: self._placed(data, model))
+        config = model.config.preprocess
+        canvas, placement, _ = await self.in_pool(lambda: self.placed(data, config))
         return canvas, placement
 
     async def compute(self, model: ServedModel, work: Callable[[], T]) -> T:
@@ -256,14 +257,16 @@ class Inspector:
         return time.monotonic() + (query.deadline_ms or self.settings.max_wait_ms) / 1000
 
     def _prepare(self, source: Source, model: ServedModel, camera: str | None) -> "_Prepared":
-        canvas, placement, encoding = self._placed(source, model)
+        canvas, placement, encoding = self.placed(source, model.config.preprocess)
         sha256 = "" if self.recording is None else image_digest(source)
         inputs = input_statistics(canvas)
         warnings = unfamiliar(model.detector.calibration_of(camera), encoding, inputs)
         return _Prepared(Work(canvas, placement, camera), inputs, encoding, warnings, sha256)
 
-    def _placed(self, source: Source, model: ServedModel) -> tuple[FloatArray, Placement, Encoding]:
-        config = model.config.preprocess
+    def placed(
+        self, source: Source, config: PreprocessConfig
+    ) -> tuple[FloatArray, Placement, Encoding]:
+        """Decode an image within the budget and place it; called in the pool."""
         header = read_header(source) if isinstance(source, bytes) else None
         with self.budget.open() as charge:
             charge.add(self._decoded_bytes(header, config.canvas))

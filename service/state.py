@@ -56,7 +56,8 @@ def why_not_ready(state: State) -> NotReady | None:
     if state.draining:
         return NotReady("the service is shutting down; send images elsewhere")
     parts: AppState = state.parts
-    if (missing := parts.registry.no_model()) is not None:
+    no_labels = not parts.inspector.engine.labels.serving
+    if no_labels and (missing := parts.registry.no_model()) is not None:
         return missing
     if not parts.inspector.engine.is_ready:
         return NotReady("inference has stopped or hangs; restart the service")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("anomaly", "record", "service", "training", "cli", "bench")
+PACKAGES = ("anomaly", "record", "service", "supervised", "training", "cli", "bench")
 VAGUE = {
     "wanted",
     "found",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from anomaly.config import from_dict
 from anomaly.errors import ConfigError
@@ -14,8 +14,10 @@ from anomaly.masking import MASK_KINDS, MaskKind
 from anomaly.model import ModelConfig
 from training.errors import RecipeError
 
+T = TypeVar("T")
 _SMALLEST_BATCH = 8
 _RECIPES = resources.files("training") / "recipes"
+FINETUNE = "finetune-"  # recipes of training.finetune begin with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +294,16 @@ def without_detail(config: TrainConfig) -> TrainConfig:
 
 
 def recipe_names() -> list[str]:
-    """Return the recipes that come with Maskline."""
+    """Return the recipes of models of anomalies that come with Maskline."""
+    return [name for name in _names() if not name.startswith(FINETUNE)]
+
+
+def finetune_names() -> list[str]:
+    """Return the recipes of models of labels that come with Maskline."""
+    return [name for name in _names() if name.startswith(FINETUNE)]
+
+
+def _names() -> list[str]:
     return sorted(Path(e.name).stem for e in _RECIPES.iterdir() if e.name.endswith(".toml"))
 
 
@@ -301,12 +312,17 @@ def load_recipe(name: str = "default", overrides: Iterable[str] = ()) -> TrainCo
 
     Raises `RecipeError` naming the key or value that is wrong.
     """
+    return read_recipe(TrainConfig, name, overrides)
+
+
+def read_recipe(cls: type[T], name: str, overrides: Iterable[str]) -> T:
+    """Read a recipe of any configuration; raises `RecipeError`."""
     values = _read(name)
     values.pop("sweep", None)
     for override in overrides:
         _apply(values, override)
     try:
-        return from_dict(TrainConfig, values)
+        return from_dict(cls, values)
     except ConfigError as error:
         raise RecipeError(f"recipe {name!r}: {error}") from error
 
@@ -329,7 +345,7 @@ def _read(name: str) -> dict[str, Any]:
     elif Path(name).is_file():
         text = Path(name).read_text(encoding="utf-8")
     else:
-        names = ", ".join(recipe_names())
+        names = ", ".join(_names())
         raise RecipeError(f"no recipe {name!r}: neither a file nor one of {names}")
     try:
         return tomllib.loads(text)

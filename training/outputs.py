@@ -12,6 +12,7 @@ from pathlib import Path
 
 from anomaly.bundle import is_model, model_place
 from anomaly.errors import OutputRefused
+from anomaly.manifest import ANOMALY, kind_of
 
 _LONGEST_NAME = 200  # bytes; while it is written, a folder's name is longer by 20
 _SHOWN_BYTES = 4096  # at each end of a file
@@ -24,12 +25,12 @@ HEATMAPS, REPORT, SWEEP, DEMO = (
 _RUN_FILES = ("log.jsonl", "checkpoint.safetensors", "files.json", "plan.json", "tensorboard")
 
 
-def check_model(out: Path, reads: Iterable[Path]) -> None:
+def check_model(out: Path, reads: Iterable[Path], kind: str = ANOMALY) -> None:
     """Refuse a place for a model that holds something else, or the data that are read.
 
     Raises `OutputRefused`, as all functions here do.
     """
-    place = model_place(out)
+    place = model_place(out, kind)
     _check_name(place)
     if place.name.startswith("."):
         raise OutputRefused(f"{out} is a hidden folder, which is not served; choose another name")
@@ -43,8 +44,9 @@ def check_model(out: Path, reads: Iterable[Path]) -> None:
 
 def check_changed_model(model: Path) -> None:
     """Refuse a model that cannot be changed in place; a folder that is no model fails later."""
-    if is_model(Path(os.path.realpath(model))):
-        check_model(model, ())
+    place = Path(os.path.realpath(model))
+    if is_model(place):
+        check_model(model, (), kind_of(place))
 
 
 def check_run(folder: Path) -> None:

@@ -9,7 +9,7 @@ import argparse
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -22,7 +22,8 @@ from anomaly.mae import MaeConfig
 from anomaly.model import AnomalyModel, ModelConfig
 from anomaly.preprocess import PreprocessConfig
 from anomaly.scoring import ScoringConfig
-from anomaly.targets import TargetConfig
+from anomaly.targets import Target, TargetConfig
+from supervised.encoder import EncoderConfig
 from training.errors import WeightsError
 
 State = dict[str, torch.Tensor]
@@ -78,12 +79,19 @@ def import_mae(path: Path, choices: MaeChoices = MaeChoices()) -> AnomalyModel:
     `choices`. Raises `WeightsError` naming what is missing.
     """
     file, choices = _locate(path, choices)
-    state = rename(_read(file))
+    state = rename(read_state(file))
     config = _config(state, choices)
     return _fill(config, state)
 
 
 def rename(state: Mapping[str, torch.Tensor]) -> State:
+    """Bring either layout to our names, the decoder's included."""
+    renamed = rename_encoder(state)
+    _require_decoder(renamed)
+    return renamed
+
+
+def rename_encoder(state: Mapping[str, torch.Tensor]) -> State:
     """Bring either layout to our names; query, key and value become one tensor."""
     renamed: State = {}
     parts: dict[str, dict[str, torch.Tensor]] = {}
@@ -98,7 +106,8 @@ def rename(state: Mapping[str, torch.Tensor]) -> State:
         if set(three) != {"q", "k", "v"}:
             raise WeightsError(f"the weights lack query, key or value of {place!r}; wrong file?")
         renamed[place] = torch.cat([three[part] for part in "qkv"])
-    _require(renamed)
+    if "embed.weight" not in renamed or "blocks.0.attn.qkv.weight" not in renamed:
+        raise WeightsError("the weights lack the encoder of a masked autoencoder; wrong file?")
     return renamed
 
 
@@ -115,14 +124,13 @@ def _own_name(name: str) -> str:
     )
 
 
-def _require(state: Mapping[str, torch.Tensor]) -> None:
-    if "embed.weight" not in state or "blocks.0.attn.qkv.weight" not in state:
-        raise WeightsError("the weights lack the encoder of a masked autoencoder; wrong file?")
+def _require_decoder(state: Mapping[str, torch.Tensor]) -> None:
     if "decoder.predict.weight" not in state:
         raise WeightsError(
             "these weights hold an encoder only, and without the decoder nothing can be predicted; "
-            "take the checkpoint with the decoder (the official ones end in _full), or use the "
-            "encoder as a backbone: --set model.target.backbone=vit_base_patch16_224.mae"
+            "take the checkpoint with the decoder (the official ones end in _full), use the "
+            "encoder as a backbone: --set model.target.backbone=vit_base_patch16_224.mae, or give "
+            "it labels: maskline finetune --init FILE"
         )
 
 
@@ -147,7 +155,7 @@ def _locate(path: Path, choices: MaeChoices) -> tuple[Path, MaeChoices]:
         raise WeightsError(f"{path / 'config.json'} is no ViTMAE configuration: {error}") from error
 
 
-def _read(file: Path) -> State:
+def read_state(file: Path) -> State:
     """Read a .safetensors file, or a .pth or .bin file whose pickle may hold tensors only."""
     try:
         if file.suffix == ".safetensors":
@@ -173,10 +181,27 @@ def _read(file: Path) -> State:
 
 
 def _config(state: State, choices: MaeChoices) -> ModelConfig:
-    width, _, patch, _ = state["embed.weight"].shape
     decoder_width = len(state["decoder.embed.weight"])
-    side = round((state["position"].shape[1] - 1) ** 0.5)
+    encoder = encoder_config(state, choices)
+    mae = replace(
+        encoder.mae,
+        decoder_width=decoder_width,
+        decoder_depth=_depth(state, r"^decoder\.blocks\.(\d+)\."),
+        decoder_heads=choices.decoder_heads or decoder_width // 32,
+    )
     return ModelConfig(
+        preprocess=encoder.preprocess,
+        target=encoder.target,
+        mae=mae,
+        scoring=ScoringConfig(families=("masked",)),
+    )
+
+
+def encoder_config(state: State, choices: MaeChoices) -> EncoderConfig:
+    """Read an encoder's sizes from its renamed tensors."""
+    width, _, patch, _ = state["embed.weight"].shape
+    side = round((state["position"].shape[1] - 1) ** 0.5)
+    return EncoderConfig(
         preprocess=PreprocessConfig(canvas=side * patch),
         target=TargetConfig(kind="pixels", patch=patch, norm_patches=choices.norm_patches),
         mae=MaeConfig(
@@ -184,15 +209,13 @@ def _config(state: State, choices: MaeChoices) -> ModelConfig:
             depth=_depth(state, r"^blocks\.(\d+)\."),
             heads=choices.heads or width // (80 if width == 1280 else 64),
             decoder="classic",
-            decoder_width=decoder_width,
-            decoder_depth=_depth(state, r"^decoder\.blocks\.(\d+)\."),
-            decoder_heads=choices.decoder_heads or decoder_width // 32,
+            decoder_width=width,
+            decoder_heads=1,
             positions="sincos",
             class_token=True,
             norm_eps=choices.norm_eps,
             window=side,
         ),
-        scoring=ScoringConfig(families=("masked",)),
     )
 
 
@@ -202,19 +225,30 @@ def _depth(state: State, pattern: str) -> int:
 
 def _fill(config: ModelConfig, state: State) -> AnomalyModel:
     model = AnomalyModel.fresh(config)
-    filled = dict(state)
-    # The class token's own position joins it; patches become tokens ordered (row, column, channel).
-    filled["class_token"] = state["class_token"] + state["position"][:, :1]
-    filled["position"] = state["position"][:, 1:]
+    filled = as_ours(state)
     if state["decoder.position"][:, 0].abs().max() > 0:
         raise WeightsError("the decoder gives its class token a position; no known layout does")
     filled["decoder.position"] = state["decoder.position"][:, 1:]
-    filled["embed.weight"] = state["embed.weight"].permute(0, 2, 3, 1).flatten(1)
     try:
         model.mae.load_state_dict(filled)
     except RuntimeError as error:
         raise WeightsError(f"the weights do not fit together: {str(error)[:300]}") from error
-    area = config.target.patch**2
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-    model.target.fit(mean.repeat(area), std.repeat(area))
+    standardise(model.target, config.target)
     return model.eval()
+
+
+def as_ours(state: State) -> State:
+    """Give renamed tensors of an encoder the form that ours have."""
+    filled = dict(state)
+    # The class token's own position joins it; patches become tokens ordered (row, column, channel).
+    filled["class_token"] = state["class_token"] + state["position"][:, :1]
+    filled["position"] = state["position"][:, 1:]
+    filled["embed.weight"] = state["embed.weight"].permute(0, 2, 3, 1).flatten(1)
+    return filled
+
+
+def standardise(target: Target, config: TargetConfig) -> None:
+    """Set the standardisation of pixels that all of these weights were trained with."""
+    area = config.patch**2
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    target.fit(mean.repeat(area), std.repeat(area))

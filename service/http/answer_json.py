@@ -6,22 +6,27 @@ every other thread of the interpreter.
 
 from pydantic import BaseModel
 
+from service.schemas.labels import SupervisedOut
 from service.schemas.scoring import BatchItemOut, BatchOut, HeatmapOut, ScoreOut
 
 _EMPTY = b'"data":""'  # in no text of JSON, where quotes are escaped
 
 
-def is_short(answer: ScoreOut | BatchOut) -> bool:
+def is_short(answer: ScoreOut | SupervisedOut | BatchOut) -> bool:
     """Whether writing takes less time than a thread takes to begin."""
+    if isinstance(answer, SupervisedOut):
+        return not answer.masks
     return isinstance(answer, ScoreOut) and (
         answer.heatmap is None or len(answer.heatmap.data) < 100_000
     )
 
 
-def write(answer: ScoreOut | BatchOut) -> bytes:
+def write(answer: ScoreOut | SupervisedOut | BatchOut) -> bytes:
     """Write an answer; the same bytes as pydantic's."""
     if isinstance(answer, ScoreOut):
         return _filled(_emptied(answer), answer.heatmap)
+    if isinstance(answer, SupervisedOut):
+        return _json(answer)
     return b'{"items":[' + b",".join(map(_item, answer.items)) + b"]}"
 
 

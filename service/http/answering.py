@@ -16,6 +16,8 @@ from service.http.disconnect import while_wanted
 from service.inference.inspection import Inspection
 from service.inference.queue import Priority
 from service.inspector import Inspector
+from service.labeller import label_image
+from service.schemas.labels import SupervisedOut
 from service.schemas.scoring import BatchOut, ScoreOut, ScoreQuery
 from service.timings import Timings
 
@@ -30,6 +32,17 @@ async def inspect_request(inspector: Inspector, request: Request, query: ScoreQu
     caller = getattr(request.state, "key", None)
     inspect = partial(inspector.inspect_once, caller=caller)
     return await _while_wanted(inspector, request, query, inspect)
+
+
+async def label_request(inspector: Inspector, request: Request, query: ScoreQuery) -> SupervisedOut:
+    """Answer one request to a model of labels."""
+
+    def label(
+        data: bytes, query: ScoreQuery, deadline: float, timings: Timings
+    ) -> Awaitable[SupervisedOut]:
+        return label_image(inspector, data, query, deadline=deadline, timings=timings)
+
+    return await _while_wanted(inspector, request, query, label)
 
 
 async def detect_request(inspector: Inspector, request: Request, query: ScoreQuery) -> Inspection:
@@ -47,7 +60,7 @@ async def in_time(inspector: Inspector, reading: Awaitable[T]) -> T:
         raise BodyTooSlow(f"the body did not arrive within {limit:g} s") from None
 
 
-async def written(inspector: Inspector, answer: ScoreOut | BatchOut) -> bytes:
+async def written(inspector: Inspector, answer: ScoreOut | SupervisedOut | BatchOut) -> bytes:
     """Write an answer as JSON; one with pictures in a thread."""
     if is_short(answer):
         return write(answer)
@@ -76,6 +89,8 @@ async def _while_wanted(
 async def _read(
     inspector: Inspector, request: CountedRequest, query: ScoreQuery, timings: Timings
 ) -> bytes:
-    inspector.engine.registry.find(query.model)  # an unknown name is told before the body is read
+    engine = inspector.engine  # an unknown name is told before the body is read
+    if not engine.labels.has(query.model):
+        engine.registry.find(query.model)
     with inspector.metrics.timed("read", timings):
         return await in_time(inspector, read_image(request, inspector.settings.max_body_bytes))

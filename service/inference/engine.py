@@ -23,6 +23,7 @@ from record.audit import Audit, AuditBroken
 from service.errors import AuditUnwritable, InferenceFailed
 from service.events import Publish, unheard
 from service.inference.batching import Batcher, TooMuchAtOnce
+from service.inference.labels import LabelModels, ServedLabels
 from service.inference.model_memory import ModelMemory
 from service.inference.queue import (
     BatchingConfig,
@@ -37,6 +38,8 @@ from service.inference.served_model import ServedModel, cost_of
 from service.logs import ACTOR
 from service.metrics import Metrics
 from service.settings import Settings
+from supervised.bundle import SupervisedBundle
+from supervised.types import Answer
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -104,6 +107,8 @@ class Engine:
         )
         self.registry = Registry(config, self._prepare, self._publish, self._note, publish=publish)
         self.registry.load_all()
+        self.labels = LabelModels(settings.models_dir, self.device, self._note_labels)
+        self.labels.load_all()
         self.batcher: Batcher[Work | Computation, Any] = Batcher(
             self._run,
             BatchingConfig(
@@ -139,7 +144,7 @@ class Engine:
         return self.batcher.queue.full(ACTOR.get())
 
     def reserve(
-        self, model: ServedModel, priority: Priority, deadline: float
+        self, model: ServedModel | ServedLabels, priority: Priority, deadline: float
     ) -> AbstractContextManager[Reservation]:
         """Keep room in the queue for an image while it is decoded; raises `QueueFull`."""
         return self.batcher.queue.reserve(
@@ -150,6 +155,12 @@ class Engine:
         self, model: ServedModel, work: Work, reservation: Reservation
     ) -> Outcome[Detection]:
         """Queue one image and wait for its detection; leaving the wait cancels queued work."""
+        return await asyncio.wrap_future(self.batcher.queue.put(model, work, reservation))
+
+    async def label(
+        self, model: ServedLabels, work: Work, reservation: Reservation
+    ) -> Outcome[Answer]:
+        """Queue one image for a model of labels and wait for its answer."""
         return await asyncio.wrap_future(self.batcher.queue.put(model, work, reservation))
 
     async def compute(
@@ -170,8 +181,13 @@ class Engine:
             with self._cores.batch():
                 if isinstance(key, Computation):
                     return [key.work()]
+                works = [item for item in requests if isinstance(item, Work)]
+                if isinstance(key, ServedLabels):
+                    return key.answers(
+                        [work.canvas for work in works], [work.placement for work in works]
+                    )
                 assert isinstance(key, ServedModel)
-                return _detections(key, [item for item in requests if isinstance(item, Work)])
+                return _detections(key, works)
         except ScoreNotFinite:
             raise
         except Exception as error:
@@ -204,15 +220,26 @@ class Engine:
 
     def _note(self, action: str, name: str, bundle: Bundle, **more: Any) -> None:
         """Seal into the audit trail what is about to happen; raises `AuditUnwritable`."""
-        if self._audit is None or bundle.calibration is None:
+        if bundle.calibration is None:
             return
-        details = {
-            "version": bundle.version,
-            "digest": bundle.digest,
-            "threshold": bundle.calibration.threshold,
-            "false_alarm_rate": bundle.calibration.false_alarm_rate,
+        self._seal(
+            action,
+            name,
+            version=bundle.version,
+            digest=bundle.digest,
+            threshold=bundle.calibration.threshold,
+            false_alarm_rate=bundle.calibration.false_alarm_rate,
             **more,
-        }
+        )
+
+    def _note_labels(self, bundle: SupervisedBundle) -> None:
+        """Seal that another version of a model of labels is about to serve."""
+        kind = bundle.config.task
+        self._seal("load", bundle.name, kind=kind, version=bundle.version, digest=bundle.digest)
+
+    def _seal(self, action: str, name: str, **details: Any) -> None:
+        if self._audit is None:
+            return
         try:
             self._audit.add(action, name, ACTOR.get(), **details)
         except (OSError, AuditBroken) as error:

@@ -327,7 +327,7 @@ class Trainings:
 def recipe_names() -> list[str]:
     """Return the recipes that a training may name."""
     names = (path.stem for path in _RECIPES.glob("*.toml"))
-    return sorted(name for name in names if not name.startswith(("pretrain", "sweep")))
+    return sorted(name for name in names if not name.startswith(("finetune", "pretrain", "sweep")))
 
 
 def _check_recipe(name: str) -> None:

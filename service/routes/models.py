@@ -11,6 +11,7 @@ from service.http.problems import problems
 from service.inference.registry import Registry
 from service.inference.served_model import ServedModel, Slot
 from service.inspector import Inspector
+from service.schemas.labels import LabelModelOut
 from service.schemas.models import (
     ActivateIn,
     BrokenModelOut,
@@ -30,6 +31,7 @@ _RESPONSES = problems(401, 403, 404, 409, 422, 429, 500, 503)
 _MAY_READ = [Depends(needs(Role.READ))]
 _MAY_OPERATE = [Depends(needs(Role.OPERATE))]
 _Registry = Annotated[Registry, Depends(registry)]
+_Inspector = Annotated[Inspector, Depends(inspector)]
 _Version = Annotated[
     str | None, Query(max_length=128, description="The one that is meant; also in the body.")
 ]
@@ -41,13 +43,21 @@ _Version = Annotated[
     responses=_RESPONSES,
     openapi_extra=SECURED,
 )
-async def list_models(registry: _Registry) -> ModelsOut:
-    """List the loaded models, with thresholds and what they can certify, and the broken ones."""
+async def list_models(inspector: _Inspector) -> ModelsOut:
+    """List the loaded models, with thresholds and what they can certify, and the broken ones.
+
+    Models of labels, which have no threshold, stand in `labels`.
+    """
+    registry, labels = inspector.engine.registry, inspector.engine.labels
     models = [_model_out(model, registry.default_name) for model in registry.active]
     broken = [
         BrokenModelOut(name=slot.name, code=slot.failure.code, detail=str(slot.failure))
         for slot in registry.slots.values()
         if slot.active is None and slot.failure is not None
+    ]
+    broken += [
+        BrokenModelOut(name=name, code=error.code, detail=str(error))
+        for name, error in labels.broken.items()
     ]
     slots = [registry.slots[name] for name in sorted(registry.slots)]
     return ModelsOut(
@@ -55,14 +65,23 @@ async def list_models(registry: _Registry) -> ModelsOut:
         known=[slot.name for slot in slots],
         broken=broken,
         versions=[versions(slot) for slot in slots],
+        labels=[LabelModelOut.of(served.bundle) for served in labels.serving.values()],
     )
 
 
 @router.post(
     "/v1/models/{name}:load", dependencies=_MAY_OPERATE, responses=_RESPONSES, openapi_extra=SECURED
 )
-async def load(name: str, registry: _Registry) -> VersionsOut:
-    """Read, check, warm up and stage the version in the model's folder; nothing switches yet."""
+async def load(name: str, inspector: _Inspector) -> VersionsOut:
+    """Read, check, warm up and stage the version in the model's folder; nothing switches yet.
+
+    A model of labels has no stage to wait on: it serves at once.
+    """
+    registry, labels = inspector.engine.registry, inspector.engine.labels
+    if name not in registry.slots and await labels.discovered(name):
+        served = await labels.load(name)
+        active = served.bundle.version
+        return VersionsOut(name=name, active=active, staged=None, previous=None)
     return versions(await registry.load(name))
 
 
@@ -130,7 +149,7 @@ async def discard(name: str, registry: _Registry, how: RollbackIn | None = None)
     responses=_RESPONSES,
     openapi_extra=SECURED,
 )
-async def drift(name: str, inspector: Annotated[Inspector, Depends(inspector)]) -> DriftsOut:
+async def drift(name: str, inspector: _Inspector) -> DriftsOut:
     """Say whether camera or parts changed since the last calibration, camera by camera."""
     slot = inspector.engine.registry.find(name)
     watches = inspector.drifts.of(slot.name)

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from record.result import JsonObject
-from service.http.answering import inspect_request, written
+from service.http.answering import inspect_request, label_request, written
 from service.http.api_keys import Role
 from service.http.auth import SECURED, asks
 from service.http.body import FILES_BODY
@@ -11,6 +11,7 @@ from service.http.bulk import inspect_all
 from service.http.counted import CountedResponse
 from service.http.parameters import SCORE_PARAMETERS, score_query
 from service.http.problems import problems
+from service.schemas.labels import SupervisedOut
 from service.schemas.scoring import BatchOut, ScoreOut
 from service.state import inspector
 
@@ -74,6 +75,7 @@ _EXAMPLE = {
     "input": {"warnings": []},
     "timings": {"read": 0.001, "decode": 0.002, "queue": 0.0, "inference": 0.06, "encode": 0.0},
 }
+_Answer = ScoreOut | SupervisedOut
 _PROBLEMS = problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 _RESPONSES: dict[int | str, JsonObject] = {
     200: {"content": {"application/json": {"example": _EXAMPLE}}},
@@ -81,17 +83,25 @@ _RESPONSES: dict[int | str, JsonObject] = {
 }
 
 
-@router.post("/score", response_model=ScoreOut, responses=_RESPONSES, openapi_extra=_BODY)
-@router.post("/v1/score", response_model=ScoreOut, responses=_RESPONSES, openapi_extra=_BODY)
+@router.post("/score", response_model=_Answer, responses=_RESPONSES, openapi_extra=_BODY)
+@router.post("/v1/score", response_model=_Answer, responses=_RESPONSES, openapi_extra=_BODY)
 @asks(Role.SCORE)
 async def score(request: Request) -> Response:
     """Inspect one image: OK or NG, with score, p-value, regions and heatmap.
+
+    A model of labels ('maskline finetune') answers with kinds, boxes or masks instead; its answers
+    are not recorded.
 
     Every parameter may also come as a header, `X-Maskline-<Name>`; the query wins.
     """
     query = score_query(request)
     inspector_ = await inspector(request)
-    answer = await inspect_request(inspector_, request, query)
+    labels = inspector_.engine.labels.has(query.model)
+    answer: ScoreOut | SupervisedOut
+    if labels:
+        answer = await label_request(inspector_, request, query)
+    else:
+        answer = await inspect_request(inspector_, request, query)
     return CountedResponse(inspector_.budget, await written(inspector_, answer))
 
 

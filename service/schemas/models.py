@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from anomaly.calibration import Mode
 from anomaly.drift import Drift
+from service.schemas.labels import LabelModelOut
 from service.schemas.scoring import ModelRef
 from service.wire import Text
 
@@ -69,6 +70,9 @@ class ModelsOut(BaseModel):
     known: list[str]
     broken: list[BrokenModelOut]
     versions: Annotated[list[VersionsOut], Field(description="Of all there are, by name.")]
+    labels: Annotated[
+        list[LabelModelOut], Field(description="Models of labels ('maskline finetune').")
+    ] = []
 
 
 class DriftOut(BaseModel):

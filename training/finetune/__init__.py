@@ -1,0 +1,1 @@
+"""Fine-tuning: a labelled model from a pretrained autoencoder's encoder."""

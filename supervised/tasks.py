@@ -9,9 +9,11 @@ from typing import Any
 
 from anomaly.config import from_dict
 from anomaly.errors import ConfigError
+from supervised.boxes import BoxConfig, BoxDetector
 from supervised.classifier import Classifier, ClassifierConfig
 from supervised.encoder import Encoder, EncoderConfig
 from supervised.network import SupervisedNetwork
+from supervised.segmenter import MaskConfig, Segmenter
 from supervised.types import TaskName
 
 MOST_CLASSES = 1000
@@ -30,6 +32,8 @@ class Task:
 
 TASKS: dict[TaskName, Task] = {
     "classification": Task(ClassifierConfig, Classifier),
+    "detection": Task(BoxConfig, BoxDetector),
+    "segmentation": Task(MaskConfig, Segmenter),
 }
 
 

@@ -6,6 +6,15 @@ from typing import Any
 from training.samples import printable
 
 _WIDEST = 24
+_FIGURES = {
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+    "AP": "AP (COCO)",
+    "AP50": "AP at overlap .5",
+    "AP50_any_kind": "the same, any kind",
+    "mean_iou": "mean IoU of kinds",
+    "any_iou": "IoU, any kind",
+}
 
 
 def summary(training: Mapping[str, Any]) -> str:
@@ -16,7 +25,7 @@ def summary(training: Mapping[str, Any]) -> str:
         return "no test images: nothing is said of how good it is"
     names = "".join(f"{name:>10}" for name in columns)
     lines = [f"{'':<{_WIDEST}}{'images':>8}{names}"]
-    for key, text in (("balanced_accuracy", "balanced accuracy"), ("accuracy", "accuracy")):
+    for key, text in _FIGURES.items():
         if key in training["test"]:
             figures = "".join(f"{column[key]:>10.3f}" for column in columns.values())
             lines.append(f"{text:<{_WIDEST}}{'':>8}{figures}")

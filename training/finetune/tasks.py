@@ -15,6 +15,8 @@ from supervised.types import Answer, TaskName
 from training.finetune.batch import LabelledBatch
 from training.finetune.classification import ClassificationTraining
 from training.finetune.config import LossConfig
+from training.finetune.detection import DetectionTraining
+from training.finetune.segmentation import SegmentationTraining
 from training.samples import Sample
 
 
@@ -41,4 +43,6 @@ class TrainingTask(Protocol):
 
 TRAINING: dict[TaskName, Callable[[LossConfig], TrainingTask]] = {
     "classification": ClassificationTraining,
+    "detection": DetectionTraining,
+    "segmentation": SegmentationTraining,
 }

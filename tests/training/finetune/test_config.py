@@ -6,12 +6,13 @@ from training.finetune.config import load_finetune
 
 
 def test_every_recipe_loads_and_is_no_recipe_of_anomalies() -> None:
-    assert finetune_names() == ["finetune-full", "finetune-linear", "finetune-partial"]
     assert not set(finetune_names()) & set(recipe_names())
     trained = {name: load_finetune(name).tune.train for name in finetune_names()}
     assert trained == {
+        "finetune-boxes": "all",
         "finetune-full": "all",
         "finetune-linear": "head",
+        "finetune-masks": "all",
         "finetune-partial": "last",
     }
 

@@ -162,7 +162,7 @@ def accuracies(regions: Regions, count: int, options: argparse.Namespace) -> dic
         "plain": lambda teach, test: _named(regions.plain, regions, teach, test),
         "scratch": lambda teach, test: _trained(regions, teach, test),
     }
-    figures = {}
+    figures: dict[str, float] = {}
     for name, way in ways.items():
         draws = options.scratch_draws if name == "scratch" else options.draws
         values = []
@@ -181,7 +181,7 @@ def _named(
     """Name by the likeliest kind, whatever its p-value."""
     head = fit_kinds(_examples(vectors, regions, teach))
     logits = vectors[test] @ head.weights.T + head.bias
-    return np.array(head.kinds)[logits.argmax(axis=1)]
+    return np.asarray(np.array(head.kinds)[logits.argmax(axis=1)])
 
 
 def _examples(vectors: np.ndarray, regions: Regions, rows: np.ndarray) -> Examples:
@@ -233,12 +233,12 @@ def _trained(regions: Regions, teach: np.ndarray, test: np.ndarray) -> np.ndarra
         flipped = turned.flip(3) if torch.rand(()) < 0.5 else turned
         loss = nn.functional.cross_entropy(network(flipped), labels[batch])
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
     network.eval()
     with torch.no_grad():
         logits = network(torch.from_numpy(regions.cuts[test]))
-    return np.array(kinds)[logits.argmax(dim=1).numpy()]
+    return np.asarray(np.array(kinds)[logits.argmax(dim=1).numpy()])
 
 
 if __name__ == "__main__":

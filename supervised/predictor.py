@@ -32,6 +32,7 @@ class Predictor:
         """Say what is on each of (B, 3, S, S) canvases in [0, 1], in the callers' pixels."""
         answers = self._network.answers(to_device(pixels, self.device), placements)
         for answer in answers:
-            scores = (*answer.classes, *answer.boxes)
-            check_finite(**{f"probability {i}": s.probability for i, s in enumerate(scores)})
+            scores = [score.probability for score in answer.classes]
+            scores += [box.probability for box in answer.boxes]
+            check_finite(**{f"probability {i}": score for i, score in enumerate(scores)})
         return answers

@@ -60,7 +60,7 @@ def tune(
                 bar.tell(f"loss {loss:.4f}, rate {rate:.1e}", loss=loss, images_per_s=0.0)
     if average:
         with torch.no_grad():
-            torch._foreach_copy_(trained, average)
+            torch._foreach_copy_([p.detach() for p in trained], average)
     network.eval()
     return loss
 

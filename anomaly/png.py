@@ -1,15 +1,16 @@
 """PNG to pixels. Size and orientation are known from its chunks, every checksum is verified.
 
 OpenCV sees only the chunks that make the picture: no text or profile to inflate, no transparency
-(alpha is dropped), no second frame.
+(alpha is dropped, but of marks), no second frame.
 """
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from anomaly.errors import CorruptImage, UnsupportedFormat
 from anomaly.limits import ImageLimits, check_size
@@ -19,7 +20,9 @@ from anomaly.types import RgbImage
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_CHUNKS = 100_000
 _PICTURE = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_MARKS = (*_PICTURE, b"tRNS")
 _XMP = b"XML:com.adobe.xmp\0\0\0"  # followed by two empty texts: not compressed
+_HEADER_END = 33
 _FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 
 
@@ -32,9 +35,49 @@ def read_png(data: bytes, limits: ImageLimits) -> RgbImage:
     return RgbImage(np.ascontiguousarray(upright(pixels, orientation_of(exif, xmp))))
 
 
+def png_size(data: bytes) -> tuple[int, int]:
+    """(H, W) of a PNG as it lies in the file, by its header alone; raises `ImageError`."""
+    if not data.startswith(SIGNATURE):
+        raise UnsupportedFormat("this is no PNG")
+    width, height, _ = _header(data)
+    return height, width
+
+
+def read_marks(data: bytes, limits: ImageLimits) -> NDArray[np.bool_]:
+    """Say which pixels of a PNG somebody painted, (H, W), turned upright.
+
+    Those of any colour but black that are not wholly transparent, of any depth and colour type; one
+    transparent value of plain grey is not looked at. Raises `ImageError`.
+    """
+    height, width = png_size(data)
+    bits = data[24]
+    check_size((height, width), len(data), limits, sample_bytes=2 if bits == 16 else 1)
+    picture, exif, xmp = _needed_chunks(data, _MARKS)
+    pixels = _imdecode(picture, cv2.IMREAD_UNCHANGED)  # (H, W), (H, W, 3) or, with alpha, (H, W, 4)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    marks = (pixels[..., :3] != 0).any(axis=2)
+    if pixels.shape[2] == 4:
+        marks &= pixels[..., 3] != 0
+    return np.ascontiguousarray(upright(marks, orientation_of(exif, xmp)))
+
+
+def with_texts(png: bytes, texts: Mapping[str, str]) -> bytes:
+    """Write texts into a PNG by keyword, as `iTXt`; readers of pictures pass over them."""
+    chunks = (
+        _chunk(b"iTXt", keyword.encode("latin-1") + b"\0\0\0\0\0" + text.encode())
+        for keyword, text in texts.items()
+    )
+    return png[:_HEADER_END] + b"".join(chunks) + png[_HEADER_END:]
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
 def _header(data: bytes) -> tuple[int, int, int]:
     """(width, height, bits) of the header, which must come first."""
-    if len(data) < 33 or data[8:16] != b"\0\0\0\x0dIHDR":
+    if len(data) < _HEADER_END or data[8:16] != b"\0\0\0\x0dIHDR":
         if data[12:16] == b"CgBI":
             raise UnsupportedFormat("an iOS-optimised PNG is not read; save it as an ordinary PNG")
         raise CorruptImage("the PNG's header is truncated or damaged")
@@ -44,11 +87,11 @@ def _header(data: bytes) -> tuple[int, int, int]:
     return width, height, bits
 
 
-def _needed_chunks(data: bytes) -> tuple[bytes, bytes, bytes]:
+def _needed_chunks(data: bytes, needed: Collection[bytes] = _PICTURE) -> tuple[bytes, bytes, bytes]:
     """Return the picture's chunks as a PNG of their own, and the content of EXIF and XMP."""
     parts, is_whole, exif, xmp = [SIGNATURE], True, b"", b""
     for kind, start, end in _chunks(data):
-        if kind in _PICTURE:
+        if kind in needed:
             parts.append(data[start - 8 : end + 4])
             continue
         is_whole = False
@@ -89,10 +132,15 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _decode(data: bytes) -> np.ndarray:
+    bgr = _imdecode(data, _FLAGS)
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr)
+
+
+def _imdecode(data: bytes, flags: int) -> np.ndarray:
     try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise CorruptImage("the PNG is truncated or damaged") from error
-    if bgr is None:
+    if pixels is None:
         raise CorruptImage("the PNG is truncated or damaged")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr)
+    return pixels

@@ -71,5 +71,13 @@ def _database(source: Path, target: Path) -> int | None:
 def _folder(source: Path, target: Path) -> int:
     if not source.is_dir():
         return 0
-    shutil.copytree(source, target)
+    shutil.copytree(
+        source, target, ignore=shutil.ignore_patterns("*.part"), copy_function=_copy_if_there
+    )
     return sum(1 for _ in target.iterdir())
+
+
+def _copy_if_there(file: str, target: str) -> None:
+    """Copy a file; a mask may be removed meanwhile."""
+    with suppress(FileNotFoundError):
+        shutil.copy2(file, target)

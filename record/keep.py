@@ -5,6 +5,8 @@
     <place>/<yyyymmdd-hhm>/<result_id>.evidence    what was found, as safetensors
     <place>/cases/<result_id>.*                    what somebody said something of:
                                                    never tidied away
+    <place>/cases/<result_id>.mask                 which pixels somebody marked, as PNG; it lies
+                                                   nowhere else
 
 Writing is a thread of its own behind a bounded queue: a slow disk costs pictures, never an
 inspection.
@@ -12,6 +14,7 @@ inspection.
 
 import contextlib
 import logging
+import secrets
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
@@ -28,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 Arrays = Mapping[str, np.ndarray]
 Policy = Literal["all", "anomalies", "sampled", "none"]
-_CASES, _IMAGE, _EVIDENCE = "cases", "image", "evidence"
+_CASES, _IMAGE, _EVIDENCE, _MASK = "cases", "image", "evidence", "mask"
 _MOST_WAITING_BYTES = 64_000_000
 _TIDY_S = 60.0
 _PIN_S = 10.0
@@ -130,6 +133,46 @@ class KeptStore:
                 self._fs.mv(f"{stem}.{kind}", f"{pinned}.{kind}")
         return bool(self._fs.exists(f"{pinned}.{_EVIDENCE}"))
 
+    def put_mask(self, result_id: str, mask: bytes) -> bool:
+        """Write the mask of a pinned result, whole or not at all, over the one before.
+
+        False where its image is not pinned.
+        """
+        pinned = f"{self._root}/{_CASES}/{result_id}"
+        if not self._fs.exists(f"{pinned}.{_IMAGE}"):
+            return False
+        # A file of its own, renamed at the end: who reads meanwhile has the one before, and of two
+        # who write at once the last wins. `autocommit` keeps it out of a transaction of `put`,
+        # which another thread may be in.
+        part = f"{pinned}.{secrets.token_hex(4)}.part"
+        try:
+            with self._fs.open(part, "wb", autocommit=True) as file:
+                file.write(mask)
+            self._fs.mv(part, f"{pinned}.{_MASK}")
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._fs.rm_file(part)
+            raise
+        return True
+
+    def mask(self, result_id: str) -> bytes | None:
+        """Return the mask of a result; None where nobody marked anything."""
+        with contextlib.suppress(FileNotFoundError):
+            content: bytes = self._fs.cat_file(self._mask_path(result_id))
+            return content
+        return None
+
+    def has_mask(self, result_id: str) -> bool:
+        """Whether somebody marked pixels of a result."""
+        return bool(self._fs.exists(self._mask_path(result_id)))
+
+    def remove_mask(self, result_id: str) -> bool:
+        """Remove the mask of a result; False where there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._mask_path(result_id))
+            return True
+        return False
+
     def tidy(self, now: datetime) -> int:
         """Let go what is too old or too much, the oldest first; returns how many folders went."""
         oldest = _folder(now - timedelta(days=self.config.days))
@@ -153,6 +196,9 @@ class KeptStore:
         if folder != _CASES:
             self._sizes[folder] += size
             self.bytes += size
+
+    def _mask_path(self, result_id: str) -> str:
+        return f"{self._root}/{_CASES}/{result_id}.{_MASK}"
 
     def _find(self, result_id: str, inspected_at: datetime, kind: str) -> bytes | None:
         for folder in (_CASES, _folder(inspected_at)):

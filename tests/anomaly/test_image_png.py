@@ -12,7 +12,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from anomaly.errors import CorruptImage, ImageTooLarge, UnsupportedFormat
-from anomaly.image import decode_image
+from anomaly.image import decode_image, decode_mask
+from anomaly.limits import MASK_LIMITS
+from anomaly.png import png_size, read_marks, with_texts
 from tests.conftest import normal_pixels, png
 
 RGB = normal_pixels(1, (72, 96))
@@ -210,3 +212,36 @@ def test_kinds_of_bmp_that_are_not_read_are_named(compression: int, bits: int, n
 def test_a_bmp_without_its_end_is_corrupt(cut: int) -> None:
     with pytest.raises(CorruptImage):
         decode_image(bmp()[:cut])
+
+
+@pytest.mark.parametrize("colours", [GREY, COLOUR, INDEXED, GREY_ALPHA, COLOUR_ALPHA])
+def test_marks_are_what_is_neither_black_nor_transparent(colours: int) -> None:
+    generator = np.random.default_rng(colours)
+    painted, opaque = generator.random((2, 24, 31)) < 0.5
+    samples = np.where(painted, 1, 0).astype(np.uint8)  # however little
+    plain = {GREY: samples, INDEXED: samples, GREY_ALPHA: samples}
+    channels = plain.get(colours, np.dstack([0 * samples, 0 * samples, samples]))
+    if colours in (GREY_ALPHA, COLOUR_ALPHA):
+        channels = np.dstack([channels, opaque.astype(np.uint8)])
+        painted = painted & opaque
+    image = Image.fromarray(channels)
+    if colours == INDEXED:
+        image = image.convert("P")
+        image.putpalette([0, 0, 0, 0, 9, 0] + [0] * 762)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    np.testing.assert_array_equal(read_marks(file.getvalue(), MASK_LIMITS), painted)
+    assert png_size(file.getvalue()) == painted.shape
+    for end in (8, 20, 40, len(file.getvalue()) - 5):
+        with pytest.raises(CorruptImage):
+            read_marks(file.getvalue()[:end], MASK_LIMITS)
+
+
+def test_texts_stand_in_the_file_and_the_picture_stays() -> None:
+    mask = png(np.eye(20, dtype=np.uint8) * 255)
+    noted = with_texts(mask, {"Author": "Zoë 毛", "Comment": ""})
+    with Image.open(io.BytesIO(noted)) as image:
+        image.load()
+        assert image.text == {"Author": "Zoë 毛", "Comment": ""}  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(decode_mask(noted), np.eye(20, dtype=bool))
+    np.testing.assert_array_equal(read_marks(noted, MASK_LIMITS), np.eye(20, dtype=bool))

@@ -1,3 +1,4 @@
+import shutil
 import threading
 from pathlib import Path
 
@@ -51,6 +52,26 @@ def test_a_copy_made_under_load_restores_to_every_result_once(tmp_path: Path) ->
     assert set(range(before)) <= set(found)
     assert Audit(copy).verify().number == copied.audit_rows
     assert Audit(copy).add("start", "m", None).number == copied.audit_rows + 1
+
+
+def test_masks_are_copied_and_one_that_goes_meanwhile_breaks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = tmp_path / "live"
+    cases = live / "kept/cases"
+    cases.mkdir(parents=True)
+    for name in ("a.image", "a.mask", "b.image", "b.mask", "b.1f2e3d4c.part"):
+        (cases / name).write_bytes(name.encode())
+    copy2 = shutil.copy2
+
+    def remove_before(file: str, target: str) -> str:
+        (cases / "b.mask").unlink(missing_ok=True)
+        return str(copy2(file, target))
+
+    monkeypatch.setattr("record.backup.shutil.copy2", remove_before)
+    assert backup(live, tmp_path / "copy").cases == 3
+    copied = {path.name for path in (tmp_path / "copy/kept/cases").iterdir()}
+    assert copied == {"a.image", "a.mask", "b.image"}
 
 
 def test_a_copy_is_not_mixed_with_another_and_not_made_of_nothing(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -59,6 +60,76 @@ def test_the_old_go_and_cases_stay(tmp_path: Path) -> None:
     there = [d for d in (0, 9, 11, 12) if one.evidence(kept(d).result_id, NOW - timedelta(days=d))]
     assert there == [0, 9, 12]
     assert store(tmp_path).bytes == one.bytes
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_a_mask_lies_beside_its_pinned_image_for_good(tmp_path: Path, memory: bool) -> None:
+    place = f"memory://{tmp_path}" if memory else str(tmp_path)
+    store_ = KeptStore(place, KeepConfig("all", days=1))
+    result_id, long_ago = kept(1).result_id, NOW - timedelta(days=9)
+    store_.put(kept(1, long_ago))
+    assert not store_.put_mask(result_id, b"mask")  # it could go any moment
+    assert store_.mask(result_id) is None
+    assert not store_.has_mask(result_id)
+    assert not store_.remove_mask(result_id)
+    store_.pin(result_id, long_ago)
+    for mask in (b"first", b"second, longer"):
+        assert store_.put_mask(result_id, mask)
+        assert store_.mask(result_id) == mask
+    store_.tidy(NOW)
+    again = KeptStore(place, KeepConfig("none"))
+    assert again.mask(result_id) == b"second, longer"
+    assert again.has_mask(result_id)
+    assert again.image(result_id, long_ago) == bytes(1000)
+    assert store_.bytes == 0  # what is kept for good counts for nothing
+    assert store_.remove_mask(result_id)
+    assert not store_.has_mask(result_id)
+    assert store_.image(result_id, long_ago) == bytes(1000)
+
+
+def test_a_mask_is_written_while_images_are_and_never_half(tmp_path: Path) -> None:
+    store_ = store(tmp_path)
+    store_.put(kept(0))
+    store_.pin(kept(0).result_id, NOW)
+    masks = [bytes([number]) * 200_000 for number in range(1, 5)]
+    assert store_.put_mask(kept(0).result_id, masks[0])
+    ends = threading.Event()
+
+    def keep_on() -> None:
+        number = 1
+        while not ends.is_set():
+            store_.put(kept(number))
+            number += 1
+
+    keeping = threading.Thread(target=keep_on)
+    keeping.start()
+    with ThreadPoolExecutor(6) as pool:
+        puts = [pool.submit(store_.put_mask, kept(0).result_id, mask) for mask in masks * 20]
+        reads = [pool.submit(store_.mask, kept(0).result_id) for _ in range(80)]
+        assert all(put.result() for put in puts)
+        assert all(read.result() in masks for read in reads)
+    ends.set()
+    keeping.join()
+    assert not list(tmp_path.rglob("*.part"))
+    assert store_.image(kept(1).result_id, NOW) == bytes(1000)
+
+
+def test_a_mask_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store_ = store(tmp_path)
+    store_.put(kept(1))
+    store_.pin(kept(1).result_id, NOW)
+    store_.put_mask(kept(1).result_id, b"before")
+
+    def full(source: str, target: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store_._fs, "mv", full)
+    with pytest.raises(OSError, match="No space"):
+        store_.put_mask(kept(1).result_id, b"after")
+    assert store_.mask(kept(1).result_id) == b"before"
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_the_place_is_never_fuller_than_it_may_be(tmp_path: Path) -> None:

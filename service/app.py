@@ -57,6 +57,7 @@ from service.routes import (
     jobs,
     kinds,
     lookout,
+    masks,
     models,
     oip,
     pictures,
@@ -78,7 +79,7 @@ _log = logging.getLogger(__name__)
 _TIDY_S = 60.0
 _INSPECTION = (score, oip, lookout)
 _MODELS = (models, calibration, preview, kinds, datasets, jobs, audit)
-_RECORD = (results, pictures, review, why, cameras, report)
+_RECORD = (results, pictures, masks, review, why, cameras, report)
 _ROUTES = (*_INSPECTION, *_MODELS, *_RECORD, events, session, ui, health)
 _AGAIN_S = 5.0
 _STATUS_S = 0.1  # a stream that stayed open would hold up the exit

@@ -15,6 +15,8 @@
         ├── TooManyStreams
         │       who watches
         ├── ResultUnknown · NothingKept · NothingRecorded
+        ├── MaskInvalid · MaskMissing
+        │       which pixels are defective
         ├── ModelGone · NoNormalsKept
         │       why a part was rejected
         ├── IdempotencyMismatch · FeedbackContradicts
@@ -234,6 +236,18 @@ class NothingKept(ServiceError):
     """The image and evidence of a result are not there."""
 
     code = "nothing_kept"
+
+
+class MaskInvalid(ServiceError):
+    """What was sent marks no pixels of this result's picture."""
+
+    code = "mask_invalid"
+
+
+class MaskMissing(ServiceError):
+    """Nobody marked pixels of this result."""
+
+    code = "mask_missing"
 
 
 class ModelGone(ServiceError):

@@ -53,7 +53,7 @@ def heatmap_of(image: bytes, evidence: StoredEvidence, result: Result) -> bytes:
 
 def map_of(evidence: StoredEvidence) -> bytes:
     """Draw a stored map alone, as 8-bit grey PNG on the fixed scale (`anomaly.heatmap`)."""
-    return grey_png(_anomaly_map(evidence), evidence.map_threshold, evidence.placement)
+    return grey_png(drawn_map(evidence), evidence.map_threshold, evidence.placement)
 
 
 def thumbnail_of(
@@ -78,8 +78,8 @@ def size_of(image: bytes) -> tuple[int, int]:
     return (0, 0) if header is None else header.size
 
 
-def _anomaly_map(evidence: StoredEvidence) -> FloatArray:
-    """The map as the answer had it, as sharp."""
+def drawn_map(evidence: StoredEvidence) -> FloatArray:
+    """Return the map as the answer had it, as sharp, (H, W) of the canvas."""
     anomaly_map = canvas_map(evidence.map.astype(np.float32), evidence.placement.canvas)
     if evidence.detail is None:
         return anomaly_map
@@ -93,7 +93,7 @@ def _detection(evidence: StoredEvidence, result: Result) -> Detection:
         score_std=result.score_std,
         p_value=result.p_value,
         patch_scores=evidence.map.astype(np.float32),
-        anomaly_map=_anomaly_map(evidence),
+        anomaly_map=drawn_map(evidence),
         placement=evidence.placement,
         map_threshold=evidence.map_threshold,
         regions=tuple(Region(**region) for region in result.regions),

@@ -23,6 +23,7 @@ from service.inference.inspection import Inspection, Source
 from service.metrics import Metrics
 from service.results.feedback_log import FeedbackLog
 from service.results.idempotency import Answered, RepeatKey
+from service.results.masks import Masks
 from service.results.reader import ResultReader
 from service.results.review_queue import ReviewQueue
 from service.schemas.scoring import ScoreOut, ScoreQuery
@@ -35,6 +36,7 @@ _LOOKUP_S = 1.0  # a database that hangs holds up a repeated request no longer
 class Recording:
     """Writes results in microseconds; `reader` reads them, `feedback` takes what people say.
 
+    `masks` has the pixels that they mark.
     `review` hands out what they should look at; `publish` is told who looks at what.
     `statistics` reads them for reports.
     `audit` is the trail of changes beside them.
@@ -80,6 +82,7 @@ class Recording:
         self.statistics = ResultReader(open_store)  # takes seconds: nothing else waits for it
         self.audit = Audit(folder)
         self.feedback = FeedbackLog(self.reader, self._keeper, self.audit, publish=publish)
+        self.masks = Masks(self._keeper)
         self.review = ReviewQueue(self.reader, publish)
         self._metrics = metrics
         metrics.record_away.set_function(lambda: float(self._writer.is_away))

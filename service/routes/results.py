@@ -162,7 +162,9 @@ async def export_results(
 )
 async def read_result(result_id: str, record: Record) -> ResultDetailOut:
     """Return one result by the id that its answer had, with what was said of it."""
-    return ResultDetailOut.of_discussed(await record.reader.find(result_id))
+    discussed = await record.reader.find(result_id)
+    has_mask = await record.masks.has(discussed.result)
+    return ResultDetailOut.of_discussed(discussed, has_mask=has_mask)
 
 
 @router.post(

@@ -48,12 +48,14 @@ class ResultDetailOut(ResultOut):
     """One inspection with what people said of it, the last first; the last counts."""
 
     feedback: list[FeedbackOut]
+    mask: Annotated[bool, Field(description="Whether somebody marked which pixels are defective.")]
 
     @classmethod
-    def of_discussed(cls, discussed: Discussed) -> "ResultDetailOut":
-        """Convert a stored result with what was said of it."""
+    def of_discussed(cls, discussed: Discussed, *, has_mask: bool) -> "ResultDetailOut":
+        """Convert a stored result with what was more of it."""
         feedback = [FeedbackOut.of(entry) for entry in discussed.feedback]
-        return cls.model_validate(discussed.result.row() | {"feedback": feedback}, extra="ignore")
+        more = {"feedback": feedback, "mask": has_mask}
+        return cls.model_validate(discussed.result.row() | more, extra="ignore")
 
 
 class ResultsOut(BaseModel):

@@ -54,7 +54,10 @@ def test_what_was_answered_is_stored_as_it_was(client: TestClient) -> None:
     assert stored["digest"] == answer["model"]["digest"]
     assert len(stored["image_sha256"]) == 64
     assert set(stored["timings"]) == {"read", "decode", "queue", "inference"}
-    assert client.get(f"/v1/results/{answer['result_id']}").json() == stored | {"feedback": []}
+    assert client.get(f"/v1/results/{answer['result_id']}").json() == stored | {
+        "feedback": [],
+        "mask": False,
+    }
     assert client.get("/v1/results/none").json()["code"] == "result_not_found"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from cli import admin, kinds, labels, report, score, serve, train
+from cli import admin, kinds, labels, labels_collect, report, score, serve, train
 
 BAD_INPUT, FAULT, READER_GONE = 2, 70, 141
 
@@ -71,6 +71,7 @@ for command in (  # in the order of the help
 app.command("import-mae")(train.import_mae)
 app.command()(serve.doctor)
 app.add_typer(kinds.kinds, name="kinds")
+labels.labels.command("collect")(labels_collect.collect)
 app.add_typer(labels.labels, name="labels")
 app.add_typer(admin.keys, name="key")
 app.add_typer(admin.audit, name="audit")

@@ -42,16 +42,16 @@ def report(
     period = period_of(since, until, zone, datetime.now(UTC))
     check_own_file(out, lambda ends: MARK in ends)
     settings = read_settings(**({} if folder is None else {"record_dir": folder}))
-    store = _store(settings)
+    store = store_to_read(settings)
     request = ReportRequest(period=period, camera=camera, lot=lot, language=language)
-    page = report_of(store, _images(settings), Audit(settings.record_dir), request)
+    page = report_of(store, images_to_read(settings), Audit(settings.record_dir), request)
     store.close()
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, page.encode())
     typer.echo(f"{out}: {period.since:%Y-%m-%d %H:%M} to {period.until:%Y-%m-%d %H:%M} UTC")
 
 
-def _store(settings: "Settings") -> "Store":
+def store_to_read(settings: "Settings") -> "Store":
     """Open the record's database to read it, beside the service that writes it."""
     from record.reading import open_to_read
     from service.errors import NothingRecorded
@@ -67,7 +67,7 @@ def _store(settings: "Settings") -> "Store":
     return open_to_read(f"sqlite:///{file}")
 
 
-def _images(settings: "Settings") -> "KeptStore | None":
+def images_to_read(settings: "Settings") -> "KeptStore":
     """Return where images are kept, to read them."""
     from record.keep import KeepConfig, KeptStore
     from record.urls import without_password

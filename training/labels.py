@@ -47,6 +47,11 @@ def is_defect_name(name: str) -> bool:
     return _folded(name) in _DEFECTIVE
 
 
+def is_unclear_name(name: str) -> bool:
+    """Whether some use this name for good parts and others for defects."""
+    return _folded(name) in _EITHER
+
+
 def is_mask_name(name: str) -> bool:
     """Whether a folder of this name holds ground truth."""
     return _folded(name) in _MASKS
@@ -67,7 +72,7 @@ def label_of(name: str, where: str) -> str:
 
     Raises `DataError` for words that some use for good parts and others for defects.
     """
-    if _folded(name) in _EITHER:
+    if is_unclear_name(name):
         raise DataError(
             f"{where} is called {name!r}, which some use for good parts and others for defects; "
             "call it 'good', or by the kind of defect"

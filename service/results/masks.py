@@ -183,7 +183,8 @@ def _mark(
     above = anomalous_pixels(anomaly_map, evidence.placement, level).view(np.uint8)
     height, width = marks.shape
     if above.shape != marks.shape:  # a large picture's map is drawn in a half, a quarter …
-        above = cv2.resize(above, (width, height), interpolation=cv2.INTER_NEAREST)
+        enlarged = cv2.resize(above, (width, height), interpolation=cv2.INTER_NEAREST)
+        above = np.asarray(enlarged, np.uint8)
     for box in boxes:
         window = _window(box)
         marks[window] |= above[window] > 0

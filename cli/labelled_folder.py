@@ -9,7 +9,7 @@ import secrets
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sqlalchemy import select
@@ -21,9 +21,11 @@ from anomaly.image import decode_mask
 from anomaly.png import SIGNATURE
 from record.filters import last_said
 from record.keep import KeptStore
+from record.labelled import kind_rules_of
 from record.result import Result
 from record.store import Store
 from record.tables import feedback
+from service.kinds.spelling import spellings
 from training.errors import DataError
 from training.kind_folders import folders_of
 from training.progress import Progress
@@ -57,6 +59,8 @@ def labelled_results(
 ) -> list[LabelledResult]:
     """Read what was said last of a model's parts, the oldest first; what was withdrawn counts out.
 
+    Kinds have the names under which the service counts them (`service.kinds.spelling`).
+
     Raises `DataError` where there is nothing, or where parts of several models are labelled and
     none is named: they would lie in one folder.
     """
@@ -80,6 +84,10 @@ def labelled_results(
         for result in results
         if result.result_id in kinds
     ]
+    rules = kind_rules_of(store, chosen_model).values()
+    same_as = {rule.kind: rule.same_as for rule in rules if rule.same_as}
+    spelt = spellings((item.kind for item in labelled if item.kind is not None), same_as)
+    labelled = [replace(item, kind=item.kind and spelt[item.kind]) for item in labelled]
     if withdrawn := len(results) - len(labelled):
         left_out["what was said was withdrawn"] = withdrawn
     return labelled

@@ -46,8 +46,6 @@ def collect(
 
 
 def _say(output: Path, collection: "Collection") -> None:
-    from training.kind_folders import alike_names
-
     typer.echo(
         f"{output}: {collection.good} good parts, {collection.kinds.total()} with a defect, "
         f"{collection.masks.total()} of those with a mask"
@@ -58,7 +56,5 @@ def _say(output: Path, collection: "Collection") -> None:
         typer.echo(f"  {kind}: {count}, {collection.masks[kind]} with a mask{where}")
     for reason, count in collection.left_out.most_common():
         typer.echo(f"left out: {count}: {reason}")
-    for names in alike_names(collection.kinds):
-        typer.echo(f"note: {' and '.join(names)} differ in capitals alone: are they one kind?")
     if not collection.good:
         typer.echo("note: nobody called a kept part good, so that there is no train/good")

@@ -38,14 +38,6 @@ def kind_of_folder(folder: str) -> str:
     return unquote(folder, errors="surrogatepass")
 
 
-def alike_names(kinds: Iterable[str]) -> list[tuple[str, ...]]:
-    """Return names that differ in capitals alone, those of each kind together."""
-    groups: dict[str, list[str]] = {}
-    for name in sorted(set(kinds)):
-        groups.setdefault(_folded(name), []).append(name)
-    return [tuple(group) for group in groups.values() if len(group) > 1]
-
-
 def _folder(name: str, *, is_shared: bool) -> str:
     last = len(name) - 1
     folder = "".join(

@@ -19,6 +19,7 @@ from anomaly.kinds import UNKNOWN, Examples, high_enough
 from anomaly.runtime import detector_of
 from anomaly.types import Detection, FloatArray, Region
 from training.errors import DataError
+from training.kind_folders import kind_of_folder
 from training.outputs import check_changed_model
 from training.progress import QUIET, SHOWN, Progress
 from training.samples import Sample
@@ -89,7 +90,12 @@ def examples_of_images(
 
 def _part(sample: Sample) -> _Part:
     masked = sample if sample.mask is not None else None
-    return _Part(sample.session or sample.name, sample.label, sample.path.read_bytes(), masked)
+    return _Part(
+        sample.session or sample.name,
+        kind_of_folder(sample.label),
+        sample.path.read_bytes(),
+        masked,
+    )
 
 
 def _learned(bundle: Bundle, parts: Iterator[_Part], done: Callable[[int], object]) -> LearnedKinds:

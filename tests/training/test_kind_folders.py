@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import normal_pixels, png
 from training.data import listed
-from training.kind_folders import alike_names, folders_of, kind_of_folder
+from training.kind_folders import folders_of, kind_of_folder
 
 LABELS = st.from_regex(r"[\w.:/@+ -]{1,40}", fullmatch=True)
 
@@ -59,7 +59,6 @@ def test_names_that_differ_in_capitals_are_two_folders_everywhere() -> None:
     assert folders["scratch"] == "scratch"
     assert folders["Scratch"] == "%53cratch"
     assert len({folder.casefold() for folder in folders.values()}) == len(kinds)
-    assert alike_names(kinds) == [("SCRATCH", "Scratch", "scratch"), ("ss", "ß")]
 
 
 def test_a_name_too_long_for_a_folder_is_left_out() -> None:

@@ -143,12 +143,19 @@ class KindHead:
     distances: FloatArray
     digest: str
 
-    def name(self, vectors: FloatArray) -> tuple[Naming, ...]:
-        """Name each of (n, D) descriptions of regions."""
+    def likeliest(self, vectors: FloatArray) -> list[str]:
+        """Name the likeliest kind of each of (n, D) descriptions, like it or not."""
+        return [self.kinds[number] for number in self._likeliest(vectors)]
+
+    def _likeliest(self, vectors: FloatArray) -> np.ndarray:
         width = self.centres.shape[1]
         ok = vectors.ndim == 2 and vectors.shape[1] == width
         require_shape("vectors", vectors.shape, f"(n, {width})", ok=ok)
-        likeliest = (vectors @ self.weights.T + self.bias).argmax(axis=1)
+        return np.asarray((vectors @ self.weights.T + self.bias).argmax(axis=1))
+
+    def name(self, vectors: FloatArray) -> tuple[Naming, ...]:
+        """Name each of (n, D) descriptions of regions."""
+        likeliest = self._likeliest(vectors)
         away = self.spread.distances(vectors - self.centres[likeliest])
         farther = len(self.distances) - np.searchsorted(self.distances, away, side="left")
         p_values = (1 + farther) / (1 + len(self.distances))

@@ -24,7 +24,7 @@ import torch
 
 from anomaly.bundle import load_bundle
 from anomaly.config import from_dict
-from bench.region_boxes import Described, LogisticKinds, describe, named
+from bench.region_boxes import Described, describe, named
 from bench.small_detector import SmallDetector, train_small
 from supervised.boxes import BoxConfig
 from supervised.encoder import Encoder
@@ -121,7 +121,7 @@ def _ways(
     def regions(labelled: Sequence[Sample]) -> list[Boxes]:
         pool, test = described()
         truths = [labelled_boxes(sample) for sample in labelled]
-        return named(LogisticKinds, pool[: len(labelled)], truths, test)
+        return named(pool[: len(labelled)], truths, test)
 
     def tuned(labelled: Sequence[Sample]) -> list[Boxes]:
         encoder = open_encoder(options.model, config.canvas)

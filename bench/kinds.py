@@ -180,8 +180,7 @@ def _named(
 ) -> np.ndarray:
     """Name by the likeliest kind, whatever its p-value."""
     head = fit_kinds(_examples(vectors, regions, teach))
-    logits = vectors[test] @ head.weights.T + head.bias
-    return np.asarray(np.array(head.kinds)[logits.argmax(axis=1)])
+    return np.array(head.likeliest(vectors[test]))
 
 
 def _examples(vectors: np.ndarray, regions: Regions, rows: np.ndarray) -> Examples:

@@ -9,7 +9,7 @@ import torch
 from anomaly.bundle import Bundle
 from anomaly.types import Placement, Region
 from bench.detection import drawn, measured, table
-from bench.region_boxes import Described, LogisticKinds, describe, named
+from bench.region_boxes import Described, describe, named
 from bench.small_detector import SmallDetector
 from supervised.boxes import BoxConfig
 from training.boxes import Boxes
@@ -55,13 +55,13 @@ def test_regions_are_named_after_the_boxes_that_others_lay_on() -> None:
     labelled = [item(kind) for kind in (0, 1, 0, 1)]
     truths = [Boxes.labelled([[9, 9, 21, 21]], [name]) for name in ("a", "b", "a", "b")]
     nothing = Described((), np.zeros((0, 8), np.float32))
-    answers = named(LogisticKinds, labelled, truths, [item(1), item(0), nothing])
+    answers = named(labelled, truths, [item(1), item(0), nothing])
     assert [boxes.kinds for boxes in answers] == [("b",), ("a",), ()]
     # A region beside every box teaches nothing; of one kind there is nothing to choose from.
     aside = [Boxes.labelled([[50, 50, 60, 60]], ["a"])] * 4
-    assert named(LogisticKinds, labelled, aside, [item(1)])[0].kinds == ("defect",)
+    assert named(labelled, aside, [item(1)])[0].kinds == ("defect",)
     alike = [Boxes.labelled([[9, 9, 21, 21]], ["a"])] * 4
-    assert named(LogisticKinds, labelled, alike, [item(1)])[0].kinds == ("a",)
+    assert named(labelled, alike, [item(1)])[0].kinds == ("a",)
 
 
 def test_a_region_is_described_by_a_unit_vector(tiny_bundle: Bundle, tiny_data: Path) -> None:

@@ -63,6 +63,9 @@ REDUCTIONS = (
 _RESAMPLES = 200  # of the groups, to see whether one candidate beats another
 _SPREADS = 2.0  # of the resampled gain: so far must another candidate be ahead
 _LEAST_POWER = 0.01  # evidence that tells nothing keeps this much
+_LABELLED = "labelled"
+_LABELLED_SHARES = (0.125, 0.0625, 0.03)  # of the weight; the largest that is harmless
+_LABELS_MAY_COST = 0.005  # of the AUROC on corrupted copies
 
 
 def calibrate(normals: NormalSet, settings: CalibrationSettings = DEFAULT_SETTINGS) -> Calibration:
@@ -190,21 +193,55 @@ def weigh(normals: NormalSet) -> torch.Tensor:
     Each family has an equal say: its map is brought to unit spread on the normals. Within a family,
     a kind counts by how well it alone tells corrupted copies from normals (its AUROC above chance);
     without copies, all count the same. So a fine stage leads where defects are small, a coarse one
-    where they are large.
+    where they are large. What was labelled has a say of its own beside them: see `_mixed`.
     """
     normaliser = UniformNormaliser.fit(normals.evidence.mean, normals.roi_mask)
     scores = normaliser(normals.evidence.values).mean(dim=1)  # (N, E, L)
     copies = None if normals.corrupted is None else normaliser(normals.corrupted.values).mean(dim=1)
     families = [name.partition(".")[0] for name in normals.evidence.names]
     power = torch.tensor([_power(i, scores, copies, normals) for i in range(len(families))])
-    weights = torch.zeros(len(families))
-    for family in set(families):
+    equal_say = {family: torch.zeros(len(families)) for family in families}
+    for family, weights in equal_say.items():
         members = torch.tensor([name == family for name in families])
         share = power[members] / power[members].sum()
         fused = torch.einsum("nel,e->nl", scores[:, members], share)
         spread = (fused if normals.roi_mask is None else fused[normals.roi_mask]).std()
-        weights[members] = share / spread.clamp(min=1e-6) / len(set(families))
-    return weights
+        weights[members] = share / spread.clamp(min=1e-6)
+    labelled = equal_say.pop(_LABELLED, None) if len(equal_say) > 1 else None
+    others = torch.stack(list(equal_say.values())).mean(dim=0)
+    return others if labelled is None else _mixed(others, labelled, (scores, copies), normals)
+
+
+def _mixed(
+    others: torch.Tensor,
+    labelled: torch.Tensor,
+    scores: tuple[torch.Tensor, torch.Tensor | None],
+    of: NormalSet,
+) -> torch.Tensor:
+    """Weigh what was labelled as much as blinds nobody, (E,).
+
+    Corrupted copies resemble nothing that anybody labelled. So they stand for the kinds of defect
+    that nobody has seen yet: with the labels they must be told from normals as well as without, by
+    whatever image score. Where no share of the labels leaves them so, the labels say nothing.
+    `others` and `labelled` (E,) are weights of maps of unit spread; `scores` those of the normals
+    and of the copies by kind, (N, E, L).
+    """
+    normal, copies = scores
+    if copies is None:
+        return (1 - _LABELLED_SHARES[1]) * others + _LABELLED_SHARES[1] * labelled
+
+    def auroc(weights: torch.Tensor) -> np.ndarray:
+        fused = [torch.einsum("nel,e->nl", x, weights) for x in (normal, copies)]
+        both = of.with_copies(*fused)
+        images = [r(both, of.grid, of.roi_mask_with_copies).numpy() for r in REDUCTIONS]
+        return np.array([_synthetic_auroc(image, of) for image in images])
+
+    alone = auroc(others)
+    for share in _LABELLED_SHARES:
+        weights = (1 - share) * others + share * labelled
+        if (auroc(weights) >= alone - _LABELS_MAY_COST).all():
+            return weights
+    return others
 
 
 def _map_smoothing(normals: NormalSet, scores: "_HeldOut") -> float:

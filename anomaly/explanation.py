@@ -117,6 +117,11 @@ def families_of(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.partition(".")[0] for name in names))
 
 
+def weight_of(family: str, names: tuple[str, ...], weights: torch.Tensor) -> float:
+    """Return a family's share of the weights (E,), 0 for one that is not there."""
+    return float((weights * _members(names, family)).sum() / weights.sum())
+
+
 def _members(names: tuple[str, ...], family: str) -> torch.Tensor:
     return torch.tensor([float(name.partition(".")[0] == family) for name in names])
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from anomaly.detail_head import DetailHead
 from anomaly.errors import ConfigError
+from anomaly.labelled_head import LabelledHead
 from anomaly.mae import MaeConfig, MaskedAutoencoder
 from anomaly.masking import MaskingConfig
 from anomaly.memory_bank import Memory
@@ -56,7 +57,7 @@ class ModelConfig:
 
 
 class AnomalyModel(nn.Module):
-    """Target, masked autoencoder, three kinds of evidence and the detail head of one product."""
+    """Target, masked autoencoder, kinds of evidence and the detail head of one product."""
 
     def __init__(self, config: ModelConfig, target: Target) -> None:
         super().__init__()
@@ -71,7 +72,9 @@ class AnomalyModel(nn.Module):
             RepairHead(blocks, scoring.repair_width) if "repair" in scoring.families else None
         )
         width = scoring.detail_width  # last: the others' first weights do not depend on it
+        self.labelled: LabelledHead | None = None  # not yet: what the detail head sees stays
         self.detail = DetailHead(len(self.names), width) if width else None
+        self.labelled = LabelledHead(blocks) if "labelled" in scoring.families else None
 
     @classmethod
     def fresh(cls, config: ModelConfig) -> "AnomalyModel":
@@ -93,7 +96,7 @@ class AnomalyModel(nn.Module):
         tokens = self.target(pixels)  # (B, L, C)
         # 2. Predict every token while it is hidden, under R drawings of masks.
         predicted = self.predict(tokens, seeds)  # (B, R, L, C)
-        # 3. Compare: errors of prediction, distance to the memory, the repair head's opinion.
+        # 3. Compare: errors of prediction, distance to the memory, the opinions of the heads.
         return self.evidence(tokens, predicted)  # (B, R, E, L)
 
     @torch.inference_mode()
@@ -136,6 +139,8 @@ class AnomalyModel(nn.Module):
                 kinds_found.append(memory)
             if self.repair is not None:
                 kinds_found.append(target.on_map(self.repair(true, guess)))
+            if self.labelled is not None:
+                kinds_found.append(self.labelled.joined(target.on_map(self.labelled(true, guess))))
             repeats.append(torch.cat(kinds_found, dim=1))  # (B, E, L)
         return Evidence(torch.stack(repeats, dim=1), self.names)
 
@@ -145,15 +150,16 @@ class AnomalyModel(nn.Module):
     ) -> torch.Tensor:
         """Say how likely each pixel of a canvas (3, S, S) is altered: (S, S) in [0, 1], on the CPU.
 
-        `evidence` (E, L) is the mean over repeats. Only around `cells` (rows, cols) bool, which are
-        some, is anything looked at; elsewhere it is 0. One canvas at a time, since sums differ by
-        the size of a batch. Wants a detail head.
+        `evidence` (E, L) is the mean over repeats; what the labelled head says is not looked at.
+        Only around `cells` (rows, cols) bool, which are some, is anything looked at; elsewhere it
+        is 0. One canvas at a time, since sums differ by the size of a batch. Wants a detail head.
         """
         assert self.detail is not None
         device, grid = self.target.mean.device, self.target.map_grid
         rows, columns = (_around(cells.any(dim=axis)) for axis in (1, 0))
         ys, xs = (slice(s.start * grid.patch, s.stop * grid.patch) for s in (rows, columns))
-        by_cell = evidence.view(1, -1, grid.rows, grid.cols)[:, :, rows, columns]
+        unlabelled = evidence[: len(self.detail.mean)].reshape(1, -1, grid.rows, grid.cols)
+        by_cell = unlabelled[:, :, rows, columns]
         logits = self.detail(canvas[None, :, ys, xs].to(device), by_cell.to(device))
         share = torch.zeros(canvas.shape[1:])
         share[ys, xs] = logits[0].sigmoid().nan_to_num(0.0).cpu()
@@ -167,7 +173,7 @@ class AnomalyModel(nn.Module):
     @property
     def needs_predictions(self) -> bool:
         """Whether any evidence rests on predictions; distances to the memory do not."""
-        return self.has_masked or self.repair is not None
+        return self.has_masked or self.repair is not None or self.labelled is not None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -175,7 +181,8 @@ class AnomalyModel(nn.Module):
         masked = masked_names(self.target, self.config.scoring.errors) if self.has_masked else ()
         memory = () if self.memory is None else self.memory.names
         repair = () if self.repair is None else self.repair.names
-        return masked + memory + repair
+        labelled = () if self.labelled is None else self.labelled.names
+        return masked + memory + repair + labelled
 
 
 def _around(suspicious: torch.Tensor) -> slice:

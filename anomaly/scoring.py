@@ -21,9 +21,9 @@ from anomaly.types import Grid
 from anomaly.windows import merge
 
 ErrorKind = Literal["cosine", "l2", "msgms"]
-Family = Literal["masked", "memory", "repair"]
+Family = Literal["masked", "memory", "repair", "labelled"]
 _ERROR_KINDS = ("cosine", "l2", "msgms")
-_FAMILIES = ("masked", "memory", "repair")
+_FAMILIES = ("masked", "memory", "repair", "labelled")
 _WIDEST_DETAIL = 256
 
 
@@ -34,9 +34,10 @@ class ScoringConfig:
     `masked` is the error of predicting hidden patches, by each of `errors`: `cosine` and `l2`
     compare standardised tokens, `msgms` gradients of the assembled image at several scales (pixel
     targets only). `memory` is the distance to the nearest of `memory_size` normal patches; `repair`
-    a small head on patch, prediction and difference, trained on synthetic corruption. `max_rows`
-    bounds windows × masks per forward pass. `detail_width` is the width of the head that says
-    which pixels of a suspicious place are altered (0: there is none).
+    a small head on patch, prediction and difference, trained on synthetic corruption; `labelled` a
+    linear one, fitted on what people marked once the rest is trained. `max_rows` bounds windows ×
+    masks per forward pass. `detail_width` is the width of the head that says which pixels of a
+    suspicious place are altered (0: there is none).
     """
 
     families: tuple[Family, ...] = ("masked", "memory", "repair")

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from anomaly.encoding import Encoding
+from anomaly.errors import require_shape
 from anomaly.heatmap import decode_grey, encode_grey
 from anomaly.scoring import Evidence
 from anomaly.types import Detection, FloatArray, Placement
@@ -103,6 +104,12 @@ class StoredEvidence:
 
 
 def errors_of(evidence: Sequence[StoredEvidence], names: tuple[str, ...]) -> Evidence:
-    """Stack stored evidence, (N, 1, E, L)."""
+    """Stack stored evidence, (N, 1, E, L), of kinds that are called so.
+
+    Whoever asks has held its `weights` to the model's: those of a model with other kinds differ.
+    Raises `ShapeError` where somebody has not.
+    """
+    kinds = {len(item.errors) for item in evidence}
+    require_shape("errors", (*kinds,), f"({len(names)},) kinds", ok=kinds <= {len(names)})
     stacked = np.stack([item.errors for item in evidence]).astype(np.float32)
     return Evidence(torch.from_numpy(stacked).unsqueeze(1), names)

@@ -29,7 +29,12 @@ router = APIRouter(tags=["results"])
 
 _RESPONSES = problems(401, 403, 404, 409, 413, 422, 429, 500, 503, 504)
 _MAY_VIEW = [Depends(needs(Role.VIEW))]
-_KINDS: dict[str, Kind] = {"masked": "prediction", "memory": "memory", "repair": "repair"}
+_KINDS: dict[str, Kind] = {
+    "masked": "prediction",
+    "memory": "memory",
+    "repair": "repair",
+    "labelled": "labels",
+}
 
 _Recording = Annotated[Recording, Depends(recording)]
 _Parts = Annotated[AppState, Depends(app_state)]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-Kind = Literal["prediction", "memory", "repair"]
+Kind = Literal["prediction", "memory", "repair", "labels"]
 
 
 class TypicalOut(BaseModel):

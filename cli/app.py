@@ -57,6 +57,7 @@ for command in (  # in the order of the help
     train.compare,
     train.sweep,
     train.pack,
+    train.label,
     score.calibrate,
     score.statement,
     score.evaluate,

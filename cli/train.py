@@ -1,12 +1,24 @@
 """Commands that make models."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.options import Data, GroupBy, Model, Overrides, ProgressFile, Rate, Skip, WarnRate
-from cli.output import say_calibration
+from cli.options import (
+    AsJson,
+    Data,
+    Device,
+    GroupBy,
+    Model,
+    Overrides,
+    ProgressFile,
+    Rate,
+    Skip,
+    WarnRate,
+)
+from cli.output import print_json, say_calibration
 from training.decoding import Decoding
 
 
@@ -280,3 +292,46 @@ def export(model: Model) -> None:
     bundle, exported = export_folder(model)
     typer.echo(f"exported {model}, version {bundle.version}")
     typer.echo(f"one image: {exported}")
+
+
+def label(
+    model: Model,
+    data: Data,
+    *,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of labelled defects with their masks, beside the set of good parts; "
+            "without one, the masks of the set's test split teach."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Model folder to write; without one, MODEL is replaced.")
+    ] = None,
+    group_by: GroupBy = None,
+    skip_unreadable: Skip = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Teach a calibrated model what masks mark as defective, and calibrate it with that."""
+    from anomaly.calibration_report import state
+    from training.labelling import Labelling, label_folder
+    from training.outputs import check_changed_model, check_model
+
+    if output is None:
+        check_changed_model(model)
+    else:
+        check_model(output, [model, data, *([masks] if masks else [])])
+    how = Labelling(masks, group_by, Decoding(skip_unreadable=skip_unreadable), device)
+    done = label_folder(model, data, output, how)
+    calibration = done.bundle.calibration
+    assert calibration is not None
+    if as_json:
+        report = asdict(state(calibration))
+        card = {"masks": done.masks, "penalty": done.penalty, "weight": done.weight}
+        print_json({"version": done.bundle.version, "labels": card, **report})
+        return
+    counts = ", ".join(f"{count} {kind}" for kind, count in done.masks.items())
+    typer.echo(f"labelled {output or model}, version {done.bundle.version}: {counts}")
+    typer.echo(f"labels have {done.weight:.0%} of the weight")
+    say_calibration(calibration)

@@ -41,7 +41,7 @@ def held_out_of(bundle: Bundle, samples: Sequence[Sample], group_by: str | None)
 
     Raises `DataError` where too few others are there to calibrate on.
     """
-    card = _card(bundle).get(_TRAINED, "")
+    card = trained_on(bundle)
     trained = {sample.path for sample in seen(samples, card)}
     if not trained:
         return list(samples)
@@ -62,6 +62,11 @@ def held_out_of(bundle: Bundle, samples: Sequence[Sample], group_by: str | None)
     )
     check_groups(remaining, group_by)
     return remaining
+
+
+def trained_on(bundle: Bundle) -> str:
+    """Return the digests of the images that a model was trained on, as its card holds them."""
+    return _card(bundle).get(_TRAINED, "")
 
 
 def candidates(dataset: Dataset) -> list[Sample]:

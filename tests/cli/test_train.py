@@ -3,7 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from anomaly.bundle import Bundle, save_bundle, stored_version
 from tests.cli.conftest import invoke, overrides
+from tests.conftest import samples
+from training.seen import remember_training
 
 
 def test_train_calibrates_by_itself_and_says_what_it_can_certify(
@@ -53,3 +56,20 @@ def test_a_file_says_how_far_a_training_is(tiny_data: Path, tmp_path: Path) -> N
     state = json.loads(progress.read_text())
     assert state["stage"] == "calibration"
     assert state["total"] == 40
+
+
+def test_masks_make_a_new_version_and_few_are_refused(
+    tiny_bundle: Bundle, tiny_data: Path, tmp_path: Path
+) -> None:
+    known = remember_training(tiny_bundle, samples(tiny_data / "train/good"))
+    save_bundle(known, tmp_path / "m", "v1")
+    result = invoke("label", tmp_path / "m", tiny_data, "--output", tmp_path / "labelled", "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert answer["labels"]["masks"] == {"blob": 6}
+    assert 0 <= answer["labels"]["weight"] <= 0.5
+    assert stored_version(tmp_path / "labelled") == answer["version"]
+    assert stored_version(tmp_path / "m") == "v1"
+    few = invoke("label", tmp_path / "m", tiny_data / "validation/good")
+    assert getattr(few.exception, "code", None) == "data_invalid"
+    assert "want 5 at the least" in str(few.exception)

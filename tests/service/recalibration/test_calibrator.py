@@ -16,10 +16,12 @@ from anomaly.bundle import Bundle, load_bundle, save_bundle
 from record.audit import Audit
 from service.app import create_app
 from service.http.api_keys import Role, add_key
+from tests.anomaly.test_labelled_head import with_labelled
 from tests.conftest import normal_pixels, planted, png
 from tests.service.conftest import settings
 from tests.service.results.test_evidence import flush
 from tests.service.routes.test_results import results, served
+from training.labelling import silent
 
 BAD = png(planted(normal_pixels(6001), 80, 40, 12))
 
@@ -259,6 +261,35 @@ def test_a_defect_still_found_lets_a_version_in_and_other_weights_look_at_the_im
     done = client.post("/v1/models/tiny:calibrate", files=uploads(24)).json()
     assert done["review"]["defects"] == 1
     assert done["review"]["defects_passing"] == []
+
+
+def test_a_version_with_one_more_family_looks_at_earlier_parts_again(
+    client: TestClient, tiny_bundle: Bundle, models: Path
+) -> None:
+    bad = client.post("/score", content=BAD).json()["result_id"]
+    post_parts(client, 6)
+    say(client, bad, "confirmed_defect")
+    model = with_labelled(tiny_bundle.model)
+    assert tiny_bundle.calibration is not None
+    calibration = silent(tiny_bundle.calibration, len(model.names))
+    save_bundle(Bundle("tiny", model, calibration, {}), models / "tiny", "v2")
+    assert client.post("/v1/models/tiny:load").is_success
+    answer = client.post("/v1/models/tiny:activate")
+    assert answer.status_code == 200, answer.text
+    # What earlier parts left has one kind less: their images are inspected again.
+    done = client.post("/v1/models/tiny:calibrate", files=uploads(24)).json()
+    assert done["review"]["defects"] == 1
+    assert done["review"]["compared"] >= 6
+    fresh = client.post("/score", content=BAD).json()["result_id"]
+    results(client, 8)
+    flush(client)
+    why = client.get(f"/v1/results/{fresh}/why").json()
+    assert {kind["kind"] for kind in why["evidence"]} == {
+        "prediction",
+        "memory",
+        "repair",
+        "labels",
+    }
 
 
 def test_the_watch_leaves_out_what_would_let_a_defect_pass(

@@ -31,9 +31,10 @@ from training.labelled import (
     seen_cells,
     with_head,
 )
-from training.labelling import Labelling, label_folder, silent
+from training.labelling import Labelling, _without_parts, label_folder, silent
 from training.pipeline import with_graph
 from training.progress import QUIET
+from training.samples import Sample
 from training.seen import remember_training
 
 
@@ -286,20 +287,19 @@ def test_a_threshold_by_hand_gives_way(
     assert CalibrationSettings().threshold is None
 
 
-def test_a_good_picture_of_a_labelled_part_does_not_calibrate(
-    folder: Path, marked_set: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_good_pictures_of_a_labelled_part_do_not_calibrate(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    data = write_set(tmp_path / "set", {"validation/good": 12}, first=8000)
-    for part in ("test/blob", "ground_truth/blob"):
-        (data / part).mkdir(parents=True)
-        for file in (marked_set / part).iterdir():
-            (data / part / file.name).write_bytes(file.read_bytes())
-    how = Labelling(group_by=r"(\d{3})(?:_mask)?\.png$")
+    normals = [Sample(Path(f"{i}.png"), "good", "validation", f"tile{i // 2}") for i in range(8)]
+    marked = [Sample(Path("bad.png"), "crack", "test", "tile1")]
     with caplog.at_level(logging.WARNING):
-        done = label_folder(folder, data, tmp_path / "out", how, progress=QUIET)
-    assert "left out: 6 good pictures of parts that are labelled" in caplog.text
-    assert done.bundle.calibration is not None
-    assert len(done.bundle.calibration.images.scores) == 6
+        remaining = _without_parts(normals, marked, None)
+    assert "left out: 2 good pictures of parts that are labelled" in caplog.text
+    assert {sample.session for sample in remaining} == {"tile0", "tile2", "tile3"}
+    with pytest.raises(DataError, match="collect other ones"):
+        _without_parts(normals[2:4], marked, None)
+    with pytest.raises(DataError, match="at least 2"):
+        _without_parts(normals[:4], marked, None)
 
 
 def test_the_graph_is_made_anew_and_gives_the_labels_logits(labelled: Bundle) -> None:

@@ -208,12 +208,14 @@ def weigh(normals: NormalSet) -> torch.Tensor:
         spread = (fused if normals.roi_mask is None else fused[normals.roi_mask]).std()
         weights[members] = share / spread.clamp(min=1e-6)
     labelled = equal_say.pop(_LABELLED, None) if len(equal_say) > 1 else None
-    others = torch.stack(list(equal_say.values())).mean(dim=0)
-    return others if labelled is None else _mixed(others, labelled, (scores, copies), normals)
+    unlabelled = torch.stack(list(equal_say.values())).mean(dim=0)
+    return (
+        unlabelled if labelled is None else _mixed(unlabelled, labelled, (scores, copies), normals)
+    )
 
 
 def _mixed(
-    others: torch.Tensor,
+    unlabelled: torch.Tensor,
     labelled: torch.Tensor,
     scores: tuple[torch.Tensor, torch.Tensor | None],
     of: NormalSet,
@@ -223,25 +225,25 @@ def _mixed(
     Corrupted copies resemble nothing that anybody labelled. So they stand for the kinds of defect
     that nobody has seen yet: with the labels they must be told from normals as well as without, by
     whatever image score. Where no share of the labels leaves them so, the labels say nothing.
-    `others` and `labelled` (E,) are weights of maps of unit spread; `scores` those of the normals
-    and of the copies by kind, (N, E, L).
+    `unlabelled` and `labelled` (E,) are weights of maps of unit spread; `scores` those of the
+    normals and of the copies by kind, (N, E, L).
     """
     normal, copies = scores
     if copies is None:
-        return (1 - _LABELLED_SHARES[1]) * others + _LABELLED_SHARES[1] * labelled
+        return (1 - _LABELLED_SHARES[1]) * unlabelled + _LABELLED_SHARES[1] * labelled
 
     def auroc(weights: torch.Tensor) -> np.ndarray:
         fused = [torch.einsum("nel,e->nl", x, weights) for x in (normal, copies)]
-        both = of.with_copies(*fused)
-        images = [r(both, of.grid, of.roi_mask_with_copies).numpy() for r in REDUCTIONS]
+        scored = of.with_copies(*fused)
+        images = [r(scored, of.grid, of.roi_mask_with_copies).numpy() for r in REDUCTIONS]
         return np.array([_synthetic_auroc(image, of) for image in images])
 
-    alone = auroc(others)
+    alone = auroc(unlabelled)
     for share in _LABELLED_SHARES:
-        weights = (1 - share) * others + share * labelled
+        weights = (1 - share) * unlabelled + share * labelled
         if (auroc(weights) >= alone - _LABELS_MAY_COST).all():
             return weights
-    return others
+    return unlabelled
 
 
 def _map_smoothing(normals: NormalSet, scores: "_HeldOut") -> float:

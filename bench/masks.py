@@ -292,10 +292,10 @@ def left_out(bench: Bench, kind: str) -> dict[str, Any]:
     names = (*bench.names, f"{FAMILY}.cells")
     for draw in range(3):
         by_kind = drawn(bench.samples, _LEFT_OUT, draw)
-        others = [i for label, of_kind in by_kind.items() if label != kind for i in of_kind]
-        if not others:
+        taught_by = [i for label, of_kind in by_kind.items() if label != kind for i in of_kind]
+        if not taught_by:
             break
-        calibration, evidence = with_labels(bench, taught(bench, others, None))
+        calibration, evidence = with_labels(bench, taught(bench, taught_by, None))
         tested = [i for i, s in enumerate(bench.samples) if s.is_normal or s.label == kind]
         before = figures(bench, bench.before, bench.test.evidence, tested)["image_AUROC"]
         after = figures(bench, calibration, evidence, tested)["image_AUROC"]

@@ -193,18 +193,18 @@ def draw_cells(
     free = share == 0
     beside = free & (F.max_pool2d((~free).float()[None], 3, 1, 1)[0] > 0)
 
-    def some(candidates: torch.Tensor, limit: int) -> torch.Tensor:
+    def picked(candidates: torch.Tensor, limit: int) -> torch.Tensor:
         places = candidates.flatten().nonzero()[:, 0]
         return places[torch.from_numpy(generator.permutation(len(places))[:limit])]
 
     if group == REACHES:
-        rows = some(free, _REACHING)
+        rows = picked(free, _REACHING)
         return Cells(
             cells[rows], torch.zeros(len(rows), dtype=torch.bool), torch.full_like(rows, group)
         )
-    around = some(beside, _OF_IMAGE // 2)
+    around = picked(beside, _OF_IMAGE // 2)
     rows = torch.cat(
-        [some(marked, _OF_IMAGE), around, some(free & ~beside, _OF_IMAGE - len(around))]
+        [picked(marked, _OF_IMAGE), around, picked(free & ~beside, _OF_IMAGE - len(around))]
     )
     return Cells(cells[rows], marked.flatten()[rows], torch.full((len(rows),), group))
 

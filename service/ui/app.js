@@ -4,7 +4,7 @@ import { isLocked, login, logout, may, recognise, session } from "./core/api.js"
 import { connection, listen, stopListening } from "./core/events.js";
 import { bindings, useKeys } from "./core/keys.js";
 import { keepUp, models, readCameras, readModels, status } from "./core/live.js";
-import { href, route } from "./core/route.js";
+import { href, mayLeave, route } from "./core/route.js";
 import { language, LANGUAGES, speak, t } from "./core/text.js";
 import { KeyTable } from "./parts/keytable.js";
 import { Dialog, errorText, Notices } from "./parts/notice.js";
@@ -125,7 +125,7 @@ function Shell() {
         <${LanguageChoice} /><${ThemeChoice} />
         ${session.value.auth &&
         html`<span class="who"><bdi>${session.value.name}</bdi></span>
-          <button type="button" class="quiet" onClick=${logout}>${t("login.leave")}</button>`}
+          <button type="button" class="quiet" onClick=${() => mayLeave() && logout()}>${t("login.leave")}</button>`}
       </div>
     </header>
     <main id="main" tabindex="-1" class="view view-${view.name}">

@@ -58,7 +58,10 @@ class Visitor:
 
     def close(self) -> None:
         while self.contexts:
-            self.contexts.pop().close()
+            context = self.contexts.pop()
+            for page in context.pages:
+                page.unroute_all(behavior="ignoreErrors")  # an answer may be on its way
+            context.close()
 
     def open(
         self, url: str, *, size: str = "tablet", language: str = "en", scheme: str = "light"

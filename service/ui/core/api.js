@@ -48,8 +48,8 @@ export function path(parts, query = {}) {
   return asked ? `${parts}?${asked}` : parts;
 }
 
-/** Ask the service; returns JSON (null for an empty answer), raises `ApiError`. */
-export async function ask(method, url, { json, body, headers = {}, signal: abort } = {}) {
+/** Ask the service; returns JSON (null for an empty answer; a blob where one is asked for), raises `ApiError`. */
+export async function ask(method, url, { json, body, headers = {}, signal: abort, asBlob = false } = {}) {
   const isJudged = url.startsWith("/v1/results/") || url.startsWith("/v1/review");
   const request = { method, headers: { ...(isJudged && { "X-Maskline-Reviewer": REVIEWER }), ...headers }, signal: abort };
   if (json !== undefined) {
@@ -65,6 +65,7 @@ export async function ask(method, url, { json, body, headers = {}, signal: abort
     if (error.name === "AbortError") throw error;
     throw new ApiError(0, "unreachable", "", null);
   }
+  if (answer.ok && asBlob) return answer.blob();
   if (answer.ok) return answer.status === 204 ? null : answer.json();
   const problem = await answer.json().catch(() => ({}));
   if (answer.status === 401 && url !== "/v1/session") lapse();
@@ -73,6 +74,7 @@ export async function ask(method, url, { json, body, headers = {}, signal: abort
 
 export const get = (url, options) => ask("GET", url, options);
 export const post = (url, json, options = {}) => ask("POST", url, { json: json ?? {}, ...options });
+export const put = (url, json) => ask("PUT", url, { json });
 
 /** What a text is as a name of a part, a camera or a defect: the service takes no other signs. */
 export const asLabel = (text) => text.trim().replace(/[^\p{L}\p{N}_.:/@+ -]/gu, "_").slice(0, 128);

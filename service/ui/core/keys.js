@@ -4,11 +4,15 @@ import { signal, useEffect, useRef } from "../vendor.js";
 export const DEFAULTS = {
   good: "g",
   defect: "d",
+  confirm: "k",
   undo: "u",
   comment: "c",
   skip: "s",
   next: "ArrowRight",
   previous: "ArrowLeft",
+  region_next: "ArrowDown",
+  region_previous: "ArrowUp",
+  brush: "b",
   hide: "h",
   zoom_in: "+",
   zoom_out: "-",
@@ -87,5 +91,5 @@ export function useKeys(handlers) {
 
 /** How a key is written for a reader. */
 export function keyName(key) {
-  return { ArrowRight: "→", ArrowLeft: "←" }[key] ?? key.toUpperCase();
+  return { ArrowRight: "→", ArrowLeft: "←", ArrowDown: "↓", ArrowUp: "↑" }[key] ?? key.toUpperCase();
 }

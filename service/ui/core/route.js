@@ -12,8 +12,26 @@ function read() {
 }
 
 export const route = signal(read());
+let shown = location.hash;
+const guards = new Set();
+
+/** Whether nobody holds on to this place; who does asks the reader whether to leave all the same. */
+export const mayLeave = () => [...guards].every((guard) => guard());
+
+/** Ask `guard` before another place is shown, false meaning "stay"; returns what ends it. */
+export function holdOn(guard) {
+  guards.add(guard);
+  return () => guards.delete(guard);
+}
+
 addEventListener("hashchange", () => {
-  route.value = read();
+  if (location.hash === shown) return;
+  if (mayLeave()) {
+    shown = location.hash;
+    route.value = read();
+  } else {
+    history.replaceState(null, "", shown || "#/");
+  }
 });
 
 /** Address of a view, for a link. */

@@ -1,6 +1,7 @@
 // What is known of a part, in words: used wherever one part is shown in full.
 import { html } from "../vendor.js";
 import { fullMoment, number, percent, t } from "../core/text.js";
+import { Excused, isNamed, KindName } from "./kindwords.js";
 import { Badge, Said } from "./verdict.js";
 
 /** How many good parts look like this one, in words. */
@@ -14,6 +15,7 @@ export function PartHead({ part }) {
   return html`<div class="part-head">
     <${Badge} verdict=${part.verdict} />
     <strong>${t("part.score_of", { score: number(part.score), threshold: number(part.threshold) })}</strong>
+    <${Excused} part=${part} />
     <${Said} kind=${part.feedback?.[0]?.kind} defect=${part.feedback?.[0]?.defect} />
   </div>`;
 }
@@ -38,12 +40,13 @@ export function Facts({ part }) {
 
 export function RegionTable({ part }) {
   if (!part.regions.length) return html`<p class="muted">${t("part.no_regions")}</p>`;
+  const hasKinds = isNamed(part);
   return html`<table class="rows">
-    <thead><tr><th>${t("region.number")}</th><th>${t("region.peak")}</th><th>${t("region.box")}</th><th>${t("region.area")}</th></tr></thead>
+    <thead><tr><th>${t("region.number")}</th>${hasKinds && html`<th>${t("kind.kind")}</th>`}<th>${t("region.peak")}</th><th>${t("region.box")}</th><th>${t("region.area")}</th></tr></thead>
     <tbody>
       ${part.regions.map(
         (region, index) => html`<tr>
-          <td>${index + 1}</td><td>${number(region.peak_score)}</td>
+          <td>${index + 1}</td>${hasKinds && html`<td><${KindName} region=${region} /></td>`}<td>${number(region.peak_score)}</td>
           <td>${region.bbox[2]} × ${region.bbox[3]} @ ${region.bbox[0]}, ${region.bbox[1]}</td><td>${number(region.area_px)}</td>
         </tr>`,
       )}

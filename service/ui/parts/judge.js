@@ -7,9 +7,11 @@ export function kindOf(part, isDefect) {
   return isDefect ? "missed_defect" : "confirmed_good";
 }
 
-export function judge(part, isDefect, { defect = null, comment = null } = {}) {
+/** `regions` are those that `defect` names, by their places in the list; null: all strong ones. */
+export function judge(part, isDefect, { defect = null, comment = null, regions = null } = {}) {
   const said = { kind: kindOf(part, isDefect) };
   if (defect) said.defect = defect;
+  if (defect && regions) said.regions = regions;
   if (comment) said.comment = comment;
   return post(`/v1/results/${segment(part.result_id)}/feedback`, said);
 }

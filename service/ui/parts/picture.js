@@ -3,6 +3,7 @@ import { html, useEffect, useRef, useState } from "../vendor.js";
 import { path, segment } from "../core/api.js";
 import { number, t } from "../core/text.js";
 import { paint, TABLE } from "./colours.js";
+import { kindText } from "./kindwords.js";
 
 const MOST_ZOOM = 12;
 const PICTURE_PX = 1024;
@@ -42,8 +43,12 @@ export function useZoom() {
   return { view, by, move, fit: () => setView({ zoom: 1, x: 0, y: 0 }) };
 }
 
-/** The picture of a result and the scale of its map; `opacity` 0 to 1 is the map's, `source` another address of the picture. */
-export function Picture({ result, opacity = 0.7, zoom, showsRegions = true, tools = null, source = null }) {
+/**
+ * The picture of a result and the scale of its map; `opacity` 0 to 1 is the map's, `source` another
+ * address of the picture. `onSize` gets the map's [width, height], `over` lies over everything;
+ * regions whose places `chosen` holds stand out, and `onChoose` gets the place of one that is clicked.
+ */
+export function Picture({ result, opacity = 0.7, zoom, showsRegions = true, tools = null, source = null, onSize, over = null, chosen, onChoose }) {
   const canvas = useRef(null);
   const [map, setMap] = useState(null);
   const [isGone, setGone] = useState(false);
@@ -57,7 +62,10 @@ export function Picture({ result, opacity = 0.7, zoom, showsRegions = true, tool
     zoom.fit();
     if (result.kept !== false) {
       readMap(result.result_id, abort.signal).then(
-        (read) => setMap(read),
+        (read) => {
+          setMap(read);
+          if (read) onSize?.(read.source);
+        },
         () => {},
       );
     }
@@ -107,21 +115,37 @@ export function Picture({ result, opacity = 0.7, zoom, showsRegions = true, tool
         onError=${() => setGone(true)}
       />
       <canvas ref=${canvas} style=${{ opacity }} aria-hidden="true"></canvas>
-      ${showsRegions && map && html`<${Regions} result=${result} size=${map.source} />`}
+      ${showsRegions && map && html`<${Regions} result=${result} size=${map.source} chosen=${chosen} />
+        <${Labels} result=${result} size=${map.source} zoom=${view.zoom} chosen=${chosen} onChoose=${onChoose} />`}
+      ${over}
     </div>
   </div>
   ${tools}
   ${map && html`<${Legend} threshold=${map.threshold} />`}`;
 }
 
-function Regions({ result, size }) {
+function Regions({ result, size, chosen = [] }) {
   const [width, height] = size;
   const unit = Math.max(width, height) / 100;
   return html`<svg class="regions" viewBox="0 0 ${width} ${height}" preserveAspectRatio="none" aria-hidden="true">
     ${result.regions.map(
-      ({ bbox: [x, y, w, h] }) => html`<rect x=${x - unit} y=${y - unit} width=${w + 2 * unit} height=${h + 2 * unit} />`,
+      ({ bbox: [x, y, w, h] }, index) => html`<rect class=${chosen.includes(index) ? "chosen" : ""} x=${x - unit} y=${y - unit} width=${w + 2 * unit} height=${h + 2 * unit} />`,
     )}
   </svg>`;
+}
+
+/** Number and kind of each region beside it; a mouse may choose one by them, keys by the list. */
+function Labels({ result, size: [width, height], zoom, chosen = [], onChoose }) {
+  const isAlone = result.regions.length === 1;
+  const hold = (event) => event.stopPropagation(); // else the picture is dragged, and takes the click
+  return html`<div class="region-labels" aria-hidden="true">
+    ${result.regions.map((region, index) => {
+      const text = [isAlone && !onChoose ? null : index + 1, kindText(region)].filter(Boolean).join(" ");
+      const place = { left: `${(100 * region.bbox[0]) / width}%`, top: `${(100 * region.bbox[1]) / height}%`, transform: `translateY(-100%) scale(${1 / zoom})` };
+      return text && html`<span class="region-label ${chosen.includes(index) ? "chosen" : ""} ${onChoose ? "choosable" : ""}" style=${place}
+        onPointerDown=${onChoose ? hold : null} onClick=${onChoose ? () => onChoose(index) : null}>${text}</span>`;
+    })}
+  </div>`;
 }
 
 /** The fixed scale of every map, in units of the threshold. */

@@ -3,6 +3,7 @@ import { html, useState } from "../vendor.js";
 import { segment } from "../core/api.js";
 import { href } from "../core/route.js";
 import { number, percent, t } from "../core/text.js";
+import { isNamed, KindName } from "./kindwords.js";
 import { useLoaded } from "./load.js";
 import { errorText } from "./notice.js";
 import { pictureUrl } from "./picture.js";
@@ -55,6 +56,14 @@ export function Neighbours({ why }) {
     </ul>`;
 }
 
+/** What each place looks like that somebody has named before. */
+function Kinds({ part }) {
+  if (!isNamed(part)) return null;
+  const named = part.regions.map((region, index) => ({ region, number: index + 1 })).filter(({ region }) => region.kind);
+  return html`<h3>${t("kind.looks_like")}</h3>
+    <ul class="plain-list">${named.map(({ region, number: place }) => html`<li>${t("region.name", { number: place })}: <${KindName} region=${region} /></li>`)}</ul>`;
+}
+
 export function Why({ part, loaded }) {
   if (part.kept === false) return null;
   if (loaded.error) return html`<section class="panel"><h2>${t("why.title")}</h2><p class="muted">${errorText(loaded.error)}</p></section>`;
@@ -62,6 +71,7 @@ export function Why({ part, loaded }) {
   return html`<section class="panel">
     <h2>${t("why.title")}</h2>
     <${Evidence} why=${loaded.data} />
+    <${Kinds} part=${part} />
     <${Expected} part=${part} />
     <${Neighbours} why=${loaded.data} />
   </section>`;

@@ -1,13 +1,16 @@
 // One part in full: picture, map, regions, evidence, what people said, and its neighbours in time.
-import { html, useEffect, useState } from "../vendor.js";
+import { html, useEffect, useRef, useState } from "../vendor.js";
 import { asLabel, get, may, path, segment } from "../core/api.js";
 import { on } from "../core/events.js";
 import { useKeys } from "../core/keys.js";
 import { go, href, route } from "../core/route.js";
 import { moment, t } from "../core/text.js";
+import { MaskButton, MaskLayer, MaskTools } from "../parts/brush.js";
 import { Facts, PartHead, rarity, RegionTable } from "../parts/facts.js";
 import { judge, withdraw } from "../parts/judge.js";
 import { useLoaded } from "../parts/load.js";
+import { useMask } from "../parts/mask.js";
+import { NearName, useNearName } from "../parts/nearname.js";
 import { Busy, Failed, say, sayError } from "../parts/notice.js";
 import { OpacitySlider, Picture, useZoom, ZoomButtons } from "../parts/picture.js";
 import { Said } from "../parts/verdict.js";
@@ -15,11 +18,15 @@ import { useWhy, Why } from "../parts/why.js";
 
 export function PartDetail({ id }) {
   const loaded = useLoaded(`/v1/results/${segment(id)}`);
-  const part = loaded.data;
+  // What was read stays although reading it again fails: something may have been drawn on it.
+  const before = useRef(null);
+  if (loaded.data) before.current = loaded.data;
+  const part = before.current?.result_id === id ? before.current : null;
   useEffect(() => on("feedback", (entry) => entry.result_id === id && loaded.again()), [id, loaded.again]);
-  if (loaded.error) return html`<${Failed} error=${loaded.error} /><a class="button" href=${href("parts")}>${t("part.back")}</a>`;
-  if (!part) return html`<${Busy} />`;
-  return html`<${Shown} part=${part} again=${loaded.again} />`;
+  return html`${loaded.error && html`<${Failed} error=${loaded.error} />`}
+    ${loaded.error && !part && html`<a class="button" href=${href("parts")}>${t("part.back")}</a>`}
+    ${!loaded.error && !part && html`<${Busy} />`}
+    ${part && html`<${Shown} key=${id} part=${part} again=${loaded.again} />`}`;
 }
 
 /** Open the part that was inspected before or after this one, by the same camera. */
@@ -47,6 +54,14 @@ function Shown({ part, again }) {
     }
   };
   const speaks = may("review");
+  const mask = useMask(part);
+  const draws = speaks && part.mask !== undefined; // else the service keeps no masks
+  const nearName = useNearName(() => again());
+  const call = (isDefect, more = {}) =>
+    said(async () => {
+      if (isDefect && mask.isDirty && !(await mask.save())) return;
+      nearName.look(part, more, await judge(part, isDefect, more));
+    });
   useKeys({
     next: () => move(true),
     previous: () => move(false),
@@ -56,15 +71,18 @@ function Shown({ part, again }) {
     zoom_out: () => zoom.by(1 / 1.5),
     zoom_reset: zoom.fit,
     ...(speaks && {
-      good: () => said(() => judge(part, false)),
-      defect: () => said(() => judge(part, true)),
+      good: () => call(false),
+      defect: () => call(true),
       undo: () => said(() => withdraw(part)),
+      ...(draws && mask.size && { brush: () => mask.change({ isOpen: !mask.isOpen }) }),
     }),
   });
   const tools = part.kept !== false && html`<div class="picture-tools">
     <${ZoomButtons} zoom=${zoom} /><${OpacitySlider} opacity=${opacity} onChange=${setOpacity} />
     <a href=${`/v1/results/${segment(part.result_id)}/image`} download>${t("part.original")}</a>
-  </div>`;
+    ${draws && html`<${MaskButton} mask=${mask} />`}
+  </div>
+  ${draws && html`<${MaskTools} mask=${mask} hasRegions=${part.regions.length > 0} />`}`;
   return html`<header class="view-head">
       <h1>${t("part.title", { part: part.part_id ?? part.result_id.slice(0, 8) })}</h1>
       <div class="buttons">
@@ -76,13 +94,14 @@ function Shown({ part, again }) {
     </header>
     <div class="part">
       <section class="part-picture">
-        <${Picture} result=${part} opacity=${isHidden ? 0 : opacity} showsRegions=${!isHidden} zoom=${zoom} tools=${tools} />
+        <${Picture} result=${part} opacity=${isHidden ? 0 : opacity} showsRegions=${!isHidden} zoom=${zoom} tools=${tools}
+          onSize=${mask.sizeIs} over=${html`<${MaskLayer} mask=${mask} isHidden=${isHidden} />`} />
       </section>
       <div class="part-facts">
         <section class="panel">
           <${PartHead} part=${part} />
           <p>${rarity(part, why.data)}</p>
-          ${speaks && html`<${Judging} part=${part} said=${said} />`}
+          ${speaks && html`<${Judging} part=${part} call=${call} takeBack=${() => said(() => withdraw(part))} /><${NearName} name=${nearName} />`}
         </section>
         <${Why} part=${part} loaded=${why} />
         <section class="panel"><h2>${t("part.regions")}</h2><${RegionTable} part=${part} /></section>
@@ -92,15 +111,15 @@ function Shown({ part, again }) {
     </div>`;
 }
 
-function Judging({ part, said }) {
+function Judging({ part, call, takeBack }) {
   const [defect, setDefect] = useState("");
   const [comment, setComment] = useState("");
   const more = { defect: asLabel(defect) || null, comment: comment.trim() || null };
   return html`<form class="judging" onSubmit=${(event) => event.preventDefault()}>
     <div class="buttons">
-      <button type="button" onClick=${() => said(() => judge(part, false, { comment: more.comment }))}>${t("action.good")}</button>
-      <button type="button" onClick=${() => said(() => judge(part, true, more))}>${t("action.defect")}</button>
-      ${part.feedback.length > 0 && part.feedback[0].kind !== "withdrawn" && html`<button type="button" class="quiet" onClick=${() => said(() => withdraw(part))}>${t("action.withdraw")}</button>`}
+      <button type="button" onClick=${() => call(false, { comment: more.comment })}>${t("action.good")}</button>
+      <button type="button" onClick=${() => call(true, more)}>${t("action.defect")}</button>
+      ${part.feedback.length > 0 && part.feedback[0].kind !== "withdrawn" && html`<button type="button" class="quiet" onClick=${takeBack}>${t("action.withdraw")}</button>`}
     </div>
     <div class="field-row">
       <label class="field"><span>${t("judge.kind")}</span><input maxlength="128" value=${defect} onInput=${(event) => setDefect(event.target.value)} /></label>

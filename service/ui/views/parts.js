@@ -5,6 +5,7 @@ import { on } from "../core/events.js";
 import { cameras, models } from "../core/live.js";
 import { go, href, route } from "../core/route.js";
 import { moment, number, t } from "../core/text.js";
+import { Excused, KindLine } from "../parts/kindwords.js";
 import { useLoaded } from "../parts/load.js";
 import { Busy, Empty, Failed, sayError } from "../parts/notice.js";
 import { pictureUrl } from "../parts/picture.js";
@@ -82,6 +83,7 @@ function PartCard({ part, query }) {
       </span>
       <span class="card-line"><${Badge} verdict=${part.verdict} /><span>${number(part.score)}</span></span>
       <span class="card-line"><bdi class="ellipsis">${part.part_id ?? part.result_id.slice(0, 8)}</bdi></span>
+      <${KindLine} part=${part} /><${Excused} part=${part} />
       <span class="card-line muted"><span>${moment(part.inspected_at)}</span><bdi class="ellipsis">${part.camera ?? ""}</bdi></span>
     </a>
   </li>`;

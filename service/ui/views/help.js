@@ -3,8 +3,8 @@ import { html } from "../vendor.js";
 import { t } from "../core/text.js";
 import { KeyTable } from "../parts/keytable.js";
 
-const VIEWS = ["wall", "parts", "review", "whatif", "calibrate", "models", "train", "cameras", "start", "report"];
-const TERMS = ["score", "threshold", "p_value", "map", "false_alarm", "missed", "calibration", "certified", "estimated", "drift", "staged"];
+const VIEWS = ["wall", "parts", "review", "whatif", "calibrate", "models", "kinds", "train", "cameras", "start", "report"];
+const TERMS = ["score", "threshold", "p_value", "map", "false_alarm", "missed", "kind", "mask", "calibration", "certified", "estimated", "drift", "staged"];
 
 export function Help() {
   const example = `curl --data-binary @part.jpg -H "Content-Type: image/jpeg" \\\n  "${location.origin}/score?camera=cam1&part_id=A-1001"`;

@@ -66,7 +66,7 @@ function Versions({ name, versions, onSwitch }) {
     </dl>
     <div class="buttons">
       <button type="button" disabled=${isLoading} aria-label=${`${t("models.load")}: ${name}`} onClick=${load}>${t(isLoading ? "models.loading" : "models.load")}</button>
-      ${versions.active && html`<a class="button" href=${href("calibrate", null, { model: name })}>${t("nav.calibrate")}</a><a class="button" href=${href("whatif", null, { model: name })}>${t("nav.whatif")}</a>`}
+      ${versions.active && html`<a class="button" href=${href("calibrate", null, { model: name })}>${t("nav.calibrate")}</a><a class="button" href=${href("whatif", null, { model: name })}>${t("nav.whatif")}</a><a class="button" href=${href("kinds", name)}>${t("nav.kinds")}</a>`}
     </div>`;
 }
 
@@ -138,6 +138,7 @@ function detail(name, value) {
   if (RATES.includes(name)) return percent(value);
   if (name === "mode" && hasText(`mode.${value}`)) return t(`mode.${value}`);
   if (name === "kind" && hasText(`feedback.${value}`)) return t(`feedback.${value}`);
+  if (name === "rule" && hasText(`kinds.rule.${value}`)) return t(`kinds.rule.${value}`);
   if (typeof value === "number") return number(value, 4);
   if (value === true) return t("audit.yes");
   return typeof value === "string" ? value : JSON.stringify(value);

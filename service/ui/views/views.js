@@ -2,6 +2,7 @@
 import { Calibrate } from "./calibrate.js";
 import { Cameras } from "./cameras.js";
 import { Help } from "./help.js";
+import { Kinds } from "./kinds.js";
 import { Models } from "./models.js";
 import { Parts } from "./parts.js";
 import { Report } from "./report.js";
@@ -21,6 +22,7 @@ export const VIEWS = [
   { name: "train", role: "operate", component: Train },
   { name: "cameras", role: "view", component: Cameras },
   { name: "help", role: null, component: Help },
+  { name: "kinds", role: "view", component: Kinds, inNavigation: false },
   { name: "start", role: "operate", component: Start, inNavigation: false },
   { name: "report", role: "view", component: Report, inNavigation: false },
 ];

@@ -102,6 +102,29 @@ def test_a_misspelt_name_is_corrected_by_one_click(visitor: Visitor, rejected: L
     assert shown(page) != first
 
 
+def test_named_parts_name_the_next_one(
+    visitor: Visitor, line_start: LineStart, models: Path
+) -> None:
+    running = line_start(models)
+    running.send(6, defects=6)
+    for answer in running.answers:
+        said = {"kind": "confirmed_defect", "defect": "scratch"}
+        running.post(f"/v1/results/{answer['result_id']}/feedback", said)
+    page = visitor.open(f"{running.url}/ui/#/kinds/tiny")
+    row = page.get_by_role("row", name=re.compile("scratch"))
+    for _ in range(50):
+        if row.count():
+            break
+        page.wait_for_timeout(200)
+        page.reload()
+    running.send(1, defects=1, first=9)
+    page.goto(f"{running.url}/ui/#/parts/{running.answers[-1]['result_id']}")
+    places = page.get_by_role("heading", name="What it looks like")
+    expect(places).to_be_visible()
+    page.goto(f"{running.url}/ui/#/review")
+    expect(page.get_by_role("button", name="Found to be scratch?")).to_be_visible()
+
+
 @pytest.mark.parametrize(("language", "scheme"), [("en", "light"), ("de", "dark")])
 def test_a_rule_is_set_with_a_reason(
     visitor: Visitor, line: Line, language: str, scheme: str

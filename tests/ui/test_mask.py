@@ -7,50 +7,19 @@ import httpx2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from playwright.sync_api import Locator, Page, Route, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.ui.conftest import Line, LineStart, Visitor
+from tests.ui.test_review import shown
 
 
-class MaskService:
-    """Answers for the masks of any part, as the service does."""
-
-    def __init__(self, page: Page) -> None:
-        self.content: bytes | None = None
-        self.refusals = 0
-        self.accepted: list[object] = []
-        page.route("**/v1/results/*", self._detail)
-        page.route("**/v1/results/*:accept", self._accept)  # what is said last goes first
-        page.route("**/v1/results/*/mask", self._mask)
-
-    @property
-    def pixels(self) -> NDArray[np.uint8]:
-        """What was sent, (H, W, 4)."""
-        assert self.content is not None
-        content = np.frombuffer(self.content, np.uint8)
-        return np.asarray(cv2.imdecode(content, cv2.IMREAD_UNCHANGED), np.uint8)
-
-    def _mask(self, route: Route) -> None:
-        if route.request.method == "GET":
-            route.fulfill(body=self.content or b"", content_type="image/png")
-        elif self.refusals:
-            self.refusals -= 1
-            route.fulfill(status=503, json={"code": "storage_failed", "detail": "full"})
-        else:
-            is_put = route.request.method == "PUT"
-            self.content = route.request.post_data_buffer if is_put else None
-            route.fulfill(status=204)
-
-    def _accept(self, route: Route) -> None:
-        self.accepted.append((route.request.post_data_json or {})["regions"])
-        found = np.zeros((96, 96), np.uint8)
-        found[:, 48:] = 255
-        self.content = cv2.imencode(".png", found)[1].tobytes()
-        route.fulfill(status=204)
-
-    def _detail(self, route: Route) -> None:
-        answer = route.fetch()
-        route.fulfill(response=answer, json=answer.json() | {"mask": self.content is not None})
+def mask_of(running: Line, part: str) -> NDArray[np.uint8] | None:
+    """What the service keeps, (H, W); None where it keeps none."""
+    answer = httpx2.get(f"{running.url}/v1/results/{part}/mask")
+    if answer.status_code == 404:
+        return None
+    content = np.frombuffer(answer.content, np.uint8)
+    return np.asarray(cv2.imdecode(content, cv2.IMREAD_UNCHANGED), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +47,6 @@ def button(page: Page, name: str) -> Locator:
 
 def test_what_is_drawn_is_sent_at_full_size(visitor: Visitor, rejected: Line) -> None:
     page = visitor.open("about:blank", size="wall")
-    service = MaskService(page)
     part = rejected.answers[0]["result_id"]
     page.goto(f"{rejected.url}/ui/#/parts/{part}")
     button(page, "B Draw the defect").click()
@@ -90,51 +58,56 @@ def test_what_is_drawn_is_sent_at_full_size(visitor: Visitor, rejected: Line) ->
     button(page, "Save the mask").click()
     expect(page.get_by_text("The mask is saved.")).to_be_visible()
     kept = np.frombuffer(httpx2.get(f"{rejected.url}/v1/results/{part}/image").content, np.uint8)
-    height, width = service.pixels.shape[:2]
+    mask = mask_of(rejected, part)
+    assert mask is not None
+    height, width = mask.shape
     assert (height, width) == cv2.imdecode(kept, cv2.IMREAD_UNCHANGED).shape[:2]  # type: ignore[union-attr]
-    drawn = service.pixels.any(axis=2)
-    rows, columns = np.nonzero(drawn)
+    rows, columns = np.nonzero(mask)
     assert abs(rows.mean() + 0.5 - height / 2) < 1
     assert rows.max() - rows.min() + 1 == pytest.approx(6, abs=1)
     ends = pytest.approx((width / 4 - 3, 3 * width / 4 + 2), abs=2)
     assert (columns.min(), columns.max()) == ends
-    assert set(np.unique(service.pixels[..., :3])) == {0, 255}
     button(page, "Erase").click()
     page.get_by_role("slider", name="Width").fill("12")
     draw(page, (0.25, 0.5), (0.75, 0.5))
     button(page, "Save the mask").click()
     expect(page.get_by_text("Draw over the defect")).to_be_visible()
-    assert service.content is None
+    assert mask_of(rejected, part) is None
 
 
 def test_the_found_regions_are_taken_without_a_brush(visitor: Visitor, rejected: Line) -> None:
     page = visitor.open("about:blank")
-    service = MaskService(page)
-    page.goto(f"{rejected.url}/ui/#/parts/{rejected.answers[0]['result_id']}")
+    part = rejected.answers[1]["result_id"]
+    page.goto(f"{rejected.url}/ui/#/parts/{part}")
     expect(button(page, "B Draw the defect")).to_be_visible()
     page.keyboard.press("b")
     button(page, "Take the found regions").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_text("The mask is saved.")).to_be_visible()
-    assert service.accepted == [None]
+    mask = mask_of(rejected, part)
+    assert mask is not None
+    page.reload()
     page.wait_for_function(
-        """() => { const shown = document.querySelector('.mask-layer');
+        """(count) => { const shown = document.querySelector('.mask-layer');
+        if (!shown) return false;
         const copy = new OffscreenCanvas(shown.width, shown.height);
         const context = copy.getContext('2d', { willReadFrequently: true });
         context.drawImage(shown, 0, 0);
-        const at = (x) => context.getImageData(x, 9, 1, 1).data[3];
-        return at(shown.width - 9) === 255 && at(9) === 0; }"""
+        const { data } = context.getImageData(0, 0, shown.width, shown.height);
+        return data.filter((value, at) => at % 4 === 3 && value === 255).length === count; }""",
+        arg=int(np.count_nonzero(mask)),
     )
+    page.keyboard.press("b")
     page.once("dialog", lambda dialog: dialog.accept())
     button(page, "Delete the mask").click()
     expect(button(page, "Delete the mask")).to_have_count(0)
-    assert service.content is None
+    assert mask_of(rejected, part) is None
 
 
 def test_nothing_drawn_is_lost_unasked(visitor: Visitor, rejected: Line) -> None:
     page = visitor.open("about:blank")
-    service = MaskService(page)
-    service.refusals = 2
+    full = {"code": "storage_failed", "detail": "full"}
+    page.route("**/mask", lambda route: route.fulfill(status=503, json=full), times=2)
     page.goto(f"{rejected.url}/ui/#/review")
     button(page, "B Draw the defect").click()
     expect(page.get_by_role("slider", name="Width")).to_be_visible()
@@ -149,9 +122,12 @@ def test_nothing_drawn_is_lost_unasked(visitor: Visitor, rejected: Line) -> None
     expect(page.get_by_text("Not saved yet")).to_be_visible()
     assert page.url.endswith("#/review")
     assert asked == ["What you drew is not saved. Leave without it?"]
+    part = shown(page)
     page.keyboard.press("d")
     expect(page.get_by_text("1 judged here")).to_be_visible()
-    assert service.pixels.any()
+    mask = mask_of(rejected, part)
+    assert mask is not None
+    assert mask.any()
     page.wait_for_load_state("networkidle")
     assert all("503" in complaint for complaint in visitor.complaints)
     visitor.complaints.clear()

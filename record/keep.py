@@ -250,9 +250,13 @@ class Keeper:
 
     def pin(self, result_id: str, inspected_at: datetime) -> bool:
         """Keep a result for good, once it is written; False where it was not kept."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._is_waiting(result_id), _PIN_S)
+        self.wait_for(result_id, _PIN_S)
         return self.store.pin(result_id, inspected_at)
+
+    def wait_for(self, result_id: str, limit_s: float) -> None:
+        """Wait until a result is no longer queued, so long at the most."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_waiting(result_id), limit_s)
 
     def _is_waiting(self, result_id: str) -> bool:
         written = [self._writing] if self._writing is not None else []

@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import math
+import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -12,11 +14,11 @@ from record.audit import Audit
 from record.journal import Journal
 from record.keep import KeepConfig, Keeper, KeptImage, KeptStore
 from record.lock import FileLock, LockHeld
-from record.result import Result
+from record.result import Discussed, Result
 from record.store import Store, StoreError, unusable
 from record.urls import without_password
 from record.writer import Writer
-from service.errors import StartError
+from service.errors import ResultUnknown, StartError
 from service.events import Publish, unheard
 from service.evidence import StoredEvidence
 from service.inference.inspection import Inspection, Source
@@ -30,6 +32,8 @@ from service.schemas.scoring import ScoreOut, ScoreQuery
 from service.settings import Settings
 
 NOTHING_KEPT = KeepConfig("none")
+_LATEST = 256  # inspections
+_STORED_S, _AGAIN_S = 2.0, 0.05  # longest wait for one to be stored, and between looks
 _LOOKUP_S = 1.0  # a database that hangs holds up a repeated request no longer
 
 
@@ -85,6 +89,7 @@ class Recording:
         self.masks = Masks(self._keeper)
         self.review = ReviewQueue(self.reader, publish)
         self._metrics = metrics
+        self._latest: deque[str] = deque(maxlen=_LATEST)  # that may not be stored yet
         metrics.record_away.set_function(lambda: float(self._writer.is_away))
         metrics.record_behind.set_function(lambda: self._writer.bytes_behind)
 
@@ -104,6 +109,7 @@ class Recording:
         """
         model, detection = inspection.model, inspection.detection
         is_kept = self._keep_image(inspection, inspected_at)
+        self._latest.append(inspection.result_id)
         result = Result(
             result_id=inspection.result_id,
             idempotency_key=None if repeat is None else repeat.scoped,
@@ -170,6 +176,25 @@ class Recording:
         if result is None:
             return None
         return Answered(result.fingerprint or "", ScoreOut.of_result(result))
+
+    async def find(self, result_id: str) -> Discussed:
+        """Read one result with its feedback; of one that was just inspected, once it is stored.
+
+        Whoever hears of an inspection asks for its picture at once. Raises `ResultUnknown` or
+        `StoreError`.
+        """
+        until = time.monotonic() + _STORED_S
+        while True:
+            try:
+                discussed = await self.reader.find(result_id)
+            except ResultUnknown:
+                if result_id not in self._latest or time.monotonic() > until:
+                    raise
+                await asyncio.sleep(_AGAIN_S)
+                continue
+            if self._keeper is not None and result_id in self._latest:
+                await asyncio.to_thread(self._keeper.wait_for, result_id, _STORED_S)
+            return discussed
 
     async def image(self, result: Result) -> bytes | None:
         """Read the image of a result, if it is there."""

@@ -50,7 +50,7 @@ _Inspector = Annotated[Inspector, Depends(inspector)]
 )
 async def read_image(result_id: str, record: Record) -> Response:
     """Return the image as it was sent, if it is kept."""
-    result = (await record.reader.find(result_id)).result
+    result = (await record.find(result_id)).result
     image = needed(await record.image(result), result_id)
     return Response(image, media_type=media_type(image))
 
@@ -64,7 +64,7 @@ async def read_image(result_id: str, record: Record) -> Response:
 )
 async def read_heatmap(result_id: str, record: Record, inspector_: _Inspector) -> Response:
     """Return the heatmap over the image, if both are kept."""
-    result = (await record.reader.find(result_id)).result
+    result = (await record.find(result_id)).result
     image = needed(await record.image(result), result_id)
     [evidence] = await record.evidence([result])
     content = needed(evidence, result_id)
@@ -87,7 +87,7 @@ async def read_map(result_id: str, record: Record, inspector_: _Inspector) -> Re
     The scale is the same for all parts: 128 is the threshold of the map, from where on a place is
     anomalous (`X-Maskline-Map-Threshold`), and 255 is twice that or more.
     """
-    result = (await record.reader.find(result_id)).result
+    result = (await record.find(result_id)).result
     [evidence] = await record.evidence([result])
     content = needed(evidence, result_id)
     picture = await inspector_.heatmaps.draw(lambda: map_of(content), content.placement.source)
@@ -111,7 +111,7 @@ async def read_thumbnail(
     overlay: Annotated[bool, Query(description="With the map and its regions.")] = False,
 ) -> Response:
     """Return a small JPEG of the image, if it is kept."""
-    result = (await record.reader.find(result_id)).result
+    result = (await record.find(result_id)).result
     image = needed(await record.image(result), result_id)
     [evidence] = await record.evidence([result])
     if overlay:

@@ -162,7 +162,7 @@ async def export_results(
 )
 async def read_result(result_id: str, record: Record) -> ResultDetailOut:
     """Return one result by the id that its answer had, with what was said of it."""
-    discussed = await record.reader.find(result_id)
+    discussed = await record.find(result_id)
     has_mask = await record.masks.has(discussed.result)
     return ResultDetailOut.of_discussed(discussed, has_mask=has_mask)
 

@@ -114,7 +114,7 @@ class Explainer:
 
     async def _judged(self, recording: Recording, result_id: str) -> tuple[ServedModel, Part]:
         """Find a result, its evidence, and a version with the weights that gathered it."""
-        result = (await recording.reader.find(result_id)).result
+        result = (await recording.find(result_id)).result
         [stored] = await recording.evidence([result])
         evidence = needed(stored, result_id)
         registry = self._inspector.engine.registry

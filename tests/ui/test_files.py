@@ -89,3 +89,10 @@ def test_nothing_of_the_page_lies_elsewhere() -> None:
     for path in [*OWN, UI / "index.html", UI / "style.css"]:
         addresses = set(re.findall(r"https?://[^\s\"'`)]+", path.read_text("utf-8")))
         assert addresses <= {"http://www.w3.org/2000/svg"}, path.name
+
+
+def test_no_element_is_made_once_and_drawn_again() -> None:
+    """It would hold the tree that it was drawn in first, and that one by one all trees since."""
+    made_once = re.compile(r"^(?:export )?(?:const|let) [^\n]*= html`|^  \w+: html`", re.MULTILINE)
+    for path in OWN:
+        assert not made_once.search(path.read_text("utf-8")), path.name

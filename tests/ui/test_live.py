@@ -25,6 +25,19 @@ def test_the_wall_follows_the_line(visitor: Visitor, line_start: LineStart, mode
     expect(tile).to_contain_text("1 of 4")
 
 
+def test_elements_of_a_template_are_made_anew(
+    visitor: Visitor, line_start: LineStart, models: Path
+) -> None:
+    running = line_start(models)
+    page = visitor.open(f"{running.url}/ui/")
+    is_new = """async () => {
+      const { html } = await import("/ui/vendor.js");
+      const draw = () => html`<p>always</p>`;
+      return draw() !== draw();
+    }"""
+    assert page.evaluate(is_new)
+
+
 def test_a_break_of_the_stream_loses_nothing(
     visitor: Visitor, line_start: LineStart, models: Path
 ) -> None:

@@ -12,6 +12,15 @@ const texts = signal({});
 /** The reader's own form of the language: how a day is written differs between countries. */
 const locale = () => navigator.languages.find((tag) => tag.startsWith(language.value)) ?? language.value;
 
+// A formatter costs a hundred times what it does: each is made once.
+const formatters = new Map();
+
+function formatter(Kind, locales, options) {
+  const key = `${Kind.name} ${locales} ${JSON.stringify(options)}`;
+  if (!formatters.has(key)) formatters.set(key, new Kind(locales, options));
+  return formatters.get(key);
+}
+
 /** Load a language's words; the page is drawn anew with them. */
 export async function speak(chosenLanguage) {
   const answer = await fetch(`i18n/${chosenLanguage}.json`);
@@ -25,7 +34,7 @@ export async function speak(chosenLanguage) {
 /** Say a text; `{name}` in it is replaced by a value, and `n` chooses between `.one` and `.other`. */
 export function t(key, values = {}) {
   const all = texts.value;
-  const form = "n" in values ? new Intl.PluralRules(language.value).select(values.n) : null;
+  const form = "n" in values ? formatter(Intl.PluralRules, language.value).select(values.n) : null;
   const text = all[`${key}.${form}`] ?? all[`${key}.other`] ?? all[key] ?? key;
   return text.replace(/\{(\w+)\}/g, (_, name) => {
     const value = values[name];
@@ -38,14 +47,14 @@ export const hasText = (key) => key in texts.value;
 
 export function number(value, digits = 2) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
-  return new Intl.NumberFormat(locale(), { maximumFractionDigits: digits }).format(value);
+  return formatter(Intl.NumberFormat, locale(), { maximumFractionDigits: digits }).format(value);
 }
 
 /** A share as a percentage; small ones keep two digits that say something. */
 export function percent(share) {
   if (share === null || share === undefined) return "–";
   const digits = share !== 0 && Math.abs(share) < 0.01 ? 2 : 1;
-  return new Intl.NumberFormat(locale(), {
+  return formatter(Intl.NumberFormat, locale(), {
     style: "percent",
     maximumFractionDigits: digits,
   }).format(share);
@@ -54,7 +63,7 @@ export function percent(share) {
 export function bytes(count) {
   const units = ["byte", "kilobyte", "megabyte", "gigabyte"];
   const step = Math.min(units.length - 1, count > 0 ? Math.floor(Math.log10(count) / 3) : 0);
-  return new Intl.NumberFormat(locale(), {
+  return formatter(Intl.NumberFormat, locale(), {
     style: "unit",
     unit: units[step],
     unitDisplay: "short",
@@ -68,12 +77,12 @@ export function moment(value) {
   const at = new Date(value);
   const isToday = at.toDateString() === new Date().toDateString();
   const style = isToday ? { timeStyle: "medium" } : { dateStyle: "short", timeStyle: "medium" };
-  return new Intl.DateTimeFormat(locale(), style).format(at);
+  return formatter(Intl.DateTimeFormat, locale(), style).format(at);
 }
 
 /** A moment with its day, for what is printed or looked at later. */
 export const fullMoment = (value) =>
-  value ? new Intl.DateTimeFormat(locale(), { dateStyle: "medium", timeStyle: "medium" }).format(new Date(value)) : "–";
+  value ? formatter(Intl.DateTimeFormat, locale(), { dateStyle: "medium", timeStyle: "medium" }).format(new Date(value)) : "–";
 
 /** A span in its largest unit: 12 s, 3 min, 2 h, 5 d. */
 export function span(seconds) {
@@ -86,7 +95,7 @@ export function span(seconds) {
         : seconds < 172800
           ? ["hour", 3600]
           : ["day", 86400];
-  return new Intl.NumberFormat(locale(), {
+  return formatter(Intl.NumberFormat, locale(), {
     style: "unit",
     unit,
     unitDisplay: "short",

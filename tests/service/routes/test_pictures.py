@@ -51,6 +51,14 @@ def test_a_map_is_the_answer_s_on_the_fixed_scale(sharp_bundle: Bundle, tmp_path
     assert drawn[y, x] > 128 > np.median(drawn)
 
 
+def test_a_picture_may_be_asked_for_the_moment_its_part_is_answered(client: TestClient) -> None:
+    for number in range(5):
+        answer = client.post("/score", content=png(normal_pixels(number)))
+        shown = client.get(f"/v1/results/{answer.json()['result_id']}/thumbnail")
+        assert shown.status_code == 200, shown.text
+    assert client.get(f"/v1/results/{'0' * 32}/thumbnail").status_code == 404
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "16 bit", "grey"])
 def test_a_thumbnail_looks_like_the_part(client: TestClient, kind: str) -> None:
     pixels = planted(cv2.resize(normal_pixels(6001), (900, 600)), 400, 200, 60)

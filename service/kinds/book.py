@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from anomaly.kinds import Examples, KindHead, fit_kinds
-from record.audit import Audit
+from record.audit import Audit, AuditBroken
 from record.labelled import KindRule, Named, kind_rules_of, named_defects, set_kind_rule
 from record.store import Store, StoreError
 from service.errors import AuditUnwritable, KindUncertain, KindUnknown, NothingRecorded
@@ -90,12 +90,22 @@ class KindBook:
     async def run(self, describe: Describe) -> None:
         """Learn whenever somebody spoke or other weights serve, here or elsewhere."""
         while True:
-            for model in self._registry.active:
-                await self.learn(model, describe)
+            await self._learn_all(describe)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_S):
                     await self._woken.wait()
             self._woken.clear()
+
+    async def _learn_all(self, describe: Describe) -> None:
+        """Learn every model's kinds; one of which they cannot be learned holds up no other."""
+        failures: list[Exception] = []
+        for model in self._registry.active:
+            try:
+                await self.learn(model, describe)
+            except Exception as error:  # noqa: BLE001  (raised again, once the others have had their turn)
+                failures.append(error)
+        if failures:
+            raise ExceptionGroup("the kinds of some models are not learned anew", failures)
 
     async def learn(self, model: ServedModel, describe: Describe) -> None:
         """Learn a model's kinds, unless nobody spoke since; where that fails, all stays as it is.
@@ -115,7 +125,7 @@ class KindBook:
                     return
                 fresh = await self._learn(model, sources, describe)
                 await asyncio.to_thread(self._seal, model.name, fresh)
-            except (StoreError, OSError) as error:
+            except (StoreError, OSError, AuditBroken) as error:
                 _log.warning("kinds of model %s are not learned anew: %s", model.name, error)
                 return
             self._learned[model.name] = fresh
@@ -200,9 +210,10 @@ class KindBook:
         audit = self._audit
         try:
             await asyncio.to_thread(audit.add, "kind_rule", rule.kind, ACTOR.get(), **details)
-        except OSError as error:
+        except (OSError, AuditBroken) as error:
+            why = getattr(error, "strerror", None) or error
             raise AuditUnwritable(
-                f"the audit trail cannot be written ({error.strerror}), so nothing is changed"
+                f"the audit trail cannot be written ({why}), so nothing is changed"
             ) from error
         await self._recording.reader.ask(lambda store: set_kind_rule(store, rule))
         rules = {**learned.rules, rule.kind: rule}

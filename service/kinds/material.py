@@ -7,23 +7,31 @@ from typing import Any
 
 import numpy as np
 
-from anomaly.errors import ImageError
+from anomaly.errors import ImageError, ScoreNotFinite
 from anomaly.kinds import UNKNOWN, Examples, high_enough
 from anomaly.types import FloatArray
 from record.labelled import Named
 from record.result import JsonObject, Result
-from service.errors import InferenceFailed
+from service.errors import BudgetSpent, InferenceFailed, OverBudget
+from service.inference.batching import InferenceCrashed, TooMuchAtOnce
 from service.inference.queue import BatcherClosed, DeadlineMissed, QueueFull
 from service.inference.served_model import ServedModel
 from service.results.recording import Recording
+from service.workers import WorkTooSlow
 
 _SAME_PLACE = 0.1  # intersection over union of boxes
 _MOST_AGAIN = 200  # parts inspected anew for one model, when its weights are others
 
 _GONE = "nothing is kept of them any more"
 _PLAIN = "nothing stood out where they were looked at"
+_FAILED = "they cannot be inspected by this model"
 _TOO_MANY = f"more than {_MOST_AGAIN} were inspected by another model"
 WAITING = "they wait to be inspected by this model"
+
+# The line goes first: tried again when it has room.
+_BUSY = (QueueFull, DeadlineMissed, BatcherClosed, BudgetSpent, TooMuchAtOnce, InferenceFailed)
+# Never tried again: what breaks off a thread or a decoder would do so every few seconds.
+_HOPELESS = (ImageError, ScoreNotFinite, OverBudget, WorkTooSlow, InferenceCrashed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +96,10 @@ class Material:
             return
         try:
             described = await describe(image, model, result.camera)
-        except ImageError:
-            described = None
-        except (QueueFull, DeadlineMissed, BatcherClosed, InferenceFailed):  # the line goes first
+        except _HOPELESS:
+            self.described[result.result_id] = _FAILED
+            return
+        except _BUSY:
             self.inspected -= 1
             self.described[result.result_id] = WAITING
             return

@@ -1,7 +1,7 @@
 """Labelled parts to examples: which regions a name is of, and how they are described now."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +65,7 @@ class Material:
         describe: Describe,
     ) -> None:
         """Describe the parts that are not yet, the newest first: of old weights only so many."""
+        self._keep_only({item.result.result_id for item in named})
         missing = [item.result for item in reversed(named) if self._lacks(item.result)]
         for start in range(0, len(missing), 100):
             results = missing[start : start + 100]
@@ -79,6 +80,11 @@ class Material:
                     )
                 else:
                     await self._describe_anew(recording, model, result, describe)
+
+    def _keep_only(self, result_ids: Set[str]) -> None:
+        """Let go what is labelled no more: descriptions are large, and a service runs for years."""
+        for result_id in self.described.keys() - result_ids:
+            del self.described[result_id]
 
     def _lacks(self, result: Result) -> bool:
         return self.described.get(result.result_id, WAITING) == WAITING

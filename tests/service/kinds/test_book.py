@@ -120,3 +120,14 @@ def test_a_part_that_is_not_inspected_anew_ends_nothing(
     _, left_out = material.examples(named("p1"), {"dent": "dent"})
     assert (WAITING in left_out) == is_tried_again
     assert sum(left_out.values()) == 1
+
+
+def test_descriptions_of_parts_that_are_labelled_no_more_are_let_go() -> None:
+    async def describe(*which: object) -> Described:
+        region = {"bbox": (0, 0, 4, 4), "peak_score": 1.0}
+        return Described([region], np.ones((1, 8), np.float32))
+
+    material = Material("now")
+    gathered(material, named("p1", "p2"), describe)
+    gathered(material, named("p2", "p3"), describe)
+    assert set(material.described) == {"p2", "p3"}

@@ -54,6 +54,21 @@ class Examples:
             tuple(part for examples in several for part in examples.parts),
         )
 
+    def renamed(self, names: Mapping[str, str]) -> "Examples | None":
+        """Return examples with the names of their kinds changed, without those called `unknown`.
+
+        None where none is left.
+        """
+        kinds = [names[kind] for kind in self.kinds]
+        rows = [row for row, kind in enumerate(kinds) if kind != UNKNOWN]
+        if not rows:
+            return None
+        return Examples(
+            self.vectors[rows],
+            tuple(kinds[row] for row in rows),
+            tuple(self.parts[row] for row in rows),
+        )
+
     def bounded(self) -> "Examples":
         """Return the last examples of each kind, of the kinds that have most."""
         rows: dict[str, list[int]] = {}

@@ -65,7 +65,7 @@ def learn_kinds(
             "there is no labelled defect; put them into test/<kind> folders, or name a manifest "
             "with labels"
         )
-    if any(sample.label == UNKNOWN for sample in labelled):
+    if any(kind_of_folder(sample.label) == UNKNOWN for sample in labelled):
         raise DataError(f"a kind cannot be called {UNKNOWN!r}: that is what fits no kind")
     bundle = load_bundle(folder)
     with progress.bar("regions", total=len(labelled), unit="image") as bar:

@@ -157,9 +157,8 @@ class KindBook:
         same_as = {rule.kind: rule.same_as for rule in sources.rules.values() if rule.same_as}
         names = spellings([*of_folder, *(item.name for item in labelled)], same_as)
         examples, left_out = material.examples(labelled, names)
-        parts = [] if examples is None else [examples]
-        if folder is not None:
-            parts.insert(0, replace(folder, kinds=tuple(names[kind] for kind in folder.kinds)))
+        of_both = [None if folder is None else folder.renamed(names), examples]
+        parts = [examples for examples in of_both if examples is not None]
         before = self.of(model).head
         head, counts = await asyncio.to_thread(_fitted, parts, before)
         return Learned(

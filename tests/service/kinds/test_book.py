@@ -131,3 +131,8 @@ def test_descriptions_of_parts_that_are_labelled_no_more_are_let_go() -> None:
     gathered(material, named("p1", "p2"), describe)
     gathered(material, named("p2", "p3"), describe)
     assert set(material.described) == {"p2", "p3"}
+
+
+def test_what_a_folder_calls_unknown_teaches_nothing_and_spoils_nothing() -> None:
+    assert learn(book_of(), _Model("a", _Bundle(taught("unknown", "dent")))) == {"dent"}
+    assert learn(book_of(), _Model("a", _Bundle(taught("unknown")))) == set()

@@ -125,10 +125,12 @@ class KindBook:
                     return
                 fresh = await self._learn(model, sources, describe)
                 await asyncio.to_thread(self._seal, model.name, fresh)
+                # It took a while: a rule that was taken back meanwhile excuses nothing any more.
+                rules = (await self._heard(model.name)).rules
             except (StoreError, OSError, AuditBroken) as error:
                 _log.warning("kinds of model %s are not learned anew: %s", model.name, error)
                 return
-            self._learned[model.name] = fresh
+            self._learned[model.name] = replace(fresh, rules=rules)
             self._sources[model.name] = sources
             counts = {kind: count.examples for kind, count in fresh.counts.items()}
             self._metrics.count_examples(model.name, counts)
@@ -215,6 +217,7 @@ class KindBook:
                 f"the audit trail cannot be written ({why}), so nothing is changed"
             ) from error
         await self._recording.reader.ask(lambda store: set_kind_rule(store, rule))
+        learned = self.of(model)  # something may have been learned meanwhile
         rules = {**learned.rules, rule.kind: rule}
         self._learned[model.name] = replace(learned, rules=rules)
         self.wake()

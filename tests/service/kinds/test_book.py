@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,10 +13,11 @@ import pytest
 from anomaly.errors import ScoreNotFinite
 from anomaly.kinds import Examples
 from record.audit import Audit, AuditBroken
+from record.labelled import KindRule
 from service.errors import BudgetSpent, InferenceFailed, OverBudget
 from service.inference.registry import Registry
 from service.inference.served_model import ServedModel
-from service.kinds.book import KindBook
+from service.kinds.book import KindBook, _Sources
 from service.kinds.material import WAITING, Described, Material
 from service.metrics import Metrics
 from service.results.recording import Recording
@@ -70,6 +72,28 @@ def test_a_damaged_audit_trail_keeps_what_was_learned_before() -> None:
 
     audit = cast(Audit, SimpleNamespace(newest=lambda *which: [], add=add))
     assert learn(book_of(audit=audit), _Model("a", _Bundle(taught("dent")))) == set()
+
+
+def test_a_rule_that_is_taken_back_while_kinds_are_learned_stays_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, book = _Model("a", _Bundle(taught("dent"))), book_of()
+    rule = KindRule(
+        model="a",
+        kind="dent",
+        rule="ignore",
+        same_as=None,
+        author=None,
+        changed_at=datetime.now(UTC),
+    )
+    answers = iter([_Sources(1, {"dent": rule}), _Sources(1, {})])
+
+    async def heard(name: str) -> _Sources:
+        return next(answers)
+
+    monkeypatch.setattr(book, "_heard", heard)
+    learn(book, model)
+    assert book.of(cast(ServedModel, model)).rules == {}
 
 
 class _Kept:

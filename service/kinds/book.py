@@ -36,10 +36,15 @@ _ACTION = "kinds"
 
 @dataclass(frozen=True, slots=True)
 class _Sources:
-    """What people said: the feedback's last number, and the rules of one model's kinds."""
+    """What one model's kinds rest on.
+
+    The feedback's last number, the rules of the kinds, and the version that serves: another one may
+    have other examples in its folder with the same weights.
+    """
 
     number: int = 0
     rules: Mapping[str, KindRule] = field(default_factory=dict)
+    digest: str = ""
 
 
 class KindBook:
@@ -114,7 +119,7 @@ class KindBook:
         """
         async with self._turn:
             try:
-                sources = await self._heard(model.name)
+                sources = await self._heard(model)
                 learned = self.of(model)
                 is_waiting = WAITING in learned.left_out
                 if (
@@ -126,7 +131,7 @@ class KindBook:
                 fresh = await self._learn(model, sources, describe)
                 await asyncio.to_thread(self._seal, model.name, fresh)
                 # It took a while: a rule that was taken back meanwhile excuses nothing any more.
-                rules = (await self._heard(model.name)).rules
+                rules = (await self._heard(model)).rules
             except (StoreError, OSError, AuditBroken) as error:
                 _log.warning("kinds of model %s are not learned anew: %s", model.name, error)
                 return
@@ -135,12 +140,13 @@ class KindBook:
             counts = {kind: count.examples for kind, count in fresh.counts.items()}
             self._metrics.count_examples(model.name, counts)
 
-    async def _heard(self, name: str) -> _Sources:
+    async def _heard(self, model: ServedModel) -> _Sources:
+        name, digest = model.name, model.bundle.digest
         if self._recording is None:
-            return _Sources()
+            return _Sources(digest=digest)
 
         def question(store: Store) -> _Sources:
-            return _Sources(store.last_feedback(), kind_rules_of(store, name))
+            return _Sources(store.last_feedback(), kind_rules_of(store, name), digest)
 
         return await self._recording.reader.ask(question)
 

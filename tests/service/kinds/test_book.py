@@ -74,6 +74,13 @@ def test_a_damaged_audit_trail_keeps_what_was_learned_before() -> None:
     assert learn(book_of(audit=audit), _Model("a", _Bundle(taught("dent")))) == set()
 
 
+def test_a_version_with_other_examples_and_the_same_weights_is_learned_anew() -> None:
+    book, model = book_of(), _Model("a", _Bundle(taught("dent")))
+    assert learn(book, model) == {"dent"}
+    model.bundle = _Bundle(taught("dent", "crack"), digest="d2")
+    assert learn(book, model) == {"dent", "crack"}
+
+
 def test_a_rule_that_is_taken_back_while_kinds_are_learned_stays_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -88,7 +95,7 @@ def test_a_rule_that_is_taken_back_while_kinds_are_learned_stays_so(
     )
     answers = iter([_Sources(1, {"dent": rule}), _Sources(1, {})])
 
-    async def heard(name: str) -> _Sources:
+    async def heard(model: ServedModel) -> _Sources:
         return next(answers)
 
     monkeypatch.setattr(book, "_heard", heard)

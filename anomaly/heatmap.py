@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from anomaly.types import Detection, FloatArray, Placement, Region, RgbImage
 
 _MIN_REGION_CANVAS_PX = 4
-_MAX_REGIONS = 50
+MOST_REGIONS = 50
 # An NG part always shows where: if no place passes the map threshold by itself, the area within
 # this share of the peak is reported.
 _NG_LEVEL = 0.7
@@ -150,7 +150,7 @@ def find_regions(
         regions += [_region(fine[window], shape, (top, left), placement) for shape in shapes]
     if not regions and coarse is not None:
         return find_regions(coarse, placement, level)
-    return tuple(sorted(regions, key=lambda r: -r.peak_score)[:_MAX_REGIONS])
+    return tuple(sorted(regions, key=lambda r: -r.peak_score)[:MOST_REGIONS])
 
 
 def _parts(hill: FloatArray, level: float) -> Iterator[NDArray[np.bool_]]:
@@ -160,7 +160,7 @@ def _parts(hill: FloatArray, level: float) -> Iterator[NDArray[np.bool_]]:
     stronger one; otherwise it is on that one's slope.
     """
     left_over, covered = hill.copy(), np.zeros(hill.shape, np.bool_)
-    for _ in range(_MAX_REGIONS):
+    for _ in range(MOST_REGIONS):
         peak = int(left_over.argmax())
         value = float(left_over.flat[peak])
         if value <= level:

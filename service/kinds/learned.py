@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from anomaly.heatmap import MOST_REGIONS
 from anomaly.kinds import UNKNOWN, KindHead
 from anomaly.types import Detection, FloatArray, Region, Verdict
 from record.labelled import KindRule, Rule
@@ -65,10 +66,10 @@ class Learned:
         """Return the verdict of a rejected part that is excused; None where nothing excuses it.
 
         Every region must be of a kind with a rule that is still certain: what is unknown, or of
-        another kind, is never excused.
+        another kind, is never excused, nor is a part with more regions than are named.
         """
         rules = {self._rule_of(region.kind) for region in regions}
-        if verdict != "NG" or "none" in rules:
+        if verdict != "NG" or "none" in rules or len(regions) >= MOST_REGIONS:
             return None
         return "WARN" if "warn" in rules else "OK"
 

@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import and_, delete, insert, select
+from sqlalchemy import and_, delete, exists, insert, select
 
 from record.filters import is_last_said
 from record.result import Result
 from record.store import Store
-from record.tables import feedback, kind_rules
+from record.tables import feedback, kind_rules, results
 
 Rule = Literal["none", "warn", "ignore"]
 _DEFECTS = ("confirmed_defect", "missed_defect")
@@ -47,19 +47,21 @@ class KindRule:
 
 def named_defects(store: Store, model: str, limit: int) -> list[Named]:
     """Return the defects of a model's parts that were named last, the oldest first."""
+    of_model = exists().where(results.c.result_id == feedback.c.result_id, results.c.model == model)
     named = (
         select(feedback.c.id, feedback.c.result_id, feedback.c.defect, feedback.c.regions)
         .where(feedback.c.kind.in_(_DEFECTS), feedback.c.defect.is_not(None), is_last_said())
+        .where(of_model)
         .order_by(feedback.c.id.desc())
         .limit(limit)
     )
     with store.snapshot() as ask:
         rows = list(reversed(ask(named)))
-    results = {result.result_id: result for result in store.by_ids([r["result_id"] for r in rows])}
+    by_id = {result.result_id: result for result in store.by_ids([r["result_id"] for r in rows])}
     return [
-        Named(results[row["result_id"]], row["defect"], _numbers(row["regions"]), row["id"])
+        Named(by_id[row["result_id"]], row["defect"], _numbers(row["regions"]), row["id"])
         for row in rows
-        if row["result_id"] in results and results[row["result_id"]].model == model
+        if row["result_id"] in by_id
     ]
 
 

@@ -14,6 +14,8 @@ from service.schemas.labels import SupervisedOut
 from service.schemas.scoring import ScoreQuery
 from service.timings import Timings
 
+_MASK_BYTES_PER_PX = 8  # what bringing a mask to the caller's pixels and counting its runs holds
+
 
 async def label_image(
     inspector: Inspector, data: bytes, query: ScoreQuery, *, deadline: float, timings: Timings
@@ -36,7 +38,10 @@ async def label_image(
         outcome = await inspector.engine.label(model, Work(canvas, placement), reservation)
     metrics.observe_stage("queue", outcome.queue_s, timings, ended_s_ago=outcome.inference_s)
     metrics.observe_stage("inference", outcome.inference_s, timings)
-    with metrics.timed("encode", timings):
+    with metrics.timed("encode", timings), inspector.budget.open() as charge:
+        if outcome.result.mask is not None:
+            height, width = placement.source
+            charge.add(_MASK_BYTES_PER_PX * height * width)
         answer = await inspector.in_pool(
             partial(SupervisedOut.of, outcome.result, model.bundle, query, {})
         )

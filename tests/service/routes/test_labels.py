@@ -78,6 +78,22 @@ def test_what_cannot_be_answered_has_its_code(
     assert (refused.status_code, refused.json()["code"]) == (status, code)
 
 
+def test_a_mask_in_the_callers_pixels_counts_as_what_is_in_flight(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Encoder.pretrained(pretrained())
+    config = SupervisedConfig("segmentation", KINDS, encoder.config, {"channels": 8})
+    bundle = SupervisedBundle("masks", config, build_network(config, encoder).eval(), {})
+    save_supervised(bundle, models / "masks", "v1")
+    app = create_app(settings(models, record="off"))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert client.post("/score?model=masks", content=IMAGE).status_code == 200
+        monkeypatch.setattr("service.labeller._MASK_BYTES_PER_PX", 10**9)
+        refused = client.post("/score?model=masks", content=IMAGE)
+        assert (refused.status_code, refused.json()["code"]) == (413, "memory_exceeded")
+        assert client.post("/score?model=kinds", content=IMAGE).status_code == 200
+
+
 def test_models_of_labels_are_listed_apart(served: TestClient) -> None:
     listed = served.get("/v1/models").json()
     assert [model["name"] for model in listed["models"]] == ["tiny"]

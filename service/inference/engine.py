@@ -222,15 +222,13 @@ class Engine:
         """Seal into the audit trail what is about to happen; raises `AuditUnwritable`."""
         if bundle.calibration is None:
             return
-        self._seal(
-            action,
-            name,
-            version=bundle.version,
-            digest=bundle.digest,
-            threshold=bundle.calibration.threshold,
-            false_alarm_rate=bundle.calibration.false_alarm_rate,
-            **more,
-        )
+        details = {
+            "version": bundle.version,
+            "digest": bundle.digest,
+            "threshold": bundle.calibration.threshold,
+            "false_alarm_rate": bundle.calibration.false_alarm_rate,
+        }
+        self._seal(action, name, **(details | more))
 
     def _note_labels(self, bundle: SupervisedBundle) -> None:
         """Seal that another version of a model of labels is about to serve."""

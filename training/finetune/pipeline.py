@@ -141,7 +141,8 @@ def scratch_of(config: FinetuneConfig) -> FinetuneConfig:
     """Return how the same network is trained from nothing: all of it, at one rate.
 
     A recipe that trains less than all says nothing of that: the full one's takes its place, with
-    no fewer steps. Data, canvas and seed are the same.
+    no fewer steps. Data, canvas and seed are the same, and so is the head where the full recipe,
+    which is of classification, has none for the task.
     """
     if config.tune.train == "all":
         return replace(config, tune=replace(config.tune, layer_decay=1.0))
@@ -152,6 +153,7 @@ def scratch_of(config: FinetuneConfig) -> FinetuneConfig:
         full,
         task=config.task,
         canvas=config.canvas,
+        head=full.head if config.task == full.task else config.head,
         tune=replace(full.tune, layer_decay=1.0),
         optimiser=replace(full.optimiser, epochs=epochs, least_steps=least),
         run=config.run,

@@ -71,6 +71,13 @@ def test_a_recipe_trains_and_is_tested_beside_scratch(
     assert "any kind" in summary(card)
 
 
+@pytest.mark.parametrize("recipe", ["finetune-boxes", "finetune-masks"])
+def test_a_frozen_encoder_is_held_against_the_same_head_from_nothing(recipe: str) -> None:
+    config = load_finetune(recipe, ["tune.train=head", "head.channels=16"])
+    scratch = scratch_of(config)
+    assert (scratch.task, scratch.head, scratch.tune.train) == (config.task, config.head, "all")
+
+
 @pytest.mark.parametrize("name", ["finetune-boxes", "finetune-masks"])
 def test_the_recipes_are_listed_and_train_all_of_the_encoder(name: str) -> None:
     config = load_finetune(name)

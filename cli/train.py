@@ -135,7 +135,10 @@ def finetune(
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
     recipe: Annotated[
         str,
-        typer.Option(help="finetune-linear, finetune-partial, finetune-full, or a TOML file."),
+        typer.Option(
+            help="finetune-linear, finetune-partial or finetune-full for kinds of images, "
+            "finetune-boxes, finetune-masks, or a TOML file."
+        ),
     ] = "finetune-partial",
     *,
     set_: Overrides = None,
@@ -148,7 +151,7 @@ def finetune(
     ] = False,
     progress_file: ProgressFile = None,
 ) -> None:
-    """Train a model of labels (which kind is it?) from a pretrained autoencoder's encoder."""
+    """Train a model of labels (which kind is it, and where?) from a pretrained encoder."""
     from training.finetune.config import load_finetune
     from training.finetune.data import labelled_set
     from training.finetune.pipeline import finetune as run

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from anomaly.errors import ModelError
+from anomaly.errors import ModelCorrupt, ModelError, ScoreNotFinite
 from anomaly.types import FloatArray, Placement
 from service.errors import ModelUnknown
 from supervised.bundle import SupervisedBundle, load_supervised, supervised_folders
@@ -117,7 +117,13 @@ class LabelModels:
         bundle = replace(load_supervised(self._folders[name]), name=name)
         predictor = Predictor(bundle, self._device)
         side = bundle.config.encoder.preprocess.canvas
-        predictor.predict_canvases(torch.zeros(1, 3, side, side), [Placement.filling(side)])
+        try:
+            predictor.predict_canvases(torch.zeros(1, 3, side, side), [Placement.filling(side)])
+        except ScoreNotFinite as error:
+            raise ModelCorrupt(
+                f"the model in {self._folders[name]} gives no number for an empty image; train it "
+                "again, or copy the whole folder again"
+            ) from error
         return ServedLabels(name, bundle, predictor)
 
     def _find_folders(self) -> None:

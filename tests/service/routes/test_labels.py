@@ -3,9 +3,11 @@
 import dataclasses
 import shutil
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
 from service.app import create_app
@@ -91,6 +93,20 @@ def test_a_mask_in_the_callers_pixels_counts_as_what_is_in_flight(
         monkeypatch.setattr("service.labeller._MASK_BYTES_PER_PX", 10**9)
         refused = client.post("/score?model=masks", content=IMAGE)
         assert (refused.status_code, refused.json()["code"]) == (413, "memory_exceeded")
+        assert client.post("/score?model=kinds", content=IMAGE).status_code == 200
+
+
+def test_a_model_that_gives_no_number_is_broken_and_the_others_serve(
+    models: Path, kinds_model: SupervisedBundle
+) -> None:
+    network = deepcopy(kinds_model.network)
+    torch.nn.init.constant_(network.get_parameter("head.bias"), torch.nan)
+    save_supervised(dataclasses.replace(kinds_model, network=network), models / "nan", "v1")
+    with TestClient(create_app(settings(models, record="off"))) as client:
+        broken = {
+            model["name"]: model["code"] for model in client.get("/v1/models").json()["broken"]
+        }
+        assert broken == {"nan": "model_corrupt"}
         assert client.post("/score?model=kinds", content=IMAGE).status_code == 200
 
 

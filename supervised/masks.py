@@ -28,7 +28,8 @@ def kind_masks(answer: Answer, classes: tuple[str, ...]) -> list[KindMask]:
     masks = []
     for value in np.unique(pixels[pixels > 0]).tolist():
         mask = pixels == value
-        masks.append(KindMask(classes[value - 1], int(mask.sum()), size, run_lengths(mask)))
+        counts: list[int] = run_lengths(mask.ravel(order="F")).tolist()
+        masks.append(KindMask(classes[value - 1], int(mask.sum()), size, counts))
     return masks
 
 
@@ -42,10 +43,9 @@ def on_source(answer: Answer) -> NDArray[np.uint8]:
     return resized.astype(np.uint8, copy=False)
 
 
-def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
-    """Encode a mask (H, W) as COCO does: lengths of runs down the columns, the first one off."""
-    flat = mask.T.reshape(-1)
-    changes = np.flatnonzero(np.diff(flat)) + 1
-    edges = np.concatenate([[0], changes, [flat.size]])
-    counts: list[int] = np.diff(edges).tolist()
-    return [0, *counts] if flat.size and flat[0] else counts
+def run_lengths(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the lengths of runs of equal flags; the first run is of False, if only of length 0."""
+    changes = np.flatnonzero(flags[1:] != flags[:-1]) + 1
+    edges = np.concatenate([[0], changes, [len(flags)]])
+    lengths = np.diff(edges).astype(np.int64)
+    return np.concatenate([[0], lengths]) if len(flags) and flags[0] else lengths

@@ -10,7 +10,7 @@ from supervised.types import Answer
 
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=12)))
 def test_run_lengths_give_the_mask_again(mask: np.ndarray) -> None:
-    counts = run_lengths(mask)
+    counts = run_lengths(mask.ravel(order="F"))
     values = np.arange(len(counts)) % 2 == 1
     flat = np.repeat(values, counts)
     assert np.array_equal(flat.reshape(mask.T.shape).T, mask)

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from supervised.masks import run_lengths
 from training.annotations.labelled import Instance, LabelledImage, LabelSet
 from training.annotations.lookup import Images
 from training.annotations.reading import (
@@ -30,7 +31,7 @@ from training.annotations.reading import (
     with_shape,
     without_good,
 )
-from training.annotations.shapes import Outlines, Runs, box_of, run_lengths
+from training.annotations.shapes import Outlines, Runs, box_of
 from training.annotations.writing import marked, place_image, plain_name, rounded
 from training.errors import DataError
 from training.labels import split_of

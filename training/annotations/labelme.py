@@ -16,6 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from anomaly.errors import ImageError
+from anomaly.png import png_size
 from training.annotations.labelled import Instance, LabelledImage, LabelSet
 from training.annotations.lookup import Images
 from training.annotations.reading import (
@@ -47,7 +49,6 @@ from training.files import Folder, read_tree
 from training.samples import NORMAL, printable
 
 _CORNERS = 64  # of a circle
-_PNG = b"\x89PNG\r\n\x1a\n"
 _VERSION = "5.5.0"
 
 
@@ -157,8 +158,7 @@ def _mask(
         data = base64.b64decode(str(text), validate=True)
     except (binascii.Error, ValueError) as error:
         raise DataError(f"{where} has a mask that is not base64; save it again") from error
-    width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))
-    if not data.startswith(_PNG) or (height, width) != shape:
+    if _png_size(data) != shape:
         raise DataError(
             f"{where} has a mask that is no PNG of {shape[1]}×{shape[0]} px, as its points say; "
             "save it again"
@@ -169,6 +169,13 @@ def _mask(
     mask = np.zeros(size, bool)
     mask[top : bottom + 1, left : right + 1] = pixels > 0
     return Runs.of(mask)
+
+
+def _png_size(data: bytes) -> tuple[int, int] | None:
+    try:
+        return png_size(data)
+    except ImageError:
+        return None
 
 
 def write(labels: LabelSet, folder: Path) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from supervised.masks import run_lengths
 from training.annotations.reading import brief
-from training.annotations.shapes import Mask, run_lengths
+from training.annotations.shapes import Mask
 from training.errors import DataError
 
 _OFFSET = 48  # COCO's characters begin at "0"

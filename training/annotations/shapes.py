@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from supervised.masks import run_lengths
+
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels
 Ring = NDArray[np.float64]  # (N, 2) of (x, y)
 Mask = NDArray[np.bool_]  # (H, W)
@@ -62,14 +64,6 @@ class Runs:
 
 
 Shape = Outlines | Runs
-
-
-def run_lengths(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the lengths of runs of equal flags; the first run is of False, if only of length 0."""
-    changes = np.flatnonzero(flags[1:] != flags[:-1]) + 1
-    edges = np.concatenate([[0], changes, [len(flags)]])
-    lengths = np.diff(edges).astype(np.int64)
-    return np.concatenate([[0], lengths]) if len(flags) and flags[0] else lengths
 
 
 def unrolled(counts: NDArray[np.int64]) -> NDArray[np.bool_]:

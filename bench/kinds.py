@@ -14,6 +14,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import cv2
@@ -64,7 +65,7 @@ def main() -> None:
     regions = inspected(options.model, [s for s in samples if not s.is_normal])
     for count in options.examples:
         row = {"examples": count} | accuracies(regions, count, options)
-        print(json.dumps(row | unknowns(regions, count, options.draws)), flush=True)
+        print(json.dumps(row | unknowns(regions, count, max(1, options.draws // 3))), flush=True)
 
 
 def inspected(model: Path, samples: Sequence[Sample]) -> Regions:
@@ -132,8 +133,8 @@ def _cut(image: RgbImage, region: Region) -> np.ndarray:
 def drawn(regions: Regions, count: int, draw: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw rows that teach, the strongest region of `count` parts a kind, and rows that test.
 
-    No session has both; where a kind has few sessions, some of them stay for the test, so that it
-    may have fewer examples than wanted.
+    Parts come from as many sessions as there are, and no session has both; some of a kind's stay
+    for the test, so that a kind with few of them may have fewer examples.
     """
     generator = np.random.default_rng((draw, count))
     teach: list[int] = []
@@ -141,18 +142,25 @@ def drawn(regions: Regions, count: int, draw: int) -> tuple[np.ndarray, np.ndarr
     for kind in sorted(set(regions.kinds)):
         rows = np.flatnonzero(regions.kinds == kind)
         order = generator.permutation(sorted(set(regions.sessions[rows])))
-        usable = max(1, round((1 - _LEAST) * len(order)))
-        left = count
-        for session in order[:usable]:
-            of_session = rows[regions.sessions[rows] == session]
-            firsts = [of_session[regions.parts[of_session] == part][0]
-                      for part in sorted(set(regions.parts[of_session]))][:left]  # fmt: skip
-            if firsts:
-                teach += firsts
-                taught.add(str(session))
-                left -= len(firsts)
+        usable = order[: max(1, round((1 - _LEAST) * len(order)))]
+        by_session = [_firsts(regions, rows, session) for session in usable]
+        in_turn = [
+            (row, s)
+            for turn in zip_longest(*by_session)
+            for s, row in zip(usable, turn, strict=True)
+        ]
+        picked = [(row, session) for row, session in in_turn if row is not None][:count]
+        teach += [row for row, _ in picked]
+        taught |= {str(session) for _, session in picked}
     test = np.flatnonzero(~np.isin(regions.sessions, list(taught)))
     return np.array(teach), test
+
+
+def _firsts(regions: Regions, rows: np.ndarray, session: str) -> list[int]:
+    """Return the strongest region of each part of a session, among some rows."""
+    of_session = rows[regions.sessions[rows] == session]
+    _, first = np.unique(regions.parts[of_session], return_index=True)
+    return [int(row) for row in of_session[np.sort(first)]]
 
 
 def accuracies(regions: Regions, count: int, options: argparse.Namespace) -> dict[str, float]:
@@ -185,7 +193,9 @@ def _named(
 
 def _examples(vectors: np.ndarray, regions: Regions, rows: np.ndarray) -> Examples:
     return Examples(
-        vectors[rows], tuple(map(str, regions.kinds[rows])), tuple(map(str, regions.parts[rows]))
+        vectors[rows],
+        tuple(map(str, regions.kinds[rows])),
+        tuple(map(str, regions.sessions[rows])),
     )
 
 

@@ -4,6 +4,7 @@ Decoding, placing and picture encoding run in a bounded thread pool, inference i
 threads; the event loop only waits for them.
 """
 
+import logging
 import time
 import uuid
 from collections.abc import Callable
@@ -39,7 +40,9 @@ from service.results.recording import Recording, image_digest
 from service.schemas.scoring import ModelRef, ScoreOut, ScoreQuery
 from service.settings import Settings
 from service.timings import Timings
-from service.workers import WorkerPool
+from service.workers import WorkerPool, WorkTooSlow
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _OWN_DEADLINE_S = 600.0
@@ -183,11 +186,18 @@ class Inspector:
     async def _described(
         self, detection: Detection, model: ServedModel
     ) -> tuple[Detection, FloatArray | None]:
-        """Describe the regions, (n, D), and let go what they are described from."""
+        """Describe the regions, (n, D), and let go what they are described from.
+
+        A name is never worth a verdict: where they cannot be described, they have none.
+        """
         bare = replace(detection, differences=None)
         if detection.differences is None or not detection.regions:
             return bare, None
-        return bare, await self.in_pool(lambda: model.detector.describe(detection))
+        try:
+            return bare, await self.in_pool(lambda: model.detector.describe(detection))
+        except (WorkTooSlow, RuntimeError) as error:  # a device's memory is a RuntimeError, too
+            _log.warning("regions of a part are not described, so not named: %s", error)
+            return bare, None
 
     def _warnings(
         self, model: ServedModel, query: ScoreQuery, prepared: "_Prepared"

@@ -109,6 +109,18 @@ def strongest(answer: dict[str, Any]) -> str | None:
     return name
 
 
+def test_a_name_is_never_worth_a_verdict(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no memory on the device")
+
+    monkeypatch.setattr("anomaly.detector.describe", broken)
+    answer = inspect(client, checkered(0))
+    assert answer["verdict"] == "NG"
+    assert strongest(answer) is None
+
+
 def test_nothing_is_named_before_the_first_example(client: TestClient) -> None:
     answer = inspect(client, checkered(0))
     assert strongest(answer) is None

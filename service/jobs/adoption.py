@@ -33,10 +33,11 @@ class Adoption:
         served = slot.staged or slot.active
         assert served is not None
         calibration = served.detector.calibration
+        active = slot.active  # the watch may have staged the same version once more
         return {
             "model": order.model,
             "version": served.bundle.version,
-            "is_serving": slot.staged is None,
+            "is_serving": active is not None and active.bundle.version == served.bundle.version,
             "threshold": calibration.threshold,
             "false_alarm_rate": calibration.false_alarm_rate,
             "mode": calibration.mode,

@@ -153,6 +153,9 @@ def _fill(ring: Ring, covered: Mask) -> None:
     top = int(np.clip(np.floor(ring[:, 1].min()), 0, height))
     bottom = int(np.clip(np.ceil(ring[:, 1].max()), top, height))
     start, end = ring, np.roll(ring, -1, 0)
+    # From top to bottom: a line that leads there and back crosses a row at the very same point.
+    upwards = (start[:, 1] > end[:, 1])[:, None]
+    start, end = np.where(upwards, end, start), np.where(upwards, start, end)
     low, high = np.minimum(start[:, 1], end[:, 1]), np.maximum(start[:, 1], end[:, 1])
     # An edge crosses the rows whose centres lie in [low, high).
     from_row = np.clip(np.ceil(low - 0.5), top, bottom).astype(np.int64)

@@ -42,7 +42,12 @@ def read_encoder(path: Path, choices: MaeChoices = UNSAID) -> Encoder:
 
 
 def has_head(path: Path) -> bool:
-    """Whether a checkpoint is one of a classifier; raises `WeightsError`."""
+    """Whether a checkpoint is one of a classifier; raises `WeightsError` where it is damaged.
+
+    One that is not there is none: whoever reads it says so.
+    """
+    if not path.exists():
+        return False
     state, _, _ = _read(path, MaeChoices())
     return any(_HEAD.match(name) for name in state)
 

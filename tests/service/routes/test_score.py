@@ -25,6 +25,7 @@ def test_a_good_part_is_ok(client: TestClient) -> None:
         "version": "v1",
         "digest": answer["model"]["digest"],
         "calibration": answer["model"]["calibration"],
+        "kinds": None,
     }
     assert len(answer["model"]["calibration"]) == 64
     assert set(answer["timings"]) == {"read", "decode", "queue", "inference", "encode"}

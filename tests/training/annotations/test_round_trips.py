@@ -11,7 +11,7 @@ from tests.training.annotations.conftest import SIZE, draw, image, ring
 from training.annotations.formats import FORMATS, Conversion, convert, read_labels, recognised
 from training.annotations.labelled import Instance, LabelledImage, LabelSet
 from training.annotations.lookout import union_of
-from training.annotations.shapes import Runs, outline
+from training.annotations.shapes import Outlines, Runs, outline
 from training.annotations.writing import write_folder
 from training.data import open_dataset, read_mask
 from training.labels import is_normal_name
@@ -56,6 +56,14 @@ def test_a_set_keeps_names_sizes_kinds_splits_and_pixels(name: str, labels: Labe
         assert [k.casefold() for k in now.all_kinds()] == [k.casefold() for k in was.all_kinds()]
         for kind in was.all_kinds():
             np.testing.assert_array_equal(union_of(now, kind), union_of(was, kind))
+
+
+def test_lines_there_and_back_enclose_nothing_however_they_are_rounded() -> None:
+    for seed in range(400):
+        mask = np.random.default_rng(seed).random(SIZE) < 0.3
+        sides = np.array(SIZE[::-1])
+        rounded = np.round(outline(mask) / sides, 8) * sides
+        np.testing.assert_array_equal(Outlines((rounded,)).pixels(SIZE), mask)
 
 
 @pytest.mark.parametrize("name", EXACT)

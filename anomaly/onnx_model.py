@@ -58,6 +58,20 @@ def export_onnx(model: AnomalyModel) -> bytes:
     canvas = model.config.preprocess.canvas
     visible, hidden = mask_indices(model, [0])
     example = (torch.zeros(1, 3, canvas, canvas), visible[0], hidden[0])
+    between = ["tokens", "predicted"] if model.needs_predictions else []
+    return exported(scoring, example, ["pixels", "visible", "hidden"], ["error", *between])
+
+
+def exported(
+    module: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> bytes:
+    """Return a module in evaluation mode as an ONNX file, traced with an example of its inputs.
+
+    Raises `ExportFailed` where torch cannot express it as a graph.
+    """
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals, and logs them
         for name in ("onnx_ir", "onnxscript"):
@@ -65,14 +79,11 @@ def export_onnx(model: AnomalyModel) -> bytes:
         path = Path(folder) / "model.onnx"
         try:
             torch.onnx.export(
-                scoring,
+                module,
                 example,
                 path,
-                input_names=["pixels", "visible", "hidden"],
-                output_names=[
-                    "error",
-                    *(["tokens", "predicted"] if model.needs_predictions else []),
-                ],
+                input_names=inputs,
+                output_names=outputs,
                 dynamo=True,
                 external_data=False,
                 verbose=False,

@@ -1,16 +1,11 @@
 """A network of labels as ONNX: one canvas in, the head's raw tensors out."""
 
-import logging
-import tempfile
-import warnings
-from pathlib import Path
-
 import numpy as np
 import onnxruntime
 import torch
 
 from anomaly.errors import ExportFailed
-from anomaly.onnx_model import GRAPH_ERRORS
+from anomaly.onnx_model import GRAPH_ERRORS, exported
 from supervised.network import SupervisedNetwork
 
 _CLOSE = 1e-3  # of the largest raw output: float32 summed in another order
@@ -31,7 +26,8 @@ def export_graph(network: SupervisedNetwork) -> bytes:
     if isinstance(raw, list):
         raise ExportFailed("a detector answers with as many boxes as it sees and has no graph")
     expected = [raw] if isinstance(raw, torch.Tensor) else list(raw)
-    graph = _exported(network, pixels, [f"output{i}" for i in range(len(expected))])
+    names = [f"output{i}" for i in range(len(expected))]
+    graph = exported(network, (pixels,), ["pixels"], names)
     try:
         session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
         outputs = session.run(None, {"pixels": pixels.numpy()})
@@ -42,25 +38,3 @@ def export_graph(network: SupervisedNetwork) -> bytes:
         if not gap <= _CLOSE * max(1.0, float(tensor.abs().max())):
             raise ExportFailed(f"the graph differs from torch by {gap:.2g}; it was not kept")
     return graph
-
-
-def _exported(network: SupervisedNetwork, pixels: torch.Tensor, outputs: list[str]) -> bytes:
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns about its own internals, and logs them
-        for name in ("onnx_ir", "onnxscript"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        path = Path(folder) / "model.onnx"
-        try:
-            torch.onnx.export(
-                network,
-                (pixels,),
-                path,
-                input_names=["pixels"],
-                output_names=outputs,
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-        except torch.onnx.OnnxExporterError as error:
-            raise ExportFailed(f"this model cannot be exported: {error}") from error
-        return path.read_bytes()

@@ -23,7 +23,7 @@ from anomaly.scoring import (
     masked_names,
     reconstruct,
 )
-from anomaly.targets import Target, TargetConfig, build_target, empty_backbone
+from anomaly.targets import Target, TargetConfig, build_target, empty_target
 from anomaly.windows import window_indices, window_of
 
 _MOST_ROWS = 4096  # windows × masks of an image
@@ -84,10 +84,7 @@ class AnomalyModel(nn.Module):
     @classmethod
     def empty(cls, config: ModelConfig) -> "AnomalyModel":
         """Build a model whose weights, the backbone's included, are yet to be loaded."""
-        features = config.target.kind == "features"
-        backbone = empty_backbone(config.target) if features else None
-        target = build_target(config.target, config.preprocess.canvas, backbone=backbone)
-        return cls(config, target)
+        return cls(config, empty_target(config.target, config.preprocess.canvas))
 
     @torch.inference_mode()
     def forward(self, pixels: torch.Tensor, seeds: Sequence[int]) -> Evidence:

@@ -224,6 +224,12 @@ def build_target(config: TargetConfig, canvas: int, *, backbone: nn.Module | Non
     return FeatureTarget(config, canvas, backbone or load_backbone(config))
 
 
+def empty_target(config: TargetConfig, canvas: int) -> Target:
+    """Build the target of a recipe with weights, the backbone's included, yet to be loaded."""
+    backbone = empty_backbone(config) if config.kind == "features" else None
+    return build_target(config, canvas, backbone=backbone)
+
+
 def empty_backbone(config: TargetConfig) -> nn.Module:
     """Build the backbone's layers up to the last stage used, with weights yet to be loaded.
 

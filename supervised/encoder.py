@@ -17,7 +17,7 @@ from torch import nn
 from anomaly.mae import MaeConfig, MaskedAutoencoder
 from anomaly.model import AnomalyModel
 from anomaly.preprocess import PreprocessConfig
-from anomaly.targets import Target, TargetConfig, build_target, empty_backbone
+from anomaly.targets import Target, TargetConfig, build_target, empty_target
 from anomaly.types import Grid
 
 
@@ -62,9 +62,7 @@ class Encoder(nn.Module):
     @classmethod
     def empty(cls, config: EncoderConfig) -> "Encoder":
         """Build an encoder whose weights, the backbone's included, are yet to be loaded."""
-        features = config.target.kind == "features"
-        backbone = empty_backbone(config.target) if features else None
-        return cls(config, build_target(config.target, config.preprocess.canvas, backbone=backbone))
+        return cls(config, empty_target(config.target, config.preprocess.canvas))
 
     @classmethod
     def pretrained(cls, model: AnomalyModel) -> "Encoder":

@@ -48,9 +48,9 @@ Describe = Callable[[bytes, ServedModel, str | None], Awaitable[Described | None
 
 @dataclass(slots=True)
 class Material:
-    """Descriptions of labelled parts by one set of weights, read once each.
+    """Descriptions of labelled parts by one set of weights, read once each, or why there is none.
 
-    `reasons` counts the parts that teach nothing.
+    `inspected` counts the parts that were inspected anew for it.
     """
 
     weights: str

@@ -192,13 +192,14 @@ async def say(
     """
     record.review.check(result_id, reviewer_of(request))
     author = getattr(request.state, "key", None)
+    notes: list[str] = []
+    if feedback.defect is not None:  # before it is stored: nothing may fail after that
+        model = (await record.reader.find(result_id)).result.model
+        notes = inspector.kinds.notes(model, feedback.defect)
     entry = await record.feedback.add(result_id, feedback, author, is_admin=_is_admin(request))
     record.review.judged(result_id)
     inspector.kinds.wake()
-    if feedback.defect is None:
-        return FeedbackOut.of(entry)
-    result = (await record.reader.find(result_id)).result
-    return FeedbackOut.of(entry, inspector.kinds.notes(result.model, feedback.defect))
+    return FeedbackOut.of(entry, notes)
 
 
 def _is_admin(request: Request) -> bool:
